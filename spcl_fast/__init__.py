@@ -1,0 +1,26 @@
+"""Self-paced contrastive learning over meta-labels: losses in O(N D) memory."""
+
+from spcl_fast._version import __version__
+from spcl_fast.losses import (
+    ContrastiveLossOutput,
+    InfoNCELoss,
+    LabelTerm,
+    NTXentLoss,
+    SelfPacedContrastiveLoss,
+    SupConLoss,
+)
+from spcl_fast.ops import PositivePairLoss, pair_lse, positive_pair_histogram, positive_pair_loss
+
+__all__ = [
+    "ContrastiveLossOutput",
+    "InfoNCELoss",
+    "LabelTerm",
+    "NTXentLoss",
+    "PositivePairLoss",
+    "SelfPacedContrastiveLoss",
+    "SupConLoss",
+    "__version__",
+    "pair_lse",
+    "positive_pair_histogram",
+    "positive_pair_loss",
+]

@@ -1,0 +1,39 @@
+"""`positive_pair_histogram` by panels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spcl_fast.chunked._positives import SortedLabels
+
+
+def positive_pair_histogram(
+    z: Tensor,
+    lse: Tensor,
+    labels: Tensor,
+    *,
+    tau: float | Tensor,
+    upper: float | Tensor,
+    bins: int,
+    window: float | None = None,
+    refs: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+) -> Tensor:
+    """Return the counts (bins,) int64 of `spcl_fast.ops.positive_pair_histogram`."""
+    order = SortedLabels(labels, ref_labels, window)
+    rows = z[order.row_order]
+    cols = rows if refs is None else refs[order.col_order]
+    rows, lse = rows / tau, lse[order.row_order]
+    counts = torch.zeros(bins, dtype=torch.int64, device=z.device)
+
+    def add(pair_loss: Tensor, positive: Tensor) -> None:
+        bin_of_pair = pair_loss.div_(upper).mul_(bins).clamp_(0, bins - 1).long()
+        counts.scatter_add_(0, bin_of_pair.flatten(), positive.flatten().long())
+
+    for r0, r1, c0, c1, beyond, positive in order.panels():
+        sim = rows[r0:r1] @ cols[c0:c1].T
+        add(lse[r0:r1, None] - sim, positive)
+        if order.is_square:
+            add(lse[c0 + beyond : c1] - sim[:, beyond:], positive[:, beyond:])
+    return counts

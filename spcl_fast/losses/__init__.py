@@ -1,0 +1,16 @@
+"""Contrastive losses over embeddings, one module a file."""
+
+from spcl_fast.losses.infonce import InfoNCELoss
+from spcl_fast.losses.ntxent import NTXentLoss
+from spcl_fast.losses.result import ContrastiveLossOutput, LabelTerm
+from spcl_fast.losses.self_paced import SelfPacedContrastiveLoss
+from spcl_fast.losses.supcon import SupConLoss
+
+__all__ = [
+    "ContrastiveLossOutput",
+    "InfoNCELoss",
+    "LabelTerm",
+    "NTXentLoss",
+    "SelfPacedContrastiveLoss",
+    "SupConLoss",
+]

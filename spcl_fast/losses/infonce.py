@@ -1,0 +1,106 @@
+"""InfoNCE between anchors and references: two towers, a memory bank, a queue."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.losses._temperature import Temperature
+from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
+from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+
+
+class InfoNCELoss(nn.Module):
+    """InfoNCE (arXiv:1807.03748); symmetric, the loss of CLIP (arXiv:2103.00020).
+
+        rows     L_a = mean_i  log sum_j exp(a_i . r_j / tau) - a_i . r_i / tau
+        columns  L_r = mean_i  log sum_j exp(a_j . r_i / tau) - a_i . r_i / tau
+        L = (L_a + L_r) / 2 if symmetric and there are as many references as anchors, else L_a
+
+    Both log-sum-exps come from one visit of the similarities, and the diagonal costs O(N D).
+
+    Example:
+        >>> loss = InfoNCELoss(tau=0.07)
+        >>> loss(image_features, text_features).loss.backward()
+
+    Args:
+        tau: temperature.
+        symmetric: average both directions. References beyond the anchors are negatives without
+            an anchor of their own, so with any of them only the direction from the anchors is
+            defined and used.
+        learnable_tau: make log tau a parameter that starts at `tau`.
+        impl: implementation of the ops.
+
+    Raises:
+        ValueError: `tau` is not finite and above 0.
+    """
+
+    def __init__(
+        self,
+        tau: float = 0.07,
+        symmetric: bool = True,
+        *,
+        learnable_tau: bool = False,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        self.temperature = Temperature(tau, learnable_tau)
+        self.symmetric = symmetric
+        self.impl: Impl = impl
+
+    def forward(self, anchors: Tensor, refs: Tensor) -> ContrastiveLossOutput:
+        """Compute the loss.
+
+        Args:
+            anchors: (N, D), floating, rows L2-normalised by the caller.
+            refs: (M, D) with M >= N, dtype and device of `anchors`; row i < N is the positive of
+                anchor i, the rows from N on are negatives of all.
+
+        Returns:
+            A `ContrastiveLossOutput` with lse (N,) and collapse of the anchors; its loss is
+            differentiable in both inputs and a learnable tau.
+
+        Raises:
+            TypeError: the inputs are not floating, or their dtypes differ.
+            ValueError: there are fewer references than anchors; a shape or a device does not fit.
+        """
+        if refs.shape[0] < anchors.shape[0]:
+            raise ValueError(
+                f"refs must have at least as many rows as anchors, {anchors.shape[0]}, "
+                f"got {refs.shape[0]}"
+            )
+        tau = self.temperature()
+        lse, lse_refs = pair_lse(anchors, tau, refs=refs, impl=self.impl)
+        pairs = self._diagonal(anchors, lse, refs, tau)
+        loss = mean_over_anchors(pairs.loss, pairs.num_pos)
+        if self.symmetric and refs.shape[0] == anchors.shape[0]:
+            back = self._diagonal(refs, lse_refs, anchors, tau)
+            loss = (loss + mean_over_anchors(back.loss, back.num_pos)) / 2
+        num_pairs = pairs.num_pos.sum()
+        return ContrastiveLossOutput(
+            loss=loss,
+            objective=loss.detach(),
+            mean_weight=pairs.weight_sum.sum() / num_pairs.clamp_min(1),
+            num_anchors=num_pairs,
+            collapse=collapse_index(anchors),
+            lse=lse.detach(),
+            terms={},
+        )
+
+    def _diagonal(
+        self, z: Tensor, lse: Tensor, refs: Tensor, tau: float | Tensor
+    ) -> PositivePairLoss:
+        index = torch.arange(refs.shape[0], device=z.device)
+        return positive_pair_loss(
+            z,
+            lse,
+            index[: z.shape[0]],
+            tau=tau,
+            gamma=math.inf,
+            mode="linear",
+            refs=refs,
+            ref_labels=index,
+            impl=self.impl,
+        )

@@ -1,0 +1,60 @@
+"""The normalised temperature-scaled cross-entropy of two views (SimCLR)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.losses.result import ContrastiveLossOutput
+from spcl_fast.losses.supcon import SupConLoss
+from spcl_fast.ops import Impl
+
+
+class NTXentLoss(nn.Module):
+    """NT-Xent (arXiv:2002.05709): the only positive of a row is the other view of its image.
+
+        L = mean over the 2 B rows of lse_i - z_i . z_other(i) / tau
+
+    Example:
+        >>> loss = NTXentLoss(tau=0.5)
+        >>> loss(view1, view2).loss.backward()
+
+    Args:
+        tau: temperature.
+        learnable_tau: make log tau a parameter that starts at `tau`.
+        impl: implementation of the ops.
+
+    Raises:
+        ValueError: `tau` is not finite and above 0.
+    """
+
+    def __init__(
+        self, tau: float = 0.5, *, learnable_tau: bool = False, impl: Impl = "auto"
+    ) -> None:
+        super().__init__()
+        self.supcon = SupConLoss(tau, learnable_tau=learnable_tau, impl=impl)
+
+    def forward(self, view1: Tensor, view2: Tensor) -> ContrastiveLossOutput:
+        """Compute the loss.
+
+        Args:
+            view1: (B, D), floating, rows L2-normalised by the caller.
+            view2: (B, D), dtype and device of `view1`; row i shows the image of row i of `view1`.
+
+        Returns:
+            A `ContrastiveLossOutput` over the 2 B rows, `view1` first; its loss is differentiable
+            in both views and a learnable tau.
+
+        Raises:
+            TypeError: the views are not floating.
+            ValueError: the views differ in shape, dtype or device.
+        """
+        if (view1.shape, view1.dtype, view1.device) != (view2.shape, view2.dtype, view2.device):
+            raise ValueError(
+                "view2 must be of the shape, dtype and device of view1, "
+                f"{tuple(view1.shape)} {view1.dtype} {view1.device}, "
+                f"got {tuple(view2.shape)} {view2.dtype} {view2.device}"
+            )
+        labels = torch.arange(view1.shape[0], device=view1.device).repeat(2)
+        out: ContrastiveLossOutput = self.supcon(torch.cat([view1, view2]), labels)
+        return out

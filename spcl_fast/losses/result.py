@@ -1,0 +1,101 @@
+"""What the losses return, and how it follows from the ops."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spcl_fast.ops import PositivePairLoss
+from spcl_fast.pair_weights import Mode
+
+
+class LabelTerm(NamedTuple):
+    """The loss of one meta-label; every field is a 0-dim tensor on the device of the rows."""
+
+    loss: Tensor
+    """Mean over the rows with positives, before its weight lambda; differentiable."""
+    objective: Tensor
+    """Loss plus the pace term R, detached: what the pair weights minimise (never corrected)."""
+    mean_weight: Tensor
+    """Sum of the pair weights over the number of positive pairs, 0 without any; detached."""
+    num_anchors: Tensor
+    """Number of rows with at least one positive, int64."""
+
+
+class ContrastiveLossOutput(NamedTuple):
+    """The loss and what tells whether training is healthy; 0-dim tensors unless noted."""
+
+    loss: Tensor
+    """Differentiable."""
+    objective: Tensor
+    """Loss plus the pace term R, detached; equal to the loss where gamma is inf."""
+    mean_weight: Tensor
+    """Sum of the pair weights over the number of positive pairs, of all labels together."""
+    num_anchors: Tensor
+    """Number of rows with a positive under at least one label, int64."""
+    collapse: Tensor
+    """Mean cosine-like similarity of two rows: 1 when all are equal, about 0 when they spread."""
+    lse: Tensor
+    """(N,), detached: the log-sum-exp of every row."""
+    terms: dict[str, LabelTerm]
+    """One entry a label where labels were a dict, else empty."""
+
+
+def mean_over_anchors(row_values: Tensor, num_pos: Tensor) -> Tensor:
+    """Return the mean of `row_values` (N,) over the rows with positives, 0 if there are none.
+
+    Rows without positives must hold 0.
+    """
+    return row_values.sum() / (num_pos > 0).sum().clamp_min(1)
+
+
+def label_term(
+    pairs: PositivePairLoss, gamma: float | Tensor, mode: Mode, *, correct_grad: bool = False
+) -> LabelTerm:
+    """Reduce the rows of one label to its term.
+
+    Args:
+        pairs: what `positive_pair_loss` returned for `gamma` and `mode`.
+        gamma: pace.
+        mode: "hard" or "linear".
+        correct_grad: divide the loss by the mean weight where that is above 0, as the paper's
+            authors do on request.
+    """
+    loss = mean_over_anchors(pairs.loss, pairs.num_pos)
+    mean_weight = pairs.weight_sum.sum() / pairs.num_pos.sum().clamp_min(1)
+    objective = _objective(loss.detach(), pairs, gamma, mode)
+    if correct_grad:
+        loss = loss / torch.where(mean_weight > 0, mean_weight, 1)
+    return LabelTerm(loss, objective, mean_weight, (pairs.num_pos > 0).sum())
+
+
+def _objective(loss: Tensor, pairs: PositivePairLoss, gamma: float | Tensor, mode: Mode) -> Tensor:
+    """Return L + R from the reductions at hand.
+
+    Over the pairs of a row, hard: w l + R = w l - gamma w. Linear: w = 1 - l / gamma where it is
+    not 0, so w l + R = w l + gamma (w^2 / 2 - w) = (w l - gamma w) / 2.
+    """
+    if isinstance(gamma, float) and math.isinf(gamma):
+        return loss
+    share = pairs.weight_sum / pairs.num_pos.clamp_min(1)
+    pace = gamma * mean_over_anchors(share, pairs.num_pos)
+    objective = loss - pace if mode == "hard" else (loss - pace) / 2
+    if isinstance(gamma, Tensor):
+        objective = torch.where(gamma.isinf(), loss, objective).detach()
+    return objective
+
+
+@torch.no_grad()
+def collapse_index(z: Tensor) -> Tensor:
+    """Return (|sum z|^2 - sum |z|^2) / ((N - 1) sum |z|^2), 0-dim float32 (float64 for float64).
+
+    1 when all rows are equal, about 0 when they are spread, 0 for fewer than two rows.
+    """
+    z = z if z.dtype == torch.float64 else z.float()
+    own = z.square().sum()
+    pairs = z.sum(0).square().sum() - own
+    scale = own * (z.shape[0] - 1)
+    return torch.where(scale > 0, pairs / scale, 0)

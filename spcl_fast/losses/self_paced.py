@@ -1,0 +1,158 @@
+"""The self-paced contrastive loss over one or more meta-labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.losses._temperature import Temperature
+from spcl_fast.losses.result import (
+    ContrastiveLossOutput,
+    LabelTerm,
+    collapse_index,
+    label_term,
+)
+from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+from spcl_fast.pair_weights import Mode, check_mode
+
+T = TypeVar("T")
+
+
+class SelfPacedContrastiveLoss(nn.Module):
+    """Supervised contrastive loss whose positive pairs enter from easy to hard.
+
+        l_ij = lse_i - z_i . z_j / tau              lse_i = log sum_{a != i} exp(z_i . z_a / tau)
+        w_ij = 1[l_ij <= gamma]  or  max(0, 1 - l_ij / gamma)
+        L    = mean_i 1/|P(i)| sum_{j in P(i)} w_ij l_ij     over the rows with positives
+
+    (arXiv:2107.13741.) With several meta-labels, L = sum_k lambda_k L_k, each with its own gamma,
+    and lse is computed once. Memory is O(N D); nothing is copied to the host, so a gamma that
+    changes every step costs no synchronisation.
+
+    Example:
+        >>> loss = SelfPacedContrastiveLoss(tau=0.07, mode="linear")
+        >>> out = loss(z, {"position": position, "patient": patient}, gamma={"position": 5.0, ...})
+        >>> out.loss.backward()
+
+    Args:
+        tau: temperature.
+        mode: "hard" or "linear".
+        correct_grad: divide the loss of a label by its mean weight where that is above 0.
+        window: a label's positives are |y_i - y_j| <= window instead of equal labels; a dict by
+            label name sets it for some labels only.
+        learnable_tau: make log tau a parameter that starts at `tau`.
+        impl: implementation of the ops.
+
+    Raises:
+        ValueError: `tau` or `mode` does not fit.
+    """
+
+    def __init__(
+        self,
+        tau: float = 0.07,
+        mode: Mode = "linear",
+        *,
+        correct_grad: bool = False,
+        window: float | Mapping[str, float | None] | None = None,
+        learnable_tau: bool = False,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        check_mode(mode)
+        self.temperature = Temperature(tau, learnable_tau)
+        self.mode: Mode = mode
+        self.correct_grad = correct_grad
+        self.window = window
+        self.impl: Impl = impl
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | Mapping[str, Tensor],
+        gamma: float | Tensor | Mapping[str, float | Tensor] = math.inf,
+        weight: float | Mapping[str, float] = 1.0,
+    ) -> ContrastiveLossOutput:
+        """Compute the loss.
+
+        Args:
+            z: (N, D), floating, rows L2-normalised by the caller.
+            labels: (N,), integer (any real dtype with a window), below 0 where unknown; or a
+                non-empty dict of them by name.
+            gamma: pace, above 0, inf for plain SupCon; one for all labels or a dict by name.
+            weight: lambda; one for all labels or a dict by name.
+
+        Returns:
+            A `ContrastiveLossOutput`; its loss is differentiable in `z` and a learnable tau.
+
+        Raises:
+            TypeError: a dtype does not fit.
+            ValueError: a shape, a device or a range does not fit; the names of a dict are not those
+                of `labels`.
+        """
+        named = labels if isinstance(labels, Mapping) else {"": labels}
+        if not named:
+            raise ValueError("labels must name at least one label, got an empty dict")
+        gammas: dict[str, float | Tensor] = _by_name("gamma", gamma, labels)
+        lambdas: dict[str, float] = _by_name("weight", weight, labels)
+        windows = _windows(self.window, labels)
+        tau = self.temperature()
+        lse = pair_lse(z, tau, impl=self.impl)
+        pairs: dict[str, PositivePairLoss] = {}
+        terms: dict[str, LabelTerm] = {}
+        for name, label in named.items():
+            pairs[name] = positive_pair_loss(
+                z,
+                lse,
+                label,
+                tau=tau,
+                gamma=gammas[name],
+                mode=self.mode,
+                window=windows[name],
+                impl=self.impl,
+            )
+            terms[name] = label_term(
+                pairs[name], gammas[name], self.mode, correct_grad=self.correct_grad
+            )
+        num_pos = torch.stack([rows.num_pos for rows in pairs.values()])  # (labels, N)
+        weight_sum = torch.stack([rows.weight_sum for rows in pairs.values()])
+        return ContrastiveLossOutput(
+            loss=torch.stack([lambdas[name] * term.loss for name, term in terms.items()]).sum(),
+            objective=torch.stack([lambdas[n] * term.objective for n, term in terms.items()]).sum(),
+            mean_weight=weight_sum.sum() / num_pos.sum().clamp_min(1),
+            num_anchors=(num_pos > 0).any(0).sum(),
+            collapse=collapse_index(z),
+            lse=lse.detach(),
+            terms=terms if isinstance(labels, Mapping) else {},
+        )
+
+
+def _by_name(
+    name: str, value: T | Mapping[str, T], labels: Tensor | Mapping[str, Tensor]
+) -> dict[str, T]:
+    """Return one value for every label."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(labels if isinstance(labels, Mapping) else [""], value)
+    if not isinstance(labels, Mapping):
+        raise ValueError(f"{name} must be a single value for a single label, got a dict")
+    missing, extra = sorted(labels.keys() - value.keys()), sorted(value.keys() - labels.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{name} must name the labels {sorted(labels)}, got missing {missing}, extra {extra}"
+        )
+    return dict(value)
+
+
+def _windows(
+    window: float | Mapping[str, float | None] | None, labels: Tensor | Mapping[str, Tensor]
+) -> dict[str, float | None]:
+    """Return the window of every label; a dict may leave labels out, which means equality."""
+    if not isinstance(window, Mapping):
+        return _by_name("window", window, labels)
+    extra = sorted(window.keys() - (labels.keys() if isinstance(labels, Mapping) else ()))
+    if extra:
+        raise ValueError(f"window must name labels only, got extra {extra}")
+    return {name: window.get(name) for name in labels} if isinstance(labels, Mapping) else {}

@@ -1,0 +1,87 @@
+"""Argument checks of the ops: from metadata alone, never from the values of a tensor."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_rows(name: str, x: Tensor) -> None:
+    """Raise unless `x` is a floating (rows, features) matrix."""
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    if x.ndim != 2:
+        raise ValueError(f"{name} must be (rows, features), got {tuple(x.shape)}")
+
+
+def check_refs(z: Tensor, refs: Tensor) -> None:
+    """Raise unless `refs` can be compared with the rows of `z`."""
+    check_rows("refs", refs)
+    check_device("refs", refs, z)
+    if refs.dtype != z.dtype:
+        raise TypeError(f"refs must have the dtype of z, {z.dtype}, got {refs.dtype}")
+    if refs.shape[1] != z.shape[1]:
+        raise ValueError(f"refs must be (M, {z.shape[1]}) as z, got {tuple(refs.shape)}")
+
+
+def check_device(name: str, x: Tensor, z: Tensor) -> None:
+    """Raise unless `x` lies on the device of `z`."""
+    if x.device != z.device:
+        raise ValueError(f"{name} must be on the device of z, {z.device}, got {x.device}")
+
+
+def check_scalar(name: str, value: float | Tensor, z: Tensor, *, finite: bool) -> None:
+    """Raise unless `value` is a positive number or a 0-dim floating tensor on the device of `z`."""
+    if isinstance(value, Tensor):
+        if value.ndim != 0 or not value.is_floating_point():
+            raise ValueError(
+                f"{name} must be a number or a 0-dim floating tensor, "
+                f"got {value.dtype} {tuple(value.shape)}"
+            )
+        check_device(name, value, z)
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a 0-dim tensor, got {type(value).__name__}")
+    elif not value > 0 or (finite and math.isinf(value)):
+        kind = "finite and above 0" if finite else "above 0"
+        raise ValueError(f"{name} must be {kind}, got {value}")
+
+
+def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: float | None) -> None:
+    """Raise unless `labels` holds one label a row, integer where there is no window."""
+    if labels.shape != (num_rows,):
+        raise ValueError(f"{name} must be ({num_rows},), got {tuple(labels.shape)}")
+    check_device(name, labels, z)
+    if labels.dtype.is_complex or (labels.is_floating_point() and window is None):
+        kind = "integer without a window" if window is None else "real"
+        raise TypeError(f"{name} must be {kind}, got {labels.dtype}")
+
+
+def check_pairs(
+    z: Tensor,
+    lse: Tensor,
+    labels: Tensor,
+    *,
+    tau: float | Tensor,
+    window: float | None,
+    refs: Tensor | None,
+    ref_labels: Tensor | None,
+) -> None:
+    """Raise unless the arguments that the ops over positive pairs share fit together."""
+    check_rows("z", z)
+    check_scalar("tau", tau, z, finite=True)
+    if window is not None and not 0 <= window < math.inf:
+        raise ValueError(f"window must be finite and at least 0, got {window}")
+    check_labels("labels", labels, z.shape[0], z, window)
+    if lse.shape != (z.shape[0],) or lse.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"lse must be float32 or float64 ({z.shape[0]},), got {lse.dtype} {tuple(lse.shape)}"
+        )
+    check_device("lse", lse, z)
+    if (refs is None) != (ref_labels is None):
+        given = "refs" if ref_labels is None else "ref_labels"
+        raise ValueError(f"refs and ref_labels must be given together, got {given} alone")
+    if refs is not None and ref_labels is not None:
+        check_refs(z, refs)
+        check_labels("ref_labels", ref_labels, refs.shape[0], z, window)

@@ -1,0 +1,72 @@
+"""Histogram of the losses of positive pairs, from which a quantile pace is read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spcl_fast import reference
+from spcl_fast.ops._checks import check_pairs, check_scalar
+from spcl_fast.ops._impl import Impl, fused, resolve
+from spcl_fast.precision import at_least_float32, no_autocast
+
+
+@torch.no_grad()
+def positive_pair_histogram(
+    z: Tensor,
+    lse: Tensor,
+    labels: Tensor,
+    *,
+    tau: float | Tensor,
+    upper: float | Tensor,
+    bins: int = 4096,
+    window: float | None = None,
+    refs: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Count the losses lse_i - z_i . z_j / tau of all positive pairs in equal bins of [0, upper].
+
+    Not differentiable; nothing is copied to the host when `z` lies on an accelerator.
+
+    Args:
+        z: (N, D), floating.
+        lse: (N,), float32 or float64, from `pair_lse`.
+        labels: (N,), as for `positive_pair_loss`.
+        tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
+        upper: end of the last bin, finite and above 0, or a 0-dim floating tensor. What lies above
+            is counted in the last bin, what rounding makes negative in the first.
+        bins: number of bins, at least 1.
+        window: as for `positive_pair_loss`.
+        refs: (M, D), as for `positive_pair_loss`.
+        ref_labels: (M,), with `refs`.
+        impl: "auto", "reference" or "chunked".
+
+    Returns:
+        (bins,) int64 counts.
+
+    Raises:
+        TypeError: a dtype does not fit; floating labels without a window.
+        ValueError: a shape, a device, a range or `impl` does not fit.
+    """
+    check_pairs(z, lse, labels, tau=tau, window=window, refs=refs, ref_labels=ref_labels)
+    check_scalar("upper", upper, z, finite=True)
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    name = resolve(impl, z.device)
+    z = at_least_float32(z)
+    refs = None if refs is None else at_least_float32(refs)
+    histogram = reference if name == "reference" else fused(name)
+    with no_autocast(z.device):
+        counts: Tensor = histogram.positive_pair_histogram(
+            z,
+            lse.to(z.dtype),
+            labels,
+            tau=tau,
+            upper=upper,
+            bins=bins,
+            window=window,
+            refs=refs,
+            ref_labels=ref_labels,
+        )
+    return counts

@@ -1,0 +1,115 @@
+"""Paces: how large gamma is, and what a pair then weighs. Pure functions.
+
+    absolute   gamma = power_schedule(progress, start, end)        the paper's (arXiv:2107.13741)
+    relative   gamma = relative_gamma(factor, N)                   survives a change of batch size
+    quantile   gamma = quantile_gamma(z, lse, labels, share=...)   a share of the positives in use
+
+A collapsed embedding has the loss log(N - 1) in every pair: an absolute gamma below that switches
+off all pairs of a large enough batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from spcl_fast.ops import Impl, positive_pair_histogram
+from spcl_fast.pair_weights import Mode, pair_weights
+
+__all__ = ["Mode", "pair_weights", "power_schedule", "quantile_gamma", "relative_gamma"]
+
+
+def power_schedule(progress: float, start: float, end: float, p: float = 0.5) -> float:
+    """Return start + (end - start) progress^p, the paper's schedule of gamma.
+
+    Args:
+        progress: share of the training done, in [0, 1].
+        start: value at 0.
+        end: value at 1.
+        p: exponent, above 0.
+
+    Raises:
+        ValueError: `progress` or `p` is out of range.
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must be in [0, 1], got {progress}")
+    if not p > 0:
+        raise ValueError(f"p must be above 0, got {p}")
+    return float(start + (end - start) * progress**p)
+
+
+def relative_gamma(factor: float, num_rows: int) -> float:
+    """Return factor * log(num_rows - 1): gamma in units of the loss of a collapsed embedding.
+
+    Args:
+        factor: above 0; 1 admits a pair that is as bad as chance.
+        num_rows: N, at least 3.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if not factor > 0:
+        raise ValueError(f"factor must be above 0, got {factor}")
+    if num_rows < 3:
+        raise ValueError(f"num_rows must be at least 3, got {num_rows}")
+    return factor * math.log(num_rows - 1)
+
+
+@torch.no_grad()
+def quantile_gamma(
+    z: Tensor,
+    lse: Tensor,
+    labels: Tensor,
+    *,
+    tau: float | Tensor,
+    share: float,
+    window: float | None = None,
+    bins: int = 4096,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Return the gamma that leaves `share` of the positive pairs with a weight above 0.
+
+    It is the quantile of their losses, interpolated in a histogram of [0, upper] with
+    upper = max_i (lse_i + |z_i| max_a |z_a| / tau), which no pair loss exceeds; the error is below
+    upper / bins. Nothing is copied to the host when `z` lies on an accelerator.
+
+    Args:
+        z: (N, D), floating.
+        lse: (N,), from `pair_lse`.
+        labels: (N,), as for `positive_pair_loss`.
+        tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
+        share: in (0, 1].
+        window: as for `positive_pair_loss`.
+        bins: bins of the histogram, at least 1.
+        impl: implementation of the histogram.
+
+    Returns:
+        0-dim tensor of the dtype of `lse`, above 0, detached; `upper` where there are no positives.
+
+    Raises:
+        TypeError: a dtype does not fit.
+        ValueError: a shape, a device or a range does not fit.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    upper = _largest_pair_loss(z, lse, tau)
+    counts = positive_pair_histogram(
+        z, lse, labels, tau=tau, upper=upper, bins=bins, window=window, impl=impl
+    )
+    below = counts.cumsum(0)  # pairs up to the end of every bin
+    wanted = share * below[-1].to(lse.dtype)
+    index = torch.searchsorted(below.to(lse.dtype), wanted).clamp_max(bins - 1)
+    inside = (wanted - (below[index] - counts[index])) / counts[index].clamp_min(1)
+    gamma = (index + inside) * (upper / bins)
+    return torch.where(below[-1] > 0, gamma.to(lse.dtype), upper)
+
+
+def _largest_pair_loss(z: Tensor, lse: Tensor, tau: float | Tensor) -> Tensor:
+    """Return a bound of lse_i - z_i . z_j / tau above 0, 0-dim."""
+    norms = torch.linalg.vector_norm(z.to(lse.dtype), dim=1)
+    if norms.numel() == 0:
+        return lse.new_ones(())
+    bound: Tensor = (lse + norms * norms.max() / tau).max()
+    return bound.clamp_min(torch.finfo(lse.dtype).tiny)

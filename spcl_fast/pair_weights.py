@@ -1,0 +1,44 @@
+"""The self-paced weight of a positive pair, the one place that holds the formula.
+
+    hard    w_ij = 1[l_ij <= gamma]
+    linear  w_ij = max(0, 1 - l_ij / gamma)
+
+(arXiv:2107.13741.) w minimises w l + R(w) over [0, 1], with R = -gamma w (hard) and
+R = gamma (w^2 / 2 - w) (linear). gamma = inf gives w = 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor
+
+Mode = Literal["hard", "linear"]
+
+
+def pair_weights(pair_loss: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor:
+    """Return the weight of pairs from their loss.
+
+    Args:
+        pair_loss: l_ij = lse_i - sim_ij, any shape, floating.
+        gamma: pace, above 0, inf allowed; a 0-dim tensor stays on its device.
+        mode: "hard" or "linear".
+
+    Returns:
+        w_ij in [0, 1], shape and dtype of `pair_loss`, detached: a weight is a constant for the
+        gradient.
+
+    Raises:
+        ValueError: `mode` is neither "hard" nor "linear".
+    """
+    check_mode(mode)
+    pair_loss = pair_loss.detach()
+    if mode == "hard":
+        return (pair_loss <= gamma).to(pair_loss.dtype)
+    return pair_loss.div(gamma).neg_().add_(1).clamp_min_(0)
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError if `mode` is unknown: a typo must not mean "linear"."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
