@@ -1,0 +1,149 @@
+"""The contrastive term of a training step: heads, pace and loss of every meta-label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.losses import SelfPacedContrastiveLoss
+from spcl_fast.models import ProjectionHead
+from spcl_fast.ops import Impl, pair_lse
+from spcl_fast.pacing import power_schedule, quantile_gamma, relative_gamma
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The self-paced contrastive loss over meta-labels (arXiv:2107.13741, equations 2 to 4).
+
+    A tuple of length one holds for every label.
+
+    Attributes:
+        labels: Meta-labels: "position", "patient", "phase", a column of the CSV, or "self", the
+            slice itself (SimCLR).
+        weights: lambda of each label.
+        num_partitions: Partitions of the slice position.
+        tau: Temperature.
+        pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
+            in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
+            positive pairs with l < gamma.
+        start: Pace at the first step, of each label.
+        end: Pace at the last step, of each label.
+        power: The pace grows with (step / steps) ** power.
+        mode: Pair weights: "linear" or "hard".
+        correct_grad: Divide the loss by the mean weight.
+        own_projector: One projection head a label, as in the paper; else one for all.
+        projector_batch_norm: BatchNorm on the hidden layer of the head; small batches leave the
+            plateau at log(N - 1) sooner with it.
+        impl: Implementation of the loss.
+    """
+
+    labels: tuple[str, ...] = ("position",)
+    weights: tuple[float, ...] = (1.0,)
+    num_partitions: int = 3
+    tau: float = 0.07
+    pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
+    start: tuple[float, ...] = (1.2,)
+    end: tuple[float, ...] = (15.0,)
+    power: float = 0.5
+    mode: Literal["linear", "hard"] = "linear"
+    correct_grad: bool = False
+    own_projector: bool = True
+    projector_batch_norm: bool = False
+    impl: Impl = "auto"
+
+    def __post_init__(self) -> None:
+        """Check that the tuples fit together."""
+        for name in ("weights", "start", "end"):
+            length = len(getattr(self, name))
+            if length not in (1, len(self.labels)):
+                raise ValueError(f"{name} must have 1 or {len(self.labels)} values, got {length}")
+        if len(set(self.labels)) != len(self.labels) or not self.labels:
+            raise ValueError(f"labels must be different names, at least one, got {self.labels}")
+
+    def of_label(self, name: str, values: tuple[float, ...]) -> float:
+        """Return the value of the label `name` among `values`."""
+        return values[0] if len(values) == 1 else values[self.labels.index(name)]
+
+
+class ContrastStep(NamedTuple):
+    """What one step's contrastive term gives."""
+
+    loss: Tensor  # () sum of lambda_k L_k, differentiable
+    stats: dict[str, Tensor]  # () each, detached: objective, mean_weight, num_anchors, collapse
+    gamma: dict[str, float | Tensor]  # the pace of each label
+
+
+def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:
+    """Return the projection heads, one a label or a single one named "shared"."""
+    names = config.labels if config.own_projector else ("shared",)
+    make = lambda: ProjectionHead(in_features, batch_norm=config.projector_batch_norm)  # noqa: E731
+    return nn.ModuleDict({name: make() for name in names})
+
+
+def contrastive_step(
+    features: Tensor,
+    labels: Mapping[str, Tensor],
+    heads: nn.ModuleDict,
+    progress: float,
+    config: LossConfig,
+) -> ContrastStep:
+    """Return the weighted sum of the losses of every meta-label.
+
+    Args:
+        features: (N, C, H, W) the encoder's last feature map, of both views.
+        labels: (N,) int64 a meta-label.
+        heads: From `make_heads`.
+        progress: Share of the training that is done, 0 to 1; sets the pace.
+        config: The loss.
+    """
+    loss_fn = SelfPacedContrastiveLoss(
+        config.tau, config.mode, correct_grad=config.correct_grad, impl=config.impl
+    )
+    groups = [(n,) for n in config.labels] if config.own_projector else [config.labels]
+    total = features.new_zeros((), dtype=torch.float32)
+    stats: list[dict[str, Tensor]] = []
+    gammas: dict[str, float | Tensor] = {}
+    for names in groups:
+        with torch.autocast(features.device.type, enabled=False):
+            head = heads[names[0] if config.own_projector else "shared"]
+            z = head(features.float())
+            gamma = {n: gamma_of(n, z, labels[n], progress, config) for n in names}
+            weight = {n: config.of_label(n, config.weights) for n in names}
+            out = loss_fn(z, {n: labels[n] for n in names}, gamma=gamma, weight=weight)
+        total = total + out.loss
+        gammas |= gamma
+        stats.append(
+            {k: getattr(out, k) for k in ("objective", "mean_weight", "num_anchors", "collapse")}
+        )
+    means = {k: torch.stack([s[k].float() for s in stats]).mean() for k in stats[0]}
+    means["objective"] = torch.stack([s["objective"] for s in stats]).sum()
+    return ContrastStep(total, means, gammas)
+
+
+def gamma_of(
+    name: str, z: Tensor, labels: Tensor, progress: float, config: LossConfig
+) -> float | Tensor:
+    """Return gamma of the label `name` at `progress`: a float, or () on the device of z."""
+    if config.pace == "none":
+        return math.inf
+    start, end = config.of_label(name, config.start), config.of_label(name, config.end)
+    pace = power_schedule(progress, start, end, p=config.power)
+    if config.pace == "absolute":
+        return pace
+    if config.pace == "relative":
+        return relative_gamma(pace, z.shape[0])
+    with torch.no_grad():
+        lse = pair_lse(z, config.tau, impl=config.impl)
+        return quantile_gamma(z, lse, labels, tau=config.tau, share=pace, impl=config.impl)
+
+
+def plain_gamma(gamma: Mapping[str, float | Tensor]) -> Any:
+    """Return gamma for the log: a number or None for infinity, or a dict of them by label."""
+    values = {name: float(value) for name, value in gamma.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return next(iter(finite.values())) if len(finite) == 1 else finite

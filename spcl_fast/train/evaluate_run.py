@@ -1,0 +1,51 @@
+"""Evaluate the segmenter of a run on its own test scans or on another data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spcl_fast.data.acdc import find_scans
+from spcl_fast.train.config import stage_config
+from spcl_fast.train.dataset import split_scans
+from spcl_fast.train.device import Device, set_up_device
+from spcl_fast.train.evaluate import evaluate_scans, summary_line, write_evaluation
+from spcl_fast.train.finetune import FinetuneConfig
+from spcl_fast.train.network import load_segmenter
+from spcl_fast.train.progress import say
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate the segmenter of a run.
+
+    Attributes:
+        run: Run folder of `finetune`.
+        root: Another data set in ACDC's layout, all of whose scans are used; None takes the run's
+            own test scans.
+        out: Folder for evaluation.json and predictions; None prints only.
+        device: "auto" takes CUDA where there is one.
+    """
+
+    run: Path
+    root: Path | None = None
+    out: Path | None = None
+    device: Device = "auto"
+
+
+def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
+    """Return Dice and HD95 (mm) of every scan and class, and their means.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: One sentence for the user.
+    """
+    trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
+    scans = find_scans(config.root) if config.root else split_scans(trained.data).test
+    model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
+    predictions = config.out / "predictions" if config.out else None
+    result = evaluate_scans(model, scans, trained.data.grid, predictions)
+    if config.out:
+        write_evaluation(config.out / "evaluation.json", result)
+    say(summary_line(result))
+    return result

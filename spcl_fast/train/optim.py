@@ -1,0 +1,53 @@
+"""Optimiser and learning-rate schedule of both stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser settings.
+
+    Attributes:
+        name: RAdam is the paper's.
+        lr: Peak learning rate.
+        lr_final: Learning rate at the last step.
+        weight_decay: As the optimiser defines it.
+        warmup: Share of all steps over which the learning rate rises linearly.
+    """
+
+    name: Literal["radam", "adamw"] = "radam"
+    lr: float = 2e-4
+    lr_final: float = 1e-7
+    weight_decay: float = 1e-5
+    warmup: float = 0.125
+
+
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], config: OptimConfig
+) -> torch.optim.Optimizer:
+    """Return the optimiser that `config` names."""
+    kind = torch.optim.RAdam if config.name == "radam" else torch.optim.AdamW
+    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def warmup_cosine(step: int, steps: int, config: OptimConfig) -> float:
+    """Return the learning rate of `step`: linear rise, then a half cosine to `lr_final`."""
+    warmup = int(config.warmup * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    half_cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr_final + (config.lr - config.lr_final) * half_cosine
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
