@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,18 @@ class AugmentConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be a range 0 < low <= high, got {(low, high)}")
+
+
+@overload
+def augment(
+    images: Tensor, masks: None, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, None]: ...
+
+
+@overload
+def augment(
+    images: Tensor, masks: Tensor, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]: ...
 
 
 def augment(

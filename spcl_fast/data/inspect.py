@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,8 @@ from spcl_fast.data.acdc import (
 )
 from spcl_fast.data.grid import Grid, covered
 from spcl_fast.data.scan import DataError, Scan, Volume, read_scan
+
+Number = TypeVar("Number", int, float)
 
 UNKNOWN = "unknown"
 CROPPED_SHARE = 0.01  # a scan that loses more of its foreground to the grid is counted
@@ -130,7 +133,7 @@ def _foreground_outside(volume: Volume, grid: Grid) -> int:
     return int((volume.mask[:, beyond] > 0).sum())
 
 
-def _extremes(rows: Sequence[tuple[float, ...]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _extremes(rows: Sequence[tuple[Number, ...]]) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
     columns = list(zip(*rows, strict=True))
     return tuple(min(column) for column in columns), tuple(max(column) for column in columns)
 

@@ -140,6 +140,18 @@ def _wall_thickness(lv_mm3: float, myo_mm3: float, radius: float, length: float)
     return float(np.interp(myo_mm3, outer - lv_mm3, wall))
 
 
+def _wall_patterns(rng: np.random.Generator, group: str) -> tuple[Array, Array]:
+    """Return thickness and mobility of the wall over the angle, each with mean 1."""
+    wall_factor, mobility = np.ones_like(ANGLES), np.ones_like(ANGLES)
+    site = rng.uniform(-np.pi, np.pi)
+    if group == "HCM":
+        wall_factor += rng.uniform(0.3, 0.8) * bump(np.pi + rng.uniform(-0.5, 0.5), 0.9)
+    if group == "MINF":
+        wall_factor -= rng.uniform(0.25, 0.45) * bump(site, 0.8)
+        mobility -= rng.uniform(0.6, 0.95) * bump(site, 0.8)
+    return wall_factor / wall_factor.mean(), mobility / mobility.mean()
+
+
 def sample_heart(rng: np.random.Generator, group: str) -> Heart:
     """Draw a heart of one group.
 
@@ -157,13 +169,7 @@ def sample_heart(rng: np.random.Generator, group: str) -> Heart:
     radius = float(np.sqrt(lv_mm3 / (np.pi * _LV_FILL * length)))
     myo_mm3 = lv_mm3 / (mean.lv_over_myo * rng.uniform(0.8, 1.22))
     lv_ef = float(np.clip(mean.lv_ef + rng.uniform(-0.06, 0.06), 0.1, 0.78))
-    wall_factor, mobility = np.ones_like(ANGLES), np.ones_like(ANGLES)
-    site = rng.uniform(-np.pi, np.pi)
-    if group == "HCM":
-        wall_factor += rng.uniform(0.3, 0.8) * bump(np.pi + rng.uniform(-0.5, 0.5), 0.9)
-    if group == "MINF":
-        wall_factor -= rng.uniform(0.25, 0.45) * bump(site, 0.8)
-        mobility -= rng.uniform(0.6, 0.95) * bump(site, 0.8)
+    wall_factor, mobility = _wall_patterns(rng, group)
     amplitude = rng.normal(0, 1, (3, 4)) * np.array([0.035, 0.03, 0.012, 0.008])
     phase = rng.uniform(0, 2 * np.pi, (3, 4))
     return Heart(
@@ -176,8 +182,8 @@ def sample_heart(rng: np.random.Generator, group: str) -> Heart:
         rv_ef=float(np.clip(mean.rv_ef + rng.uniform(-0.06, 0.06), 0.2, 0.7)),
         shortening=0.13 * lv_ef,
         harmonics=np.stack([amplitude, phase], -1).astype(np.float32),
-        wall_factor=wall_factor / wall_factor.mean(),
-        mobility=mobility / mobility.mean(),
+        wall_factor=wall_factor,
+        mobility=mobility,
         rv_skew=rng.uniform(-0.25, 0.15),
         papillary_rad=(rng.uniform(-1.2, -0.6), rng.uniform(0.9, 1.5)),
         papillary_size=rng.uniform(0.7, 1.4),

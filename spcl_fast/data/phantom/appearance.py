@@ -56,9 +56,9 @@ class Scanner:
 def sample_scanner(rng: np.random.Generator, vendor: str, num_slices: int) -> Scanner:
     """Draw coil sensitivity, banding and slice brightness for one patient."""
     kind = VENDORS[vendor]
-    spread = np.array([0.0, 0.5, 0.5, 0.4, 0.35, 0.35])
+    spread = np.array([0.0, 0.45, 0.4, 0.4, 0.35, 0.35])
     field = kind.bias * rng.normal(0, 1, 6) * spread
-    field[2] -= 0.6 * kind.bias  # the surface coil lies on the chest, at the top of the image
+    field[2] -= 0.4 * kind.bias  # the surface coil lies on the chest, at the top of the image
     banded = rng.random() < 0.3
     band = rng.uniform(0, np.pi), rng.uniform(0.3, 0.8), 0.5 * banded
     gain = rng.normal(1, 0.06, num_slices).astype(np.float32)

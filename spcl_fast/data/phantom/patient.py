@@ -8,20 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spcl_fast.data.phantom.anatomy import (
-    GROUPS,
-    NUM_ANGLES,
-    Array,
-    Heart,
-    Section,
-    cross_sections,
-    sample_heart,
+from spcl_fast.data.phantom.anatomy import GROUPS, Array, Heart, cross_sections, sample_heart
+from spcl_fast.data.phantom.appearance import (
+    VENDORS,
+    Scanner,
+    acquire,
+    sample_scanner,
+    smooth_noise,
 )
-from spcl_fast.data.phantom.appearance import VENDORS, acquire, sample_scanner, smooth_noise
-from spcl_fast.data.phantom.thorax import Tissues, draw_thorax, sample_thorax, sample_tissues
+from spcl_fast.data.phantom.heart import (
+    NUM_SUBSLICES,
+    Grid,
+    Stack,
+    draw_heart,
+    heart_grid,
+    sample_stack,
+)
+from spcl_fast.data.phantom.thorax import (
+    Thorax,
+    Tissues,
+    draw_thorax,
+    sample_thorax,
+    sample_tissues,
+)
 
-NUM_SUBSLICES = 3  # thin sections averaged into one slice; the middle one gives the labels
-RV_WALL_MM = 3.0
 CONTRACTION = {"ED": 0.0, "ES": 1.0}
 
 
@@ -90,140 +100,16 @@ class PhantomPatient:
 
 
 @dataclass(frozen=True)
-class _Stack:
-    """Where the slices lie: heights of the slices' centres and the heart's place in each."""
+class _Scene:
+    """Everything random about a patient but texture and noise."""
 
-    z_mm: Array  # (S,)
-    dz_mm: float
-    centre_mm: tuple[float, float]  # LV centre at the base from the image centre, x and y
-    shift_mm: Array  # (S, 2) breath-hold misregistration
-    tilt: tuple[float, float]  # mm per mm along the stack
-    rotation_rad: float
-    twist_rad: float  # over 80 mm
-
-
-def _sample_stack(rng: np.random.Generator, heart: Heart) -> _Stack:
-    first = rng.uniform(-4.5, 8.0)
-    span = heart.apex_mm + rng.uniform(-12.0, 3.0) - first
-    dz = max(rng.uniform(8.4, 10.0), span / 11.5)
-    num_slices = int(np.clip(span // dz + 1, 8, 12))
-    return _Stack(
-        z_mm=(first + dz * np.arange(num_slices)).astype(np.float32),
-        dz_mm=round(dz, 3),
-        centre_mm=(float(np.clip(rng.normal(-8, 9), -25, 12)), float(rng.uniform(-16, 14))),
-        shift_mm=rng.normal(0, 1.2, (num_slices, 2)).astype(np.float32),
-        tilt=(rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)),
-        rotation_rad=np.deg2rad(rng.uniform(-35, 35)),
-        twist_rad=np.deg2rad(rng.uniform(-12, 12)),
-    )
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Pixels of all thin sections in the heart's own frame, (Z, H, W) with Z = 3 S."""
-
-    z_mm: Array  # (Z,)
-    x: Array
-    y: Array
-    rho: Array
-    entry: NDArray[np.int64]  # index into a flattened (Z, NUM_ANGLES) table
-
-    def at(self, table: Array) -> Array:
-        """Look up a (Z, NUM_ANGLES) polar table at every pixel."""
-        values: Array = table.reshape(-1)[self.entry]
-        return values
-
-
-def _heart_grid(stack: _Stack, axis_mm: Array) -> _Grid:
-    thin = (np.arange(NUM_SUBSLICES) + 0.5) / NUM_SUBSLICES - 0.5
-    z = (stack.z_mm[:, None] + stack.dz_mm * thin).astype(np.float32).reshape(-1, 1, 1)
-    shift = np.repeat(stack.shift_mm, NUM_SUBSLICES, axis=0)[..., None, None]
-    x = axis_mm[None, None, :] - np.float32(stack.centre_mm[0]) - shift[:, 0] - stack.tilt[0] * z
-    y = axis_mm[None, :, None] - np.float32(stack.centre_mm[1]) - shift[:, 1] - stack.tilt[1] * z
-    angle = stack.rotation_rad + stack.twist_rad * z / 80
-    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    x, y = (x * cos + y * sin).astype(np.float32), (y * cos - x * sin).astype(np.float32)
-    phi = np.arctan2(y, x)
-    column = ((phi + np.float32(np.pi)) * np.float32(NUM_ANGLES / (2 * np.pi))).astype(np.int64)
-    entry = np.minimum(column, NUM_ANGLES - 1) + NUM_ANGLES * np.arange(len(z))[:, None, None]
-    return _Grid(z.reshape(-1), x, y, np.sqrt(x * x + y * y), entry)
-
-
-def _draw_heart(
-    heart: Heart, section: Section, tissues: Tissues, grid: _Grid, texture: tuple[Array, Array]
-) -> tuple[Array, NDArray[np.bool_], NDArray[np.uint8]]:
-    """Return signal, coverage and labels of the thin sections, each (Z, H, W)."""
-    fine, coarse = (np.repeat(field, NUM_SUBSLICES, axis=0) for field in texture)
-    endo, epi, rv = grid.at(section.endo), grid.at(section.epi), grid.at(section.rv)
-    t, rho = section.t[:, None, None], grid.rho
-    in_lv, in_epi = rho < endo, rho < epi
-    in_rv = (rho < rv) & ~in_epi
-    labels = np.where(in_lv, 3, np.where(in_epi, 2, in_rv)).astype(np.uint8)
-
-    wall = np.where(rv > epi + 1, rv + RV_WALL_MM, epi)
-    covered = (rho < wall + grid.at(section.fat)) & (wall > 0)
-    signal = np.full(rho.shape, tissues.fat * 0.8, np.float32)
-    signal[rho < wall] = tissues.myocardium * 1.1
-    np.copyto(
-        signal,
-        (tissues.rv_blood * (1 + 0.12 * coarse + 0.04 * fine)).astype(np.float32),
-        where=in_rv,
-    )
-    trabecula = fine + 0.6 * coarse
-    signal[in_rv & (rho > rv - 7) & (trabecula > 0.6) & (t > 0.1)] = tissues.myocardium * 1.4
-    band = np.abs(grid.y - 0.25 * grid.x - 4) < 1.6
-    signal[in_rv & band & (t > 0.45) & (t < 0.62)] = tissues.myocardium * 1.3
-    muscle = tissues.myocardium * (1 + 0.06 * fine + 0.06 * coarse)
-    np.copyto(signal, muscle.astype(np.float32), where=in_epi)
-    np.copyto(
-        signal, (tissues.blood * (1 + 0.11 * coarse + 0.03 * fine)).astype(np.float32), where=in_lv
-    )
-    signal[in_lv & (rho > endo - 9 * t) & (trabecula > 0.4)] = tissues.myocardium * 1.5
-    _draw_papillary(signal, heart, section, tissues, grid, in_lv)
-    _draw_chambers(signal, covered, heart, section, tissues, grid, coarse)
-    return signal, covered, labels
-
-
-def _draw_papillary(
-    signal: Array,
-    heart: Heart,
-    section: Section,
-    tissues: Tissues,
-    grid: _Grid,
-    in_lv: NDArray[np.bool_],
-) -> None:
-    """Paint both papillary muscles dark; they stay labelled LV, as in ACDC."""
-    radius = section.endo.mean(1)[:, None, None]
-    present = in_lv & (section.t > 0.2)[:, None, None] & (section.t < 0.75)[:, None, None]
-    for angle in heart.papillary_rad:
-        x, y = 0.66 * radius * np.cos(angle), 0.66 * radius * np.sin(angle)
-        distance = (grid.x - x) ** 2 + (grid.y - y) ** 2
-        size = heart.papillary_size * (2.2 + 0.13 * radius)
-        signal[present & (distance < size**2)] = tissues.myocardium * 1.15
-
-
-def _draw_chambers(
-    signal: Array,
-    covered: NDArray[np.bool_],
-    heart: Heart,
-    section: Section,
-    tissues: Tissues,
-    grid: _Grid,
-    coarse: Array,
-) -> None:
-    """Paint atria, aortic root and outflow tract above the valve plane; none is labelled."""
-    if not (section.t < 0).any():
-        return
-    last = int(np.flatnonzero(section.t < 0)[-1]) + 1  # sections run from base to apex
-    blood = (tissues.blood * (0.95 + 0.1 * coarse[:last])).astype(np.float32)
-    radius = heart.radius_mm * (1 + 0.05 * coarse[:last])
-    for cx, cy, r in heart.chambers:
-        x, y = grid.x[:last] - cx * heart.radius_mm, grid.y[:last] - cy * heart.radius_mm
-        distance = np.sqrt(x * x + y * y) - r * radius
-        wall = distance < 2
-        signal[:last][wall] = tissues.myocardium * 1.2
-        covered[:last] |= wall
-        np.copyto(signal[:last], blood, where=distance < 0)
+    heart: Heart
+    stack: Stack
+    thorax: Thorax
+    tissues: Tissues
+    scanner: Scanner
+    pixel_mm: float
+    flipped: bool
 
 
 def make_patient(config: PhantomConfig, index: int) -> PhantomPatient:
@@ -243,53 +129,81 @@ def make_patient(config: PhantomConfig, index: int) -> PhantomPatient:
     """
     if not 0 <= index < config.num_patients:
         raise ValueError(f"index must be in 0..{config.num_patients - 1}, got {index}")
-    streams = np.random.SeedSequence((config.seed, index)).spawn(4)
-    shape_rng, look_rng, texture_rng, noise_rng = map(np.random.default_rng, streams)
-    group, vendor = group_of(index), vendor_of(index)
-    heart = sample_heart(shape_rng, group)
-    stack = _sample_stack(shape_rng, heart)
-    thorax, tissues = sample_thorax(shape_rng, heart, stack.rotation_rad), sample_tissues(look_rng)
-    spread = config.pixel_spread * shape_rng.uniform(-1, 1)
-    pixel_mm = round(config.pixel_mm * (1 + spread), 4)
-    scanner = sample_scanner(look_rng, vendor, len(stack.z_mm))
-
-    shape = (len(stack.z_mm), config.size, config.size)
-    fine = smooth_noise(texture_rng, shape, (0.3, 2.2 / pixel_mm))
-    coarse = smooth_noise(texture_rng, shape, (0.5, 6.0 / pixel_mm))
-    axis_mm = ((np.arange(config.size) + 0.5 - config.size / 2) * pixel_mm).astype(np.float32)
-    background = draw_thorax(
-        thorax,
-        tissues,
-        axis_mm[None, None, :] - np.float32(stack.centre_mm[0]),
-        axis_mm[None, :, None] - np.float32(stack.centre_mm[1]),
-        stack.z_mm[:, None, None],
-        (fine, coarse),
-    )
-    grid = _heart_grid(stack, axis_mm)
-    images, masks = {}, {}
-    flip = -1 if shape_rng.random() < config.flip_probability else 1
-    for phase, contraction in CONTRACTION.items():
-        section = cross_sections(heart, grid.z_mm, contraction)
-        thin, covered, labels = _draw_heart(heart, section, tissues, grid, (fine, coarse))
-        thin *= covered
-        slices = (shape[0], NUM_SUBSLICES, *shape[1:])
-        open_share = 1 - covered.reshape(slices).mean(1, dtype=np.float32)
-        signal = thin.reshape(slices).mean(1) + background * open_share
-        images[phase] = acquire(noise_rng, signal, scanner, pixel_mm)[::flip].copy()
-        masks[phase] = labels[NUM_SUBSLICES // 2 :: NUM_SUBSLICES][::flip].copy()
-    height_cm = round(shape_rng.uniform(155, 190), 1)
+    streams = np.random.SeedSequence((config.seed, index)).spawn(5)
+    shape_rng, look_rng, texture_rng, noise_rng, record_rng = map(np.random.default_rng, streams)
+    scene = _sample_scene(shape_rng, look_rng, config, index)
+    images, masks = _draw(texture_rng, noise_rng, scene, config.size)
+    height_cm = round(record_rng.uniform(155, 190), 1)
     return PhantomPatient(
         name=patient_name(index),
-        group=group,
-        vendor=vendor,
+        group=group_of(index),
+        vendor=vendor_of(index),
         images=images,
         masks=masks,
-        frames={"ED": 1, "ES": int(shape_rng.integers(8, 14))},
-        num_frames=int(shape_rng.integers(20, 36)),
-        spacing_mm=(stack.dz_mm, pixel_mm, pixel_mm),
+        frames={"ED": 1, "ES": int(record_rng.integers(8, 14))},
+        num_frames=int(record_rng.integers(20, 36)),
+        spacing_mm=(scene.stack.dz_mm, scene.pixel_mm, scene.pixel_mm),
         height_cm=height_cm,
-        weight_kg=round(shape_rng.uniform(20, 30) * (height_cm / 100) ** 2, 1),
+        weight_kg=round(record_rng.uniform(20, 30) * (height_cm / 100) ** 2, 1),
     )
+
+
+def _sample_scene(
+    shape_rng: np.random.Generator,
+    look_rng: np.random.Generator,
+    config: PhantomConfig,
+    index: int,
+) -> _Scene:
+    heart = sample_heart(shape_rng, group_of(index))
+    stack = sample_stack(shape_rng, heart)
+    return _Scene(
+        heart=heart,
+        stack=stack,
+        thorax=sample_thorax(shape_rng, heart, stack.rotation_rad),
+        tissues=sample_tissues(look_rng),
+        scanner=sample_scanner(look_rng, vendor_of(index), len(stack.z_mm)),
+        pixel_mm=round(config.pixel_mm * (1 + config.pixel_spread * shape_rng.uniform(-1, 1)), 4),
+        flipped=bool(shape_rng.random() < config.flip_probability),
+    )
+
+
+def _draw(
+    texture_rng: np.random.Generator, noise_rng: np.random.Generator, scene: _Scene, size: int
+) -> tuple[dict[str, Array], dict[str, NDArray[np.uint8]]]:
+    """Return images and masks of both phases; only contraction and noise tell them apart."""
+    shape = (len(scene.stack.z_mm), size, size)
+    fine = smooth_noise(texture_rng, shape, (0.3, 2.2 / scene.pixel_mm))
+    coarse = smooth_noise(texture_rng, shape, (0.5, 6.0 / scene.pixel_mm))
+    axis_mm = ((np.arange(size) + 0.5 - size / 2) * scene.pixel_mm).astype(np.float32)
+    chest = _draw_chest(scene, axis_mm, (fine, coarse))
+    grid = heart_grid(scene.stack, axis_mm)
+    order = -1 if scene.flipped else 1
+    images, masks = {}, {}
+    for phase, contraction in CONTRACTION.items():
+        signal, labels = _draw_phase(scene, grid, contraction, chest, (fine, coarse))
+        images[phase] = acquire(noise_rng, signal, scene.scanner, scene.pixel_mm)[::order].copy()
+        masks[phase] = labels[::order].copy()
+    return images, masks
+
+
+def _draw_chest(scene: _Scene, axis_mm: Array, texture: tuple[Array, Array]) -> Array:
+    x = axis_mm[None, None, :] - np.float32(scene.stack.centre_mm[0])
+    y = axis_mm[None, :, None] - np.float32(scene.stack.centre_mm[1])
+    z = scene.stack.z_mm[:, None, None]
+    return draw_thorax(scene.thorax, scene.tissues, x, y, z, texture)
+
+
+def _draw_phase(
+    scene: _Scene, grid: Grid, contraction: float, chest: Array, texture: tuple[Array, Array]
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Average thin sections over the chest, (S, H, W); labels are those of slice centres."""
+    section = cross_sections(scene.heart, grid.z_mm, contraction)
+    thin, covered, labels = draw_heart(scene.heart, section, scene.tissues, grid, texture)
+    thin *= covered
+    thin_slices = (-1, NUM_SUBSLICES, *thin.shape[1:])
+    open_share = 1 - covered.reshape(thin_slices).mean(1, dtype=np.float32)
+    signal: Array = thin.reshape(thin_slices).mean(1) + chest * open_share
+    return signal, labels[NUM_SUBSLICES // 2 :: NUM_SUBSLICES]
 
 
 def patient_name(index: int) -> str:

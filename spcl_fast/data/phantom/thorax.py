@@ -31,15 +31,15 @@ class Tissues:
 
 
 def sample_tissues(rng: np.random.Generator) -> Tissues:
-    """Draw the tissue signals of one patient; blood over myocardium is about 2 to 3.5."""
+    """Draw the tissue signals of one patient; blood is 2.8 to 5 times myocardium."""
     blood = rng.uniform(0.68, 0.95)
     return Tissues(
         blood=blood,
         rv_blood=blood * rng.uniform(0.75, 1.0),
-        myocardium=blood * rng.uniform(0.24, 0.42),
-        fat=rng.uniform(0.75, 1.1),
+        myocardium=blood * rng.uniform(0.2, 0.36),
+        fat=rng.uniform(0.65, 0.95),
         lung=rng.uniform(0.03, 0.1),
-        muscle=rng.uniform(0.16, 0.32),
+        muscle=rng.uniform(0.18, 0.34),
         liver=rng.uniform(0.24, 0.46),
         spleen=rng.uniform(0.25, 0.5),
         stomach=rng.uniform(0.15, 0.85),
@@ -93,7 +93,7 @@ def sample_thorax(rng: np.random.Generator, heart: Heart, rotation_rad: float) -
         closing=u(0.1, 0.4),
         half_axes=(u(130, 165), u(108, 140)),
         fat_mm=fat_mm,
-        diaphragm=(u(46, 76), u(0.2, 0.55), u(-50, 20)),
+        diaphragm=(u(42, 70), u(0.2, 0.55), u(-50, 20)),
         liver_edge=u(-25, 25),
         stomach=(u(20, 55), u(18, 40), u(17, 28), u(0.5, 0.85)),
         spleen=(u(50, 85), u(20, 45), u(18, 30), u(14, 26)),
@@ -134,9 +134,8 @@ def draw_thorax(
     a, b = thorax.half_axes
     sin, cos = np.float32(np.sin(thorax.front_rad)), np.float32(np.cos(thorax.front_rad))
     u = y * cos - x * sin
-    gap = np.float32(thorax.gap_mm) - np.float32(thorax.closing / 90) * z * np.abs(
-        z
-    )  # late, where the heart is slim
+    # The chest closes in late along the stack, where the heart is slim.
+    gap = np.float32(thorax.gap_mm) - np.float32(thorax.closing / 90) * z * np.abs(z)
     v = gap - (x * cos + y * sin) - np.float32(b)
     depth = np.float32(b) * (1 - np.sqrt(_ellipse(u, v, a, b))) + 1.5 * coarse
     fat_mm = thorax.fat_mm * (1.1 - 0.4 * v / np.float32(b))  # thicker in front
