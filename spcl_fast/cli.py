@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spcl-fast {args[0]}: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except OSError as error:
-        print(f"spcl-fast {args[0]}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"spcl-fast {args[0]}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         print(f"spcl-fast {args[0]}: interrupted", file=sys.stderr)  # noqa: T201
@@ -129,7 +129,8 @@ def _run(command: str, args: list[str]) -> int:
         return _data(args)
     from spcl_fast.info import main as info
 
-    return info(args)
+    info()
+    return 0
 
 
 def _data(args: list[str]) -> int:
@@ -138,7 +139,7 @@ def _data(args: list[str]) -> int:
 
         config = _parse(InspectConfig, "data inspect", args[1:])
         found = inspect(config.root, config.csv)
-        _print(json.dumps(found.as_dict(), indent=1) if config.json else render(found))
+        _print(json.dumps(asdict(found), indent=1) if config.json else "\n".join(render(found)))
         return 2 if found.problems else 0
     if args[:1] == ["make-phantom"]:
         from spcl_fast.data.phantom import PhantomConfig, write_acdc

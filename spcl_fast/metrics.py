@@ -11,6 +11,7 @@ so every value is finite and a mean over scans hides no failure.
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -80,13 +81,16 @@ def hd95_per_class(
         if not (found and true):
             distances.append(diagonal if found or true else 0.0)
             continue
-        distance = compute_hausdorff_distance(
-            y_pred[:, k : k + 1],
-            y[:, k : k + 1],
-            include_background=True,
-            percentile=95.0,
-            spacing=spacing,
-        )
+        with warnings.catch_warnings():
+            # MONAI 1.6 warns of an argument that it passes to itself
+            warnings.simplefilter("ignore", FutureWarning)
+            distance = compute_hausdorff_distance(
+                y_pred[:, k : k + 1],
+                y[:, k : k + 1],
+                include_background=True,
+                percentile=95.0,
+                spacing=spacing,
+            )
         distances.append(float(distance))
     return distances
 

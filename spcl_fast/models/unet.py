@@ -138,6 +138,11 @@ class UNet(nn.Module):
         features: list[Tensor] = self.encoder(image)
         return features
 
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the logits (B, K, H, W) of the maps that `encode` gave for (B, C, H, W)."""
+        logits: Tensor = self.out(self.decoder(features)[-1])
+        return logits
+
     def forward(self, image: Tensor) -> Tensor:
         """Return class scores before the softmax.
 
@@ -151,11 +156,6 @@ class UNet(nn.Module):
             ValueError: If image is not 4-D with C channels or a side is no multiple of 16.
         """
         return self.decode(self.encode(image))
-
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the logits (B, K, H, W) of the maps that `encode` gave."""
-        logits: Tensor = self.out(self.decoder(features)[-1])
-        return logits
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:

@@ -89,7 +89,7 @@ def dump_config(config: Any, stage: str, name: str) -> str:
     values = plain(config)
     shared = {key: values.pop(key) for key in SHARED_SECTIONS}
     content = {"stage": stage, "name": name, **shared, stage: values}
-    return yaml.safe_dump(content, sort_keys=False)
+    return str(yaml.safe_dump(content, sort_keys=False))
 
 
 def plain(value: Any) -> Any:

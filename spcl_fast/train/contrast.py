@@ -81,8 +81,8 @@ class ContrastStep(NamedTuple):
 def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:
     """Return the projection heads, one a label or a single one named "shared"."""
     names = config.labels if config.own_projector else ("shared",)
-    make = lambda: ProjectionHead(in_features, batch_norm=config.projector_batch_norm)  # noqa: E731
-    return nn.ModuleDict({name: make() for name in names})
+    has_norm = config.projector_batch_norm
+    return nn.ModuleDict({n: ProjectionHead(in_features, batch_norm=has_norm) for n in names})
 
 
 def contrastive_step(

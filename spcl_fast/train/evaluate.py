@@ -97,7 +97,7 @@ def evaluate_scans(
 
 @torch.no_grad()
 def slice_dice(model: nn.Module, slices: Slices, batch_size: int = 64) -> dict[str, float]:
-    """Return the mean 3-D Dice of each class on the training grid, the validation curve's figure."""
+    """Return the mean 3-D Dice of each class on the training grid, for the validation curve."""
     was_training = model.training
     model.eval()
     batches = range(0, len(slices), batch_size)

@@ -2,9 +2,9 @@
 
     L = L_sup + lambda_con L_contrast + lambda_reg L_consistency
 
-L_sup is cross-entropy plus soft Dice on labelled slices. The other two use all training slices without
-their masks: the contrastive term of stage 1, and the mean squared difference between the softmax of
-the student and of its mean teacher (arXiv:1703.01780) on two flips of one view.
+L_sup is cross-entropy plus soft Dice on labelled slices. The other two use all training slices
+without their masks: the contrastive term of stage 1, and the mean squared difference between the
+softmax of the student and of its mean teacher (arXiv:1703.01780) on two flips of one view.
 """
 
 from __future__ import annotations
@@ -123,9 +123,10 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     if config.init is not None:
         load_encoder(segmenter, config.init, config.model)
     segmenter.to(device)
-    parts = nn.ModuleDict({"segmenter": segmenter})
+    heads = nn.ModuleDict()
     if config.contrast_weight > 0:
-        parts["heads"] = make_heads(segmenter.encoder.channels[-1], config.loss).to(device)
+        heads = make_heads(segmenter.encoder.channels[-1], config.loss).to(device)
+    parts = nn.ModuleDict({"segmenter": segmenter, "heads": heads})
     teacher = mean_teacher(segmenter, config.teacher_decay) if config.teacher_weight > 0 else None
     optimizer = make_optimizer(parts.parameters(), config.optim)
     generator = torch.Generator().manual_seed(config.seed)
@@ -140,7 +141,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
         generator = generator_from_state(state["generator"])
         step = state["step"]
     unlabelled = Unlabelled(slices, config, generator) if is_semi else None
-    evaluated = segmenter if teacher is None else teacher.module
+    evaluated: nn.Module = segmenter if teacher is None else teacher.module
 
     with progress_bar(f"finetune {run.name}", config.steps, step) as show:
         while step < config.steps:
@@ -153,7 +154,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
                 logits = segmenter(images).float()
             loss = supervised_loss(logits, masks, config.dice_weight)
             if unlabelled is not None:
-                loss = loss + unlabelled.loss(parts, teacher, step / config.steps)
+                loss = loss + unlabelled.loss(segmenter, heads, teacher, step / config.steps)
 
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -199,10 +200,11 @@ def supervised_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor
     loss = cross_entropy(logits, masks)
     if dice_weight == 0:
         return loss
-    from monai.losses import DiceLoss
+    from monai.losses.dice import DiceLoss
 
     dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    return loss + dice_weight * dice(logits, masks[:, None])
+    overlap: Tensor = dice(logits, masks[:, None])
+    return loss + dice_weight * overlap
 
 
 def mean_teacher(student: UNet, decay: float) -> AveragedModel:
@@ -238,9 +240,15 @@ class Unlabelled:
             generator=generator,
         )
 
-    def loss(self, parts: nn.ModuleDict, teacher: AveragedModel | None, progress: float) -> Tensor:
+    def loss(
+        self,
+        student: UNet,
+        heads: nn.ModuleDict,
+        teacher: AveragedModel | None,
+        progress: float,
+    ) -> Tensor:
         """Return lambda_con L_contrast + lambda_reg L_consistency on a batch of slices."""
-        config, student = self.config, parts["segmenter"]
+        config = self.config
         index = self.sample().to(self.slices.images.device)
         index = torch.cat([index, index])
         views, _ = augment(self.slices.images[index], None, config.augment, self.generator)
@@ -250,7 +258,7 @@ class Unlabelled:
             features = student.encode(views)
         if config.contrast_weight > 0:
             labels = {name: column[index] for name, column in self.columns.items()}
-            out = contrastive_step(features[-1], labels, parts["heads"], progress, config.loss)
+            out = contrastive_step(features[-1], labels, heads, progress, config.loss)
             total = total + config.contrast_weight * out.loss
         if teacher is not None:
             axes = [a for a in (2, 3) if torch.rand((), generator=self.generator) < 0.8]

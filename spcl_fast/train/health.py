@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spcl_fast.data.meta_labels import position_partition
 from spcl_fast.data.slices import Slices
-from spcl_fast.pacing import pair_weights
-from spcl_fast.reference import pair_lse
+from spcl_fast.ops import pair_lse
+from spcl_fast.pair_weights import pair_weights
 from spcl_fast.train.contrast import LossConfig, gamma_of
 from spcl_fast.train.run import Run, atomic_file
 
@@ -55,9 +59,15 @@ def knn_position_accuracy(features: Tensor, slices: Slices) -> float:
 
 def save_embedding(run: Run, features: Tensor, slices: Slices) -> None:
     """Write embedding.npz: z, position and the meta-labels of every slice."""
-    columns = {name: column.cpu().numpy() for name, column in slices.meta.items()}
-    with atomic_file(run.folder / "embedding.npz") as path, open(path, "wb") as file:
-        np.savez(file, z=features.cpu().numpy(), position=slices.position.cpu().numpy(), **columns)
+    _save_arrays(
+        run.folder / "embedding.npz", {"z": features, "position": slices.position, **slices.meta}
+    )
+
+
+def _save_arrays(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in tensors.items()}
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
 
 
 @torch.no_grad()
@@ -98,7 +108,7 @@ def save_pair_weights(
         "position": slices.position[shown],
         "scan": slices.scan[shown],
         "positive": positive,
+        "gamma": torch.as_tensor(gamma, dtype=torch.float64),
+        "step": torch.tensor(step),
     }
-    with atomic_file(folder / f"step_{step:06d}.npz") as path, open(path, "wb") as file:
-        values = {name: value.cpu().numpy() for name, value in arrays.items()}
-        np.savez(file, **values, gamma=np.float64(gamma), step=np.int64(step))
+    _save_arrays(folder / f"step_{step:06d}.npz", arrays)

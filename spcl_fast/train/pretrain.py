@@ -189,7 +189,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
 
 
 def collapse_loss(num_rows: int, config: LossConfig) -> float:
-    """Return the loss of a collapsed embedding without pace: log(N - 1), times the sum of lambda."""
+    """Return the loss of a collapsed embedding without pace: log(N - 1) times sum of lambda."""
     return math.log(num_rows - 1) * sum(config.of_label(n, config.weights) for n in config.labels)
 
 

@@ -44,6 +44,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{path} could not be written: {reason}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -94,8 +97,10 @@ class Run:
 
     def save_state(self, step: int, **parts: Any) -> None:
         """Write state.pt: `parts` are state dicts and tensors."""
-        with atomic_file(self.folder / "state.pt") as path, open(path, "wb") as file:
-            torch.save({"format": STATE_FORMAT, "step": step, **parts}, file)
+        content = io.BytesIO()
+        torch.save({"format": STATE_FORMAT, "step": step, **parts}, content)
+        with atomic_file(self.folder / "state.pt") as path:
+            path.write_bytes(content.getbuffer())
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the last state and drop the log lines after it; None if there is no state.
@@ -187,4 +192,4 @@ def _tensorboard_writer(folder: Path) -> Any:
     except ImportError:
         return None
     with contextlib.redirect_stderr(io.StringIO()):
-        return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        return SummaryWriter(str(folder / "tensorboard"))

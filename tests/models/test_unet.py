@@ -33,6 +33,7 @@ def test_shapes(channels, height, width):
     logits = net(image)
     assert logits.shape == (2, 5, height, width)
     assert logits.dtype == torch.float32
+    assert torch.equal(net.decode(features), logits)
 
 
 def test_conv5_of_the_paper():
@@ -53,7 +54,7 @@ def test_every_skip_reaches_the_output():
     torch.manual_seed(0)
     net = UNet(max_channels=16).eval()
     features = [f.detach().requires_grad_() for f in net.encode(torch.randn(1, 1, 32, 32))]
-    logits = net.out(net.decoder(features)[-1])
+    logits = net.decode(features)
     for grad in torch.autograd.grad(logits.square().sum(), features):
         assert grad.abs().max() > 0
 

@@ -1,0 +1,200 @@
+"""The command line as a user meets it: exit codes, one clear sentence, nothing half-written."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from spcl_fast.cli import main
+from spcl_fast.data.phantom import PhantomConfig, write_acdc
+
+TINY = [
+    *("--data.grid.size", "32", "--data.grid.spacing-mm", "7", "--data.num-test", "2"),
+    *("--model.max-channels", "16", "--log-every", "1", "--device", "cpu", "--threads", "1"),
+]
+PRETRAIN = [*TINY, "--epochs", "1", "--steps-per-epoch", "1", "--num-scans", "2"]
+FINETUNE = [*TINY, "--steps", "1", "--batch-size", "2"]
+
+
+# with this seed the damaged patient001 is a training patient
+TRAIN_ON_THE_FIRST = ["--data.split-seed", "0", "--data.num-test", "1", "--data.num-val", "0"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole") / "acdc"
+    return write_acdc(replace(PhantomConfig(), num_patients=5, size=48), root)
+
+
+@pytest.fixture
+def root(whole, tmp_path):
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(whole, tmp_path / "acdc"))
+
+
+def run(command, root, out, *more):
+    """Run a stage; return its exit code."""
+    options = PRETRAIN if command == "pretrain" else FINETUNE
+    folders = ["--data.root", str(root), "--data.cache", str(out.parent / "cache")]
+    return main([command, *options, *folders, "--out", str(out), *more])
+
+
+def only_sentence(capsys) -> str:
+    """Return the one line on stderr."""
+    text = capsys.readouterr().err.strip()
+    assert "\n" not in text, text
+    return text
+
+
+def test_stages_in_a_row(root, tmp_path, capsys):
+    assert run("pretrain", root, tmp_path / "pre") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "pre" / "encoder.safetensors")
+    assert run("finetune", root, tmp_path / "fine", "--init", str(tmp_path / "pre")) == 0
+    assert main(["evaluate", "--run", str(tmp_path / "fine")]) == 0
+    assert '"dice_mean"' in capsys.readouterr().out
+    assert main(["report", "--runs", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def patient(root: Path) -> Path:
+    return root / "training" / "patient001"
+
+
+def remove_info(root):
+    (patient(root) / "Info.cfg").unlink()
+
+
+def remove_mask(root):
+    next(patient(root).glob("*_gt.nii.gz")).unlink()
+
+
+def truncate_image(root):
+    path = next(patient(root).glob("*_frame??.nii.gz"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def not_a_nifti(root):
+    next(patient(root).glob("*_frame??.nii.gz")).write_bytes(b"hello")
+
+
+def other_shape(root):
+    path = next(patient(root).glob("*_gt.nii.gz"))
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
+
+
+def nan_voxel(root):
+    path = next(patient(root).glob("*_frame??.nii.gz"))
+    image = nibabel.load(path)
+    values = image.get_fdata(dtype=np.float32)
+    values[3, 3, 1] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [  # each kind of bad data set a user meets
+        (remove_info, "Info.cfg"),
+        (remove_mask, "_gt.nii.gz"),
+        (truncate_image, "patient001"),
+        (not_a_nifti, "patient001"),
+        (other_shape, "shape"),
+        (nan_voxel, "NaN"),
+        (shutil.rmtree, "acdc"),
+    ],
+)
+def test_bad_data_set(root, tmp_path, capsys, damage, word):
+    damage(root)
+    assert run("pretrain", root, tmp_path / "out", *TRAIN_ON_THE_FIRST) == 2
+    assert word in only_sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labelled_scan_that_does_not_exist(root, tmp_path, capsys):
+    assert run("finetune", root, tmp_path / "out", "--labelled", "patient900_frame01") == 2
+    assert "patient900_frame01" in only_sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_architecture(root, tmp_path, capsys):
+    assert run("pretrain", root, tmp_path / "pre") == 0
+    capsys.readouterr()
+    more = ["--init", str(tmp_path / "pre"), "--model.max-channels", "32"]
+    assert run("finetune", root, tmp_path / "out", *more) == 2
+    assert "max_channels must be 32, got 16" in only_sentence(capsys)
+    assert run("finetune", root, tmp_path / "out", "--init", str(tmp_path / "nowhere")) == 2
+    assert "does not exist" in only_sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_key_preset_and_command(tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text("pretrain: {epoch: 1}")
+    assert main(["pretrain", "--config", str(config)]) == 2
+    assert "did you mean 'epochs'?" in only_sentence(capsys)
+    assert main(["pretrain", "--preset", "none"]) == 2
+    assert "preset must be one of" in only_sentence(capsys)
+    assert main(["pretrian"]) == 2
+    assert "unknown command 'pretrian'" in capsys.readouterr().err
+    for args, message in [
+        (["pretrain", "--epoch", "1"], "--epochs INT"),
+        (["finetune", "--steps", "0"], "steps must be positive, got 0"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            main(args)
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_more_test_patients_than_there_are(root, tmp_path, capsys):
+    assert run("pretrain", root, tmp_path / "out", "--data.num-test", "5") == 2
+    assert "5" in only_sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_fails_without_a_checkpoint(root, tmp_path, capsys):
+    assert run("pretrain", root, tmp_path / "first") == 0  # fills the cache
+    capsys.readouterr()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited[1]))
+    try:
+        assert run("pretrain", root, tmp_path / "out") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert "state.pt could not be written" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.pt"))
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_data_commands(root, tmp_path, capsys):
+    assert main(["data", "inspect", "--root", str(root), "--csv", str(root / "metadata.csv")]) == 0
+    assert "vendor" in capsys.readouterr().out
+    remove_info(root)
+    assert main(["data", "inspect", "--root", str(root)]) == 2
+    assert "Info.cfg" in capsys.readouterr().out
+    made = tmp_path / "made"
+    assert main(["data", "make-phantom", "--root", str(made), "--num-patients", "1"]) == 0
+    assert (made / "training" / "patient001" / "Info.cfg").exists()
+    assert main(["data", "make-phantom", "--root", str(root.parent)]) == 2
+    assert "root must be empty or hold a phantom" in capsys.readouterr().err
+    assert main(["data"]) == 2
+
+
+def test_help_is_quick_and_light():
+    program = (
+        "import sys, spcl_fast.cli as c; c.main(['--help']); assert 'torch' not in sys.modules"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 or "torch" not in done.stderr, done.stderr
+    assert "pretrain" in done.stdout

@@ -1,0 +1,56 @@
+"""The wheel and the sdist hold what they must and nothing else, and the wheel works alone."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+pytestmark = pytest.mark.packaging
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=900)
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_wheel_holds_the_package(archives):
+    names = zipfile.ZipFile(archives[0]).namelist()
+    for name in (
+        "spcl_fast/py.typed",
+        "spcl_fast/presets/demo.yaml",
+        "spcl_fast/report/template.html",
+        "spcl_fast/ops/pair_lse.py",
+    ):
+        assert name in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"spcl_fast"}
+
+
+def test_sdist_can_be_built_from(archives):
+    names = {name.split("/", 1)[1] for name in tarfile.open(archives[1]).getnames() if "/" in name}
+    assert {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/presets/demo.yaml"} <= names
+
+
+def test_wheel_runs_without_the_repository(archives, tmp_path):
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*install, str(tmp_path), str(archives[0])], check=True, timeout=300)
+    program = (
+        "import torch, spcl_fast, sys; from spcl_fast import SupConLoss;"
+        f"assert spcl_fast.__file__.startswith({str(tmp_path)!r});"
+        "z = torch.eye(4, requires_grad=True);"
+        "SupConLoss()(z, torch.tensor([0, 0, 1, 1])).loss.backward(); assert z.grad.abs().sum() > 0"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
