@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint types package ci clean
+
+demo: .venv/installed-train
+	$(BIN)/spcl-fast demo --out demo
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+package: .venv/installed-dev
+	$(BIN)/python -m pytest -m packaging
+
+clean:
+	rm -rf .venv build dist demo runs *.egg-info
+
+# torch first: the extension is built against the one that will be used.
+.venv/python: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch numpy setuptools wheel
+	touch $@
+
+.venv/installed-train: .venv/python pyproject.toml
+	$(PIP) --no-build-isolation --editable '.[train]'
+	touch $@
+
+.venv/installed-dev: .venv/installed-train
+	$(PIP) --no-build-isolation --editable '.[train,dev]'
+	touch $@
