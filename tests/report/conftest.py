@@ -1,0 +1,155 @@
+"""A folder of small synthetic runs, written as the trainer writes them."""
+
+import json
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+CLASSES = ["RV", "MYO", "LV"]
+
+
+def save_nifti(path: Path, volume: np.ndarray) -> str:
+    """Write a (S, H, W) volume with voxels of 1.5 x 1.5 x 10 mm."""
+    affine = np.diag([1.5, 1.5, 10.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(volume.T), affine), path)
+    return str(path)
+
+
+def heart(seed: int, slices: int = 10, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """Return image float32 and labels uint8, (S, H, W): a ring of muscle and a crescent."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side].astype(float)
+    labels = np.zeros((slices, side, side), dtype=np.uint8)
+    for k in range(slices):
+        shrink = math.sqrt(1 - (k / slices) ** 2.2)
+        r = np.hypot(y - side / 2, x - side * 0.55)
+        right = np.hypot((y - side / 2) / 1.3, x - side * 0.38) < 0.16 * side * shrink
+        labels[k][right] = 1
+        labels[k][r < 0.17 * side * shrink] = 2
+        labels[k][r < 0.10 * side * shrink] = 3
+    brightness = np.array([0.3, 0.9, 0.45, 1.0])[labels]
+    image = 400 * (brightness + rng.normal(0, 0.06, labels.shape))
+    return image.astype(np.float32), labels
+
+
+def write_config(folder: Path, stage: str, **details: object) -> None:
+    folder.mkdir(parents=True)
+    config = {"stage": stage, "name": folder.name, "data": {"root": None}, stage: details}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def write_log(folder: Path, rows: list[dict]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_pretrain(folder: Path, gamma: object = 4.0) -> None:
+    """Write a pre-training of 4 epochs of 50 steps."""
+    loss = {"labels": ["position"], "num_partitions": 3, "pace": "relative"}
+    write_config(folder, "pretrain", loss=loss, seed=7)
+    rows: list[dict] = []
+    for step in range(10, 201, 10):
+        value = 3.0 + 1.05 * math.exp(-step / 60)
+        row = {"kind": "step", "step": step, "epoch": (step - 1) // 50, "loss": value}
+        row |= {"objective": value - 1, "mean_weight": step / 250, "gamma": gamma}
+        rows.append({**row, "lr": 1e-3, "collapse": 0.1, "num_rows": 60})
+        if step % 50 == 0:
+            row = {"kind": "epoch", "epoch": step // 50 - 1, "step": step, "loss": value}
+            row |= {"collapse_loss": math.log(59), "mean_weight": step / 250, "seconds": 2.0}
+            rows.append({**row, "knn_position_accuracy": 0.2 + step / 1000})
+    write_log(folder, rows)
+    write_embedding(folder)
+    write_weights(folder)
+
+
+def write_embedding(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    position = ((np.arange(10) + 0.5) / 10)[None].repeat(8, 0).ravel().astype(np.float32)
+    patient, phase = np.arange(80) // 20, np.arange(80) // 10 % 2
+    z = rng.normal(0, 0.2, (80, 16)).astype(np.float32)
+    z[:, 0] += 3 * position
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    group = patient % 2
+    np.savez(
+        folder / "embedding.npz", z=z, position=position, patient=patient, phase=phase, group=group
+    )
+
+
+def write_weights(folder: Path) -> None:
+    (folder / "weights").mkdir()
+    scan = np.repeat([0, 1], 10)
+    index = np.tile(np.arange(10), 2)
+    position = ((index + 0.5) / 10).astype(np.float32)
+    partition = 3 * index // 10
+    positive = (partition[:, None] == partition) & ~np.eye(20, dtype=bool)
+    for step in (50, 100, 150, 200):
+        similarity = 1 - 2 * np.abs(position[:, None] - position) * step / 200
+        weight = np.clip(similarity * step / 200, 0, 1)
+        np.savez(
+            folder / "weights" / f"step_{step:06d}.npz",
+            weight=np.where(positive, weight, 0).astype(np.float32),
+            similarity=similarity.astype(np.float32),
+            position=position,
+            scan=scan,
+            positive=positive,
+            gamma=np.float64(4 + step / 50),
+            step=np.int64(step),
+        )
+
+
+def write_finetune(folder: Path, source: str | None, labelled: str, shift: float) -> dict:
+    """Write an evaluated fine-tuning; `shift` moves every Dice. Returns its evaluation."""
+    write_config(folder, "finetune", seed=1)
+    rows: list[dict] = []
+    for step in range(10, 101, 10):
+        rows.append({"kind": "step", "step": step, "loss": 1 / step, "lr": 1e-3})
+        if step % 50 == 0:
+            dice = {name: step / 200 + shift + 0.1 * i for i, name in enumerate(CLASSES)}
+            mean = float(np.mean(list(dice.values())))
+            rows.append({"kind": "val", "step": step, "dice": dice, "dice_mean": mean})
+    write_log(folder, rows)
+    scans = {}
+    for number in range(4):
+        name = f"patient{number // 2 + 1:03d}_frame{1 + 11 * (number % 2):02d}"
+        image, labels = heart(number, slices=6 + number)
+        prediction = np.roll(labels, number + 1, axis=2)
+        dice = {c: 0.5 + shift + 0.1 * i - 0.05 * number for i, c in enumerate(CLASSES)}
+        scans[name] = {"dice": dice, "hd95_mm": dict.fromkeys(CLASSES, 8.0 - 10 * shift + number)}
+        for key, volume in (("image", image), ("mask", labels), ("prediction", prediction)):
+            save_nifti(folder / f"{name}_{key}.nii.gz", volume)
+            scans[name][key] = f"{name}_{key}.nii.gz"
+    evaluation = {"classes": CLASSES, "scans": scans, "labelled_scans": [labelled]}
+    evaluation["initialised_from"] = source
+    for key in ("dice", "hd95_mm"):
+        evaluation[key] = {c: float(np.mean([s[key][c] for s in scans.values()])) for c in CLASSES}
+    evaluation["dice_mean"] = float(np.mean(list(evaluation["dice"].values())))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return evaluation
+
+
+@pytest.fixture(scope="session")
+def full_runs(tmp_path_factory):
+    """One pre-training, and two pairs of fine-tunings that gain 0.05 and 0.06; read only."""
+    root = tmp_path_factory.mktemp("full") / "runs"
+    write_pretrain(root / "position")
+    for pick, labelled in enumerate(("patient090_frame01", "patient091_frame01")):
+        write_finetune(root / f"scratch{pick}", None, labelled, 0.0)
+        write_finetune(root / f"position{pick}", "position", labelled, 0.05 + 0.01 * pick)
+    return root
+
+
+@pytest.fixture
+def pretrain_folder(tmp_path):
+    """A pre-training run of one's own to damage."""
+    write_pretrain(tmp_path / "runs" / "position")
+    return tmp_path / "runs" / "position"
+
+
+@pytest.fixture
+def finetune_folder(tmp_path):
+    """A fine-tuning run of one's own to damage."""
+    write_finetune(tmp_path / "runs" / "scratch", None, "patient090_frame01", 0.0)
+    return tmp_path / "runs" / "scratch"
