@@ -3,9 +3,10 @@
     python -m benchmarks.one_scan --root ACDC --out runs/one_scan \
         --json benchmarks/results/cpu/one_scan_acdc.json
 
-Pre-trains three encoders (SimCLR, position SupCon, self-paced position) and fine-tunes scratch and the
-three from each of several single labelled end-diastolic scans; every arm of a pick has the same scan,
-batches, augmentation and decoder initialisation. Takes up an interrupted run. About one hour on one core.
+Pre-trains three encoders (SimCLR, position SupCon, self-paced position) and fine-tunes scratch and
+the three from each of several single labelled end-diastolic scans; every arm of a pick has the same
+scan, batches, augmentation and decoder initialisation. Takes up an interrupted run. About one and a
+half hours on one core.
 
 The interval of a paired difference is a bootstrap over labelled scans and test patients together
 (both are resampled), 95 %.

@@ -182,11 +182,16 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     folder = run.folder / "predictions" if config.predictions else None
     result = evaluate_scans(evaluated, split.test, config.data.grid, folder)
     result["labelled_scans"] = [split.train[i].name for i in chosen]
-    result["initialised_from"] = None if config.init is None else config.init.name
+    result["initialised_from"] = None if config.init is None else run_name(config.init)
     write_evaluation(run.folder / "evaluation.json", result)
     run.close()
     say(f"{run.name}: {summary_line(result)}")
     return result
+
+
+def run_name(init: Path) -> str:
+    """Return the name of the pre-training run that `init`, its folder or file, belongs to."""
+    return init.parent.name if init.suffix == ".safetensors" else init.name
 
 
 def supervised_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor:
