@@ -39,7 +39,8 @@ def test_wheel_holds_the_package(archives):
 
 
 def test_sdist_can_be_built_from(archives):
-    names = {name.split("/", 1)[1] for name in tarfile.open(archives[1]).getnames() if "/" in name}
+    with tarfile.open(archives[1]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/presets/demo.yaml"} <= names
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.data.meta_labels import meta_label
+from spcl_fast.data.slices import Slices
 from spcl_fast.losses import SelfPacedContrastiveLoss
 from spcl_fast.models import ProjectionHead
 from spcl_fast.ops import Impl, pair_lse
@@ -27,6 +29,8 @@ class LossConfig:
             slice itself (SimCLR).
         weights: lambda of each label.
         num_partitions: Partitions of the slice position.
+        position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
+            at most this, instead of those of the same partition; 0 means partitions.
         tau: Temperature.
         pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
             in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
@@ -45,6 +49,7 @@ class LossConfig:
     labels: tuple[str, ...] = ("position",)
     weights: tuple[float, ...] = (1.0,)
     num_partitions: int = 3
+    position_window: float = 0.0
     tau: float = 0.07
     pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
     start: tuple[float, ...] = (1.2,)
@@ -65,6 +70,10 @@ class LossConfig:
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise ValueError(f"labels must be different names, at least one, got {self.labels}")
 
+    def window_of(self, name: str) -> float | None:
+        """Return the window of the label `name`, None for equality."""
+        return self.position_window if name == "position" and self.position_window else None
+
     def of_label(self, name: str, values: tuple[float, ...]) -> float:
         """Return the value of the label `name` among `values`."""
         return values[0] if len(values) == 1 else values[self.labels.index(name)]
@@ -76,6 +85,18 @@ class ContrastStep(NamedTuple):
     loss: Tensor  # () sum of lambda_k L_k, differentiable
     stats: dict[str, Tensor]  # () each, detached: objective, mean_weight, num_anchors, collapse
     gamma: dict[str, float | Tensor]  # the pace of each label
+
+
+def label_columns(slices: Slices, config: LossConfig) -> dict[str, Tensor]:
+    """Return the meta-labels of every slice, (n,) each.
+
+    Raises:
+        ValueError: A label is not among those of the slices.
+    """
+    columns = {n: meta_label(slices, n, config.num_partitions) for n in config.labels}
+    if config.position_window and "position" in columns:
+        columns["position"] = slices.position
+    return columns
 
 
 def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:
@@ -96,19 +117,23 @@ def contrastive_step(
 
     Args:
         features: (N, C, H, W) the encoder's last feature map, of both views.
-        labels: (N,) int64 a meta-label.
+        labels: (N,) of each meta-label, from `label_columns`.
         heads: From `make_heads`.
         progress: Share of the training that is done, 0 to 1; sets the pace.
         config: The loss.
     """
-    loss_fn = SelfPacedContrastiveLoss(
-        config.tau, config.mode, correct_grad=config.correct_grad, impl=config.impl
-    )
     groups = [(n,) for n in config.labels] if config.own_projector else [config.labels]
     total = features.new_zeros((), dtype=torch.float32)
     stats: list[dict[str, Tensor]] = []
     gammas: dict[str, float | Tensor] = {}
     for names in groups:
+        loss_fn = SelfPacedContrastiveLoss(
+            config.tau,
+            config.mode,
+            correct_grad=config.correct_grad,
+            window={name: config.window_of(name) for name in names},
+            impl=config.impl,
+        )
         with torch.autocast(features.device.type, enabled=False):
             head = heads[names[0] if config.own_projector else "shared"]
             z = head(features.float())
@@ -139,7 +164,8 @@ def gamma_of(
         return relative_gamma(pace, z.shape[0])
     with torch.no_grad():
         lse = pair_lse(z, config.tau, impl=config.impl)
-        return quantile_gamma(z, lse, labels, tau=config.tau, share=pace, impl=config.impl)
+        window, impl = config.window_of(name), config.impl
+        return quantile_gamma(z, lse, labels, tau=config.tau, share=pace, window=window, impl=impl)
 
 
 def plain_gamma(gamma: Mapping[str, float | Tensor]) -> Any:

@@ -19,11 +19,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.swa_utils import AveragedModel
 
 from spcl_fast.data.augment import AugmentConfig, augment
-from spcl_fast.data.meta_labels import meta_label
 from spcl_fast.data.sampler import GroupSampler
 from spcl_fast.data.slices import Slices
 from spcl_fast.models import UNet
-from spcl_fast.train.contrast import LossConfig, contrastive_step, make_heads
+from spcl_fast.train.contrast import LossConfig, contrastive_step, label_columns, make_heads
 from spcl_fast.train.dataset import DataConfig, pick_labelled, split_scans, training_slices
 from spcl_fast.train.device import Device, set_up_device
 from spcl_fast.train.evaluate import evaluate_scans, slice_dice, summary_line, write_evaluation
@@ -234,7 +233,7 @@ class Unlabelled:
     def __init__(self, slices: Slices, config: FinetuneConfig, generator: torch.Generator) -> None:
         self.slices, self.config, self.generator = slices, config, generator
         partitions = config.loss.num_partitions
-        self.columns = {n: meta_label(slices, n, partitions) for n in config.loss.labels}
+        self.columns = label_columns(slices, config.loss)
         self.sample = GroupSampler(
             slices.scan,
             slices.slice_index,

@@ -98,7 +98,12 @@ def save_pair_weights(
     gamma = gamma_of(config.labels[0], z, y, progress, config)
     similarity = (z[:n] @ z[:n].T) / config.tau
     loss = pair_lse(z, config.tau)[:n, None] - similarity
-    positive = (y[:n, None] == y[None, :n]) & ~torch.eye(n, dtype=torch.bool, device=y.device)
+    window = config.window_of(config.labels[0]) or 0.0
+    positive = (
+        ((y[:n, None] - y[None, :n]).abs() <= window)
+        & (y[:n, None] >= 0)
+        & ~torch.eye(n, dtype=torch.bool, device=y.device)
+    )
     weight = torch.where(positive, pair_weights(loss, gamma, config.mode), 0)
     folder = run.folder / "weights"
     folder.mkdir(exist_ok=True)

@@ -11,10 +11,15 @@ import torch
 from torch import nn
 
 from spcl_fast.data.augment import AugmentConfig, augment
-from spcl_fast.data.meta_labels import meta_label
 from spcl_fast.data.sampler import GroupSampler
 from spcl_fast.models import UNet
-from spcl_fast.train.contrast import LossConfig, contrastive_step, make_heads, plain_gamma
+from spcl_fast.train.contrast import (
+    LossConfig,
+    contrastive_step,
+    label_columns,
+    make_heads,
+    plain_gamma,
+)
 from spcl_fast.train.dataset import DataConfig, split_scans, training_slices
 from spcl_fast.train.device import Device, set_up_device
 from spcl_fast.train.health import (
@@ -92,7 +97,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     """
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     slices = training_slices(config.data, split_scans(config.data).train).to(device)
-    columns = {n: meta_label(slices, n, config.loss.num_partitions) for n in config.loss.labels}
+    columns = label_columns(slices, config.loss)
 
     torch.manual_seed(config.seed)
     encoder = UNet(1, config.model.num_classes, config.model.max_channels).encoder.to(device)

@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, takes the pre-trained encoder, resumes bitwise, evaluates and predicts."""
+"""Fine-tuning: it learns, starts from an encoder, resumes bitwise, evaluates and predicts."""
 
 import json
 from dataclasses import replace
@@ -20,8 +20,8 @@ from spcl_fast.train.evaluate import segment_volume
 from spcl_fast.train.evaluate_run import EvaluateConfig, evaluate_run
 from spcl_fast.train.finetune import finetune, mean_teacher, supervised_loss
 from spcl_fast.train.network import load_encoder, load_segmenter
-from spcl_fast.train.predict import PredictConfig, predict
 from spcl_fast.train.optim import OptimConfig
+from spcl_fast.train.predict import PredictConfig, predict
 from spcl_fast.train.pretrain import pretrain
 from spcl_fast.train.run import CheckpointError, read_log
 
@@ -147,7 +147,7 @@ def test_segment_volume_restores_the_grid(data_config):
             return torch.cat([0.5 - image, image - 0.5], 1)
 
     image = torch.zeros(volume.image.shape)
-    S, H, W = image.shape
+    H, W = image.shape[1:]
     image[:, H // 2 - 8 : H // 2 + 8, W // 2 - 8 : W // 2 + 8] = 100.0
     label = segment_volume(Bright(), image, volume.spacing_mm, data_config.grid)
     assert label.shape == image.shape

@@ -119,6 +119,16 @@ def test_contrastive_step_of_two_labels(own, pace):
         assert out.stats["mean_weight"] == pytest.approx(1.0)
 
 
+def test_position_window_replaces_partitions(pretrain_config):
+    loss = replace(pretrain_config.loss, position_window=0.15)
+    path = pretrain(replace(pretrain_config, loss=loss, epochs=1))
+    shot = np.load(path.parent / "weights" / "step_000004.npz")
+    distance = np.abs(shot["position"][:, None] - shot["position"])
+    expected = (distance <= 0.15) & ~np.eye(len(distance), dtype=bool)
+    assert np.array_equal(shot["positive"], expected)
+    assert (shot["weight"][expected] > 0).any()
+
+
 def test_knn_accuracy_leaves_the_patient_out(data_config):
     slices = load_slices(all_scans(data_config), data_config.grid, data_config.cache)
     bins = torch.floor(slices.slice_index * 6 / slices.num_slices).long()
@@ -133,7 +143,7 @@ def test_split_keeps_patients_apart(data_config):
     split = split_scans(data_config)
     groups = [{scan.patient for scan in scans} for scans in split]
     assert [len(g) for g in groups] == [2, 2, 2]
-    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert len(set.union(*groups)) == 6
 
 
 def test_meta_label_from_the_csv(pretrain_config):

@@ -30,9 +30,14 @@ class TinyConfig:
 def test_failed_write_leaves_the_previous_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(OSError, match="full"), atomic_file(path) as partial:
-        partial.write_text("half")
-        raise OSError("disk is full")
+
+    def write_half():
+        with atomic_file(path) as partial:
+            partial.write_text("half")
+            raise OSError(28, "disk is full")
+
+    with pytest.raises(OSError, match="file could not be written: disk is full"):
+        write_half()
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["file"]
 
