@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spcl_fast.ops import Impl, positive_pair_histogram
 from spcl_fast.pair_weights import Mode, pair_weights
+from spcl_fast.precision import accumulator_dtype
 
 __all__ = ["Mode", "pair_weights", "power_schedule", "quantile_gamma", "relative_gamma"]
 
@@ -98,12 +99,13 @@ def quantile_gamma(
     counts = positive_pair_histogram(
         z, lse, labels, tau=tau, upper=upper, bins=bins, window=window, impl=impl
     )
-    below = counts.cumsum(0)  # pairs up to the end of every bin
-    wanted = share * below[-1].to(lse.dtype)
-    index = torch.searchsorted(below.to(lse.dtype), wanted).clamp_max(bins - 1)
-    inside = (wanted - (below[index] - counts[index])) / counts[index].clamp_min(1)
+    below = counts.cumsum(0).to(accumulator_dtype(z.device))  # pairs up to the end of every bin
+    wanted = share * below[-1:]  # (1,): an index without dimensions would be read by the host
+    index = torch.searchsorted(below, wanted).clamp_max(bins - 1)
+    in_bin = counts[index]
+    inside = 1 - (below[index] - wanted) / in_bin.clamp_min(1)
     gamma = (index + inside) * (upper / bins)
-    return torch.where(below[-1] > 0, gamma.to(lse.dtype), upper)
+    return torch.where(wanted > 0, gamma.to(lse.dtype), upper).squeeze(0)
 
 
 def _largest_pair_loss(z: Tensor, lse: Tensor, tau: float | Tensor) -> Tensor:

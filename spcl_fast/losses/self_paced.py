@@ -150,9 +150,9 @@ def _windows(
     window: float | Mapping[str, float | None] | None, labels: Tensor | Mapping[str, Tensor]
 ) -> dict[str, float | None]:
     """Return the window of every label; a dict may leave labels out, which means equality."""
-    if not isinstance(window, Mapping):
+    if not isinstance(window, Mapping) or not isinstance(labels, Mapping):
         return _by_name("window", window, labels)
-    extra = sorted(window.keys() - (labels.keys() if isinstance(labels, Mapping) else ()))
+    extra = sorted(window.keys() - labels.keys())
     if extra:
-        raise ValueError(f"window must name labels only, got extra {extra}")
-    return {name: window.get(name) for name in labels} if isinstance(labels, Mapping) else {}
+        raise ValueError(f"window must name the labels {sorted(labels)} only, got extra {extra}")
+    return {name: window.get(name) for name in labels}

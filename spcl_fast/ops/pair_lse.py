@@ -18,10 +18,10 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
+from spcl_fast.ops._first_order import first_order_only
 from spcl_fast.ops._impl import Impl, fused, resolve
 from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
 
@@ -90,7 +90,7 @@ class _PairLse(torch.autograd.Function):
         return lse, lse_refs
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(
         ctx: Any, dlse: Tensor | None, dlse_refs: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_pairs, check_scalar
+from spcl_fast.ops._first_order import first_order_only
 from spcl_fast.ops._impl import Impl, fused, resolve
 from spcl_fast.pair_weights import Mode, check_mode
 from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
@@ -137,7 +137,7 @@ class _PositivePairLoss(torch.autograd.Function):
         return loss, weight_sum, num_pos
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(
         ctx: Any, dloss: Tensor | None, _dweight_sum: None, _dnum_pos: None
     ) -> tuple[Tensor | None, ...]:

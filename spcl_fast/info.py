@@ -1,0 +1,44 @@
+"""What runs here: `python -m spcl_fast.info` prints versions, implementations, what auto picks."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from typing import get_args
+
+import torch
+
+from spcl_fast._version import __version__
+from spcl_fast.ops._impl import Impl, resolve
+
+
+def describe() -> dict[str, str]:
+    """Return facts about the installation by name, in the order in which they are printed."""
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices.append("cuda")
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    facts = {
+        "spcl_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": "installed" if importlib.util.find_spec("triton") else "not installed",
+        "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
+    }
+    for device in devices:
+        facts[f"auto on {device}"] = resolve("auto", torch.device(device))
+    return facts
+
+
+def main() -> None:
+    """Print the facts, one a line."""
+    facts = describe()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:<{width}}  {value}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Inputs and error budgets for tests and benchmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def make_embeddings(
+    num_rows: int,
+    dim: int,
+    *,
+    norm: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Tensor:
+    """Return random rows of one length; the same ones on every device.
+
+    Args:
+        num_rows: N.
+        dim: D.
+        norm: length of every row, before rounding to `dtype`.
+        dtype: of the result.
+        device: of the result.
+        seed: of the generator.
+
+    Returns:
+        (N, D).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(num_rows, dim, generator=generator, dtype=torch.float64)
+    z = norm * torch.nn.functional.normalize(z, dim=1)
+    return z.to(device=device, dtype=dtype)
+
+
+def make_labels(
+    num_rows: int,
+    num_classes: int,
+    *,
+    unknown_share: float = 0.0,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Tensor:
+    """Return random integer labels.
+
+    Args:
+        num_rows: N.
+        num_classes: labels are drawn from [0, num_classes).
+        unknown_share: expected share of rows whose label is -1.
+        device: of the result.
+        seed: of the generator.
+
+    Returns:
+        (N,) int64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (num_rows,), generator=generator)
+    unknown = torch.rand(num_rows, generator=generator) < unknown_share
+    return labels.masked_fill(unknown, -1).to(device)
+
+
+def assert_within_budget(
+    actual: Tensor, truth: Tensor, eager: Tensor, *, factor: float = 2.0, name: str = "value"
+) -> None:
+    """Assert that `actual` is at most `factor` times as wrong as eager PyTorch.
+
+    Args:
+        actual: what is tested, of the dtype of `eager`; integers must be equal.
+        truth: the same in float64.
+        eager: the same from the reference in the dtype of `actual`.
+        factor: how many times the error of `eager` is allowed, beyond one rounding of the largest
+            value.
+        name: what the message calls it.
+
+    Raises:
+        AssertionError: the shapes or dtypes differ, a value is not finite where the truth is, or
+            the error exceeds the budget.
+    """
+    assert actual.shape == truth.shape, f"{name}: shape {actual.shape} instead of {truth.shape}"
+    assert actual.dtype == eager.dtype, f"{name}: {actual.dtype} instead of {eager.dtype}"
+    if not actual.is_floating_point():
+        assert torch.equal(actual, truth.to(actual.dtype)), f"{name}: counts differ"
+        return
+    finite = truth.isfinite()
+    assert torch.equal(actual.double()[~finite], truth[~finite]), f"{name}: infinities differ"
+    wrong = (actual.double() - truth)[finite]
+    if wrong.numel() == 0:
+        return
+    error = wrong.abs().max().item()
+    floor = torch.finfo(actual.dtype).eps * truth[finite].abs().max().item()
+    budget = factor * (eager.double() - truth)[finite].abs().max().item() + floor
+    assert error <= budget, f"{name}: error {error:.2e} exceeds budget {budget:.2e}"

@@ -1,0 +1,111 @@
+"""Paces: the paper's schedule, units of log(N - 1), the quantile against a sort."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from spcl_fast import SelfPacedContrastiveLoss, pair_lse, positive_pair_loss
+from spcl_fast.pacing import pair_weights, power_schedule, quantile_gamma, relative_gamma
+from spcl_fast.reference import positive_mask
+from spcl_fast.testing import make_embeddings, make_labels
+
+
+def test_power_schedule_by_hand() -> None:
+    # position on ACDC in the paper: 5 to 60, square root
+    assert power_schedule(0.0, 5, 60) == 5.0
+    assert power_schedule(0.25, 5, 60) == 32.5
+    assert power_schedule(1.0, 5, 60) == 60.0
+    assert power_schedule(0.25, 5, 60, p=1) == 18.75
+    assert power_schedule(0.25, 60, 5) == 32.5
+
+
+def test_relative_gamma_by_hand() -> None:
+    assert relative_gamma(1.5, 65) == pytest.approx(1.5 * math.log(64))
+
+
+def test_pair_weights_by_hand() -> None:
+    losses = torch.tensor([0.0, 1.0, 2.0, 3.0], requires_grad=True)
+    assert pair_weights(losses, 2.0, "hard").tolist() == [1, 1, 1, 0]
+    assert pair_weights(losses, 2.0, "linear").tolist() == [1, 0.5, 0, 0]
+    for gamma in (math.inf, torch.tensor(math.inf)):
+        assert pair_weights(losses, gamma, "linear").tolist() == [1, 1, 1, 1]
+        assert pair_weights(losses, gamma, "hard").tolist() == [1, 1, 1, 1]
+    assert not pair_weights(losses, 2.0, "linear").requires_grad
+
+
+# Shares from a few pairs to all; a window and classes; the embedding's own scale of losses.
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("window", [None, 0.1])
+@pytest.mark.parametrize("tau", [0.07, 1.0])
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_quantile_gamma(share: float, window: float | None, tau: float, impl: Any) -> None:
+    z = make_embeddings(100, 6, dtype=torch.float64)
+    labels = torch.rand(100) if window is not None else make_labels(100, 5, unknown_share=0.1)
+    lse = pair_lse(z, tau)
+    gamma = quantile_gamma(z, lse, labels, tau=tau, share=share, window=window, impl=impl)
+    losses = (lse[:, None] - z @ z.T / tau)[positive_mask(labels, None, window)]
+    assert gamma.shape == ()
+    assert gamma.dtype == torch.float64
+    assert (losses < gamma).double().mean().item() == pytest.approx(share, abs=0.02)
+    # inside the bin that holds the quantile
+    width = (lse.max() + 1 / tau).item() / 4096
+    exact = losses.sort().values[math.ceil(share * len(losses)) - 1].item()
+    assert abs(gamma.item() - exact) <= width + 1e-12
+    out = SelfPacedContrastiveLoss(tau, "hard", window=window)(z, labels, gamma)
+    assert out.mean_weight.item() == pytest.approx(share, abs=0.02)
+
+
+def test_quantile_gamma_without_positives_keeps_every_pair() -> None:
+    z = make_embeddings(5, 3)
+    lse = pair_lse(z, 0.1)
+    gamma = quantile_gamma(z, lse, torch.arange(5), tau=0.1, share=0.5)
+    assert gamma.item() >= lse.max().item()
+    none = quantile_gamma(z[:0], lse[:0], torch.arange(0), tau=0.1, share=0.5)
+    assert none.item() > 0
+    alone = quantile_gamma(z[:1], pair_lse(z[:1], 0.1), torch.zeros(1).long(), tau=0.1, share=0.5)
+    assert alone.item() > 0
+
+
+def test_quantile_gamma_interpolates_within_a_bin() -> None:
+    # 990 pair losses spread over two of sixteen bins: the bin's end alone is off by half a bin.
+    z, labels = make_embeddings(100, 64, dtype=torch.float64), make_labels(100, 10)
+    lse = pair_lse(z, 0.2)
+    options: dict[str, Any] = {"tau": 0.2, "share": 0.3}
+    coarse = quantile_gamma(z, lse, labels, bins=16, **options)
+    fine = quantile_gamma(z, lse, labels, bins=1 << 16, **options)
+    width = (lse.max() + 1 / 0.2).item() / 16
+    assert abs(coarse - fine).item() < 0.2 * width
+
+
+def test_a_quantile_can_be_handed_on_as_a_tensor() -> None:
+    z, labels = make_embeddings(50, 4), make_labels(50, 3)
+    lse = pair_lse(z, 0.07)
+    gamma = quantile_gamma(z, lse, labels, tau=0.07, share=0.3)
+    out = positive_pair_loss(z, lse, labels, tau=0.07, gamma=gamma, mode="linear")
+    used = (out.weight_sum > 0).float().mean().item()
+    assert 0.3 <= used <= 1.0
+
+
+def test_raises() -> None:
+    z, lse, labels = torch.ones(4, 2), torch.ones(4), torch.zeros(4, dtype=torch.int64)
+    bad: list[tuple[str, Any]] = [
+        ("progress must be in", lambda: power_schedule(1.01, 1, 2)),
+        ("progress must be in", lambda: power_schedule(-0.1, 1, 2)),
+        ("p must be above 0", lambda: power_schedule(0.5, 1, 2, p=0)),
+        ("factor must be above 0", lambda: relative_gamma(0, 10)),
+        ("num_rows must be at least 3", lambda: relative_gamma(1, 2)),
+        ("share must be in", lambda: quantile_gamma(z, lse, labels, tau=1, share=0)),
+        ("share must be in", lambda: quantile_gamma(z, lse, labels, tau=1, share=1.1)),
+        ("bins must be at least 1", lambda: quantile_gamma(z, lse, labels, tau=1, share=1, bins=0)),
+        ("labels must be", lambda: quantile_gamma(z, lse, labels[:2], tau=1, share=1)),
+        ("mode must be one of", lambda: pair_weights(lse, 1.0, "soft")),  # type: ignore[arg-type]
+    ]
+    for message, call in bad:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match="labels must be integer"):
+        quantile_gamma(z, lse, labels.float(), tau=1, share=1)
