@@ -22,7 +22,8 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
 from spcl_fast.ops._first_order import first_order_only
-from spcl_fast.ops._impl import Impl, fused, resolve
+from spcl_fast.ops._impl import Impl, resolve
+from spcl_fast.ops._library import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
 
 
@@ -83,7 +84,7 @@ class _PairLse(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         with no_autocast(z.device):
-            lse, lse_refs = fused(name).pair_lse_fwd(z, refs, tau)
+            lse, lse_refs = pair_lse_fwd(name, z, refs, tau)
         ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
         ctx.save_for_backward(z, refs, lse, lse_refs, tau_tensor)
         ctx.name = name
@@ -103,7 +104,8 @@ class _PairLse(torch.autograd.Function):
         if refs is not None and dlse_refs is None:
             dlse_refs = torch.zeros_like(lse_refs)
         with no_autocast(z.device):
-            dz, drefs = fused(ctx.name).pair_lse_bwd(
+            dz, drefs = pair_lse_bwd(
+                ctx.name,
                 z,
                 refs,
                 lse,

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from spcl_fast import reference
+from spcl_fast.ops import _library
 from spcl_fast.ops._checks import check_pairs, check_scalar
-from spcl_fast.ops._impl import Impl, fused, resolve
+from spcl_fast.ops._impl import Impl, resolve
 from spcl_fast.precision import at_least_float32, no_autocast
 
 
@@ -56,11 +57,15 @@ def positive_pair_histogram(
     name = resolve(impl, z.device)
     z = at_least_float32(z)
     refs = None if refs is None else at_least_float32(refs)
-    histogram = reference if name == "reference" else fused(name)
+    lse = lse.to(z.dtype)
     with no_autocast(z.device):
-        counts: Tensor = histogram.positive_pair_histogram(
+        if name != "reference":
+            return _library.positive_pair_histogram(
+                name, (z, lse, labels), tau, upper, bins, window, (refs, ref_labels)
+            )
+        return reference.positive_pair_histogram(
             z,
-            lse.to(z.dtype),
+            lse,
             labels,
             tau=tau,
             upper=upper,
@@ -69,4 +74,3 @@ def positive_pair_histogram(
             refs=refs,
             ref_labels=ref_labels,
         )
-    return counts

@@ -24,7 +24,8 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_pairs, check_scalar
 from spcl_fast.ops._first_order import first_order_only
-from spcl_fast.ops._impl import Impl, fused, resolve
+from spcl_fast.ops._impl import Impl, resolve
+from spcl_fast.ops._library import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.pair_weights import Mode, check_mode
 from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
 
@@ -124,8 +125,8 @@ class _PositivePairLoss(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         name, mode, window = choice
         with no_autocast(z.device):
-            loss, weight_sum, num_pos = fused(name).positive_pair_loss_fwd(
-                z, lse, labels, refs, ref_labels, tau, gamma, mode, window
+            loss, weight_sum, num_pos = positive_pair_loss_fwd(
+                name, (z, lse, labels, refs, ref_labels), tau, gamma, mode, window
             )
         ctx.mark_non_differentiable(weight_sum, num_pos)
         ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
@@ -152,13 +153,10 @@ class _PositivePairLoss(torch.autograd.Function):
         dz = drefs = dtau = None
         if needs_z or needs_refs or needs_tau:
             with no_autocast(z.device):
-                dz, drefs = fused(name).positive_pair_loss_bwd(
+                dz, drefs = positive_pair_loss_bwd(
+                    name,
                     c,
-                    z,
-                    lse,
-                    labels,
-                    refs,
-                    ref_labels,
+                    (z, lse, labels, refs, ref_labels),
                     tau,
                     gamma,
                     mode,

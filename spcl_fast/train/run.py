@@ -68,6 +68,8 @@ class Run:
         """
         text = dump_config(config, stage, folder.name)
         written = folder / "config.yaml"
+        for partial in folder.glob(".*.partial"):  # of a killed process
+            partial.unlink(missing_ok=True)
         if written.exists():
             if not resume:
                 raise ConfigError(f"out must be a new folder, got {folder} which holds a run")

@@ -75,6 +75,17 @@ def test_folder_of_another_run_is_refused(tmp_path):
         Run.start(tmp_path / "other", TinyConfig(), "pretrain", resume=True)
 
 
+def test_what_a_kill_leaves_behind_is_removed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.yaml.123.partial").write_text("stage: pre")  # killed in Run.start
+    Run.start(folder, TinyConfig(), "pretrain", resume=False).close()
+    (folder / ".state.pt.123.partial").write_text("half")  # killed in save_state
+    run = Run.start(folder, TinyConfig(), "pretrain", resume=True)
+    assert run.load_state() is None
+    assert sorted(os.listdir(folder)) == ["config.yaml", "metrics.jsonl"]
+
+
 def test_log_is_cut_back_to_the_state(tmp_path):
     run = Run.start(tmp_path / "run", TinyConfig(), "pretrain", resume=False)
     for step in (1, 2, 3):
