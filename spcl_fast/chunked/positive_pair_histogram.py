@@ -28,7 +28,8 @@ def positive_pair_histogram(
     counts = torch.zeros(bins, dtype=torch.int64, device=z.device)
 
     def add(pair_loss: Tensor, positive: Tensor) -> None:
-        bin_of_pair = pair_loss.div_(upper).mul_(bins).clamp_(0, bins - 1).long()
+        # NaN is no index: the loss shows it, counting must survive it
+        bin_of_pair = pair_loss.div_(upper).mul_(bins).clamp_(0, bins - 1).nan_to_num_().long()
         counts.scatter_add_(0, bin_of_pair.flatten(), positive.flatten().long())
 
     for r0, r1, c0, c1, beyond, positive in order.panels():

@@ -56,9 +56,9 @@ def positive_pair_loss_fwd(
             pair_loss = lse[c0 + beyond : c1] - sim[:, beyond:]
             add(pair_loss, positive[:, beyond:], c0 + beyond, c1, 0)
 
-    out = torch.empty(3, z.shape[0], dtype=wide, device=z.device)
-    out[:, order.row_order] = torch.stack([loss_sum / num_pos.clamp_min(1), weight_sum, num_pos])
-    return out[0].to(z.dtype), out[1].to(z.dtype), out[2].long()
+    loss = (loss_sum / num_pos.clamp_min(1)).to(z.dtype)
+    back = order.row_order
+    return _unsort(loss, back), _unsort(weight_sum.to(z.dtype), back), _unsort(num_pos, back)
 
 
 def positive_pair_loss_bwd(

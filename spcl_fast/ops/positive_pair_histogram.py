@@ -36,7 +36,7 @@ def positive_pair_histogram(
         labels: (N,), as for `positive_pair_loss`.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         upper: end of the last bin, finite and above 0, or a 0-dim floating tensor. What lies above
-            is counted in the last bin, what rounding makes negative in the first.
+            is counted in the last bin, NaN and what rounding makes negative in the first.
         bins: number of bins, at least 1.
         window: as for `positive_pair_loss`.
         refs: (M, D), as for `positive_pair_loss`.

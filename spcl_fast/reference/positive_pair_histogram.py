@@ -27,6 +27,6 @@ def positive_pair_histogram(
     others = z if refs is None else at_least_float32(refs)
     pair_loss = lse.to(z.dtype)[:, None] - z @ others.T / tau  # (N, M)
     positive = positive_mask(labels, ref_labels, window)
-    bin_of_pair = (pair_loss / upper * bins).clamp(0, bins - 1).long()
+    bin_of_pair = (pair_loss / upper * bins).clamp(0, bins - 1).nan_to_num().long()
     counts = torch.zeros(bins, dtype=torch.int64, device=z.device)
     return counts.scatter_add_(0, bin_of_pair.flatten(), positive.flatten().long())

@@ -77,9 +77,10 @@ def test_reference_equals_a_double_loop() -> None:
 
 @pytest.mark.usefixtures("small_panels")
 @pytest.mark.parametrize("impl", IMPLS)
-def test_gradcheck(impl: Any) -> None:
-    z = make_embeddings(23, 3, dtype=torch.float64).requires_grad_()
-    refs = make_embeddings(11, 3, dtype=torch.float64, seed=1).requires_grad_()
+@pytest.mark.parametrize("dim", [1, 3])  # a single feature, a few
+def test_gradcheck(impl: Any, dim: int) -> None:
+    z = make_embeddings(23, dim, dtype=torch.float64).requires_grad_()
+    refs = make_embeddings(11, dim, dtype=torch.float64, seed=1).requires_grad_()
     tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z, t: pair_lse(z, t, impl=impl), (z, tau))
     assert torch.autograd.gradcheck(

@@ -26,6 +26,14 @@ def test_by_hand(impl: Any) -> None:
     assert below.tolist() == [5, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_nan_is_counted(impl: Any) -> None:
+    z, lse = torch.full((3, 2), torch.nan), torch.ones(3)
+    labels = torch.zeros(3, dtype=torch.int64)
+    counts = positive_pair_histogram(z, lse, labels, tau=1.0, upper=2.0, bins=3, impl=impl)
+    assert counts.tolist() == [6, 0, 0]
+
+
 # Labels of few and many positives, with a window too; references; as many bins as separate pairs.
 @pytest.mark.usefixtures("small_panels")
 @pytest.mark.parametrize("num_classes", [1, 6, 200])

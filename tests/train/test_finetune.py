@@ -18,12 +18,13 @@ from spcl_fast.train.contrast import LossConfig
 from spcl_fast.train.dataset import pick_labelled, split_scans
 from spcl_fast.train.evaluate import segment_volume
 from spcl_fast.train.evaluate_run import EvaluateConfig, evaluate_run
-from spcl_fast.train.finetune import finetune, mean_teacher, supervised_loss
+from spcl_fast.train.finetune import finetune, supervised_loss
 from spcl_fast.train.network import load_encoder, load_segmenter
 from spcl_fast.train.optim import OptimConfig
 from spcl_fast.train.predict import PredictConfig, predict
 from spcl_fast.train.pretrain import pretrain
 from spcl_fast.train.run import CheckpointError, read_log
+from spcl_fast.train.semi_supervised import mean_teacher
 
 
 def test_evaluation_and_predictions(finetune_config):

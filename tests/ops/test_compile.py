@@ -1,0 +1,83 @@
+"""torch.compile takes the losses whole, and the ops behind them state their shapes truly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, pair_lse
+from spcl_fast.pacing import quantile_gamma
+from spcl_fast.testing import make_embeddings, make_labels
+
+
+def several_labels() -> Callable[[Tensor], Tensor]:
+    labels = {"position": make_labels(40, 5), "time": torch.linspace(0, 1, 40)}
+    gamma = {"position": math.inf, "time": 5.0}
+    loss = SelfPacedContrastiveLoss(window={"time": 0.1}, learnable_tau=True)
+    return lambda z: loss(z, labels, gamma).loss
+
+
+def quantile() -> Callable[[Tensor], Tensor]:
+    labels = make_labels(40, 5)
+    loss = SelfPacedContrastiveLoss(0.1)
+
+    def run(z: Tensor) -> Tensor:
+        gamma = quantile_gamma(z, pair_lse(z, 0.1), labels, tau=0.1, share=0.5)
+        return loss(z, labels, gamma).loss  # type: ignore[no-any-return]
+
+    return run
+
+
+def views() -> Callable[[Tensor], Tensor]:
+    loss = NTXentLoss()
+    return lambda z: loss(z[:20], z[20:]).loss
+
+
+def towers() -> Callable[[Tensor], Tensor]:
+    loss = InfoNCELoss(learnable_tau=True)
+    return lambda z: loss(z[:15], z[15:]).loss
+
+
+@pytest.mark.parametrize("make", [several_labels, quantile, views, towers])
+def test_fullgraph(make: Callable[[], Callable[[Tensor], Tensor]]) -> None:
+    function = make()
+    results = []
+    # aot_eager traces forward and backward as the default backend does, without its C++ compiler
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for run in (function, compiled):
+        z = make_embeddings(40, 8, dtype=torch.float64).requires_grad_()
+        loss = run(z)
+        loss.backward()
+        results.append((loss.detach(), z.grad))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def op_calls() -> dict[str, tuple[Any, ...]]:
+    z, refs = make_embeddings(12, 4), make_embeddings(9, 4, seed=1)
+    labels, ref_labels = make_labels(12, 3), make_labels(9, 3, seed=1)
+    row, col, tau = torch.ones(12), torch.ones(9), torch.tensor(0.1)
+    pairs = (z, row, labels, refs, ref_labels, 0.0, tau, 3.0, None, "linear")
+    square = (z, row, labels, None, None, 0.1, None, 0.0, torch.tensor(3.0), "hard")
+    return {
+        "pair_lse_fwd": (z, None, 0.1, None, "chunked"),
+        "pair_lse_bwd": (z, refs, row, col, row, col, 0.0, tau, False, True, "chunked"),
+        "positive_pair_loss_fwd": (*pairs, None, "chunked"),
+        "positive_pair_loss_bwd": (row, *square, 1.0, True, False, "chunked"),
+        "positive_pair_histogram": (
+            *(z, row, labels, 0.1, None, 0.0, torch.tensor(9.0), 7, None, None, None, "chunked"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", list(op_calls()))
+def test_opcheck(name: str) -> None:
+    # registered without autograd: the Function around an op differentiates it
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(
+        getattr(torch.ops.spcl_fast_ops, name), op_calls()[name], test_utils=checks
+    )
