@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 torch.set_num_threads(1)
 
@@ -17,6 +20,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say whether the tests on real volumes ran."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    missing = sum("real volumes" in str(report.longrepr) for report in skipped)
+    terminalreporter.write_line(f"real volumes: {'absent' if missing else 'read'} at {REAL_DATA}")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real volumes; a test that needs it is skipped without it."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("needs real volumes in ../shared/data")
+    return REAL_DATA
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 Real volumes are read where ../shared/data exists and skipped elsewhere.
 """
 
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import pytest
 from spcl_fast.data.acdc import find_scans, read_metadata_csv
 from spcl_fast.data.scan import DataError, read_image, read_scan, write_labels
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
 AFFINE = np.diag([1.5, 1.25, 8.0, 1.0])
 
 
@@ -283,9 +280,8 @@ def test_csv_missing_or_binary(tmp_path):
         read_metadata_csv(tmp_path / "b.csv")
 
 
-@pytest.mark.skipif(not (REAL / "acdc").is_dir(), reason="needs ../shared/data")
-def test_real_acdc():
-    scans = find_scans(REAL / "acdc")
+def test_real_acdc(real_data):
+    scans = find_scans(real_data / "acdc")
     assert len(scans) == 160
     assert len({scan.patient for scan in scans}) == 80
     phases = {scan.name: scan.phase for scan in scans if scan.patient == "patient090"}
@@ -296,9 +292,8 @@ def test_real_acdc():
     assert volume.spacing_mm == (10.0, 1.5, 1.5)
 
 
-@pytest.mark.skipif(not (REAL / "sunnybrook5").is_dir(), reason="needs ../shared/data")
-def test_real_sunnybrook(tmp_path):
-    scans = find_scans(REAL / "sunnybrook5")
+def test_real_sunnybrook(tmp_path, real_data):
+    scans = find_scans(real_data / "sunnybrook5")
     assert len(scans) == 10
     for scan in scans:
         volume = read_scan(scan)

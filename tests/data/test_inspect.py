@@ -1,7 +1,5 @@
 """Inspecting a folder: the figures it reports, and that bad scans are told rather than fatal."""
 
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
@@ -9,8 +7,6 @@ import pytest
 from spcl_fast.data.grid import Grid
 from spcl_fast.data.inspect import inspect, render
 from spcl_fast.data.scan import DataError
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 def save(path, array, spacing=1.5):
@@ -128,9 +124,8 @@ def test_no_data_at_all(tmp_path):
         inspect(tmp_path)
 
 
-@pytest.mark.skipif(not (REAL / "sunnybrook5").is_dir(), reason="needs ../shared/data")
-def test_real_sunnybrook():
-    report = inspect(REAL / "sunnybrook5")
+def test_real_sunnybrook(real_data):
+    report = inspect(real_data / "sunnybrook5")
     assert (report.patients, report.scans, report.slices) == (5, 10, 114)
     assert report.label_voxels["RV"] == 0
     assert report.label_voxels["LV"] > report.label_voxels["MYO"] > 0

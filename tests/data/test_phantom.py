@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -19,7 +18,6 @@ RV, MYO, LV = 1, 2, 3
 PHASES = ("ED", "ES")
 CONFIG = PhantomConfig(num_patients=30)
 SMALL = PhantomConfig(num_patients=3, size=32, pixel_mm=6.0)
-REAL = Path(__file__).parents[3] / "shared" / "data" / "acdc"
 
 
 @pytest.fixture(scope="module")
@@ -324,10 +322,9 @@ def test_foreign_folders_are_refused_untouched(tmp_path):
         write_acdc(SMALL, phantom)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real ACDC volumes")
-def test_the_phantom_resembles_acdc(patients):
+def test_the_phantom_resembles_acdc(patients, real_data):
     """Means over patients, phantom against real, within the spread between real patients."""
-    scans = [s for s in find_scans(REAL) if s.phase == "ED"][::4]
+    scans = [s for s in find_scans(real_data / "acdc") if s.phase == "ED"][::4]
     real = [(v.image, v.mask) for v in map(read_scan, scans)]
     drawn = [(p.images["ED"], p.masks["ED"]) for p in patients]
     for feature in (pool_over_wall, rv_over_lv, blood_over_muscle, blood_signal):

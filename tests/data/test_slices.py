@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -15,7 +14,6 @@ from spcl_fast.data.grid import Grid
 from spcl_fast.data.scan import DataError, Scan
 from spcl_fast.data.slices import load_slices
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
 GRID = Grid(16, 3.0)
 DEPTHS = (3, 4, 5, 6)
 
@@ -188,9 +186,8 @@ def test_to_moves_every_tensor(scans):
     assert all(t.device.type == "meta" for t in [*tensors, *moved.meta.values()])
 
 
-@pytest.mark.skipif(not (REAL / "acdc").is_dir(), reason="needs ../shared/data")
-def test_real_acdc_is_fast(tmp_path):
-    scans = find_scans(REAL / "acdc")[:40]
+def test_real_acdc_is_fast(tmp_path, real_data):
+    scans = find_scans(real_data / "acdc")[:40]
     start = time.perf_counter()
     slices = load_slices(scans, Grid(), tmp_path)
     first = time.perf_counter() - start
