@@ -91,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"spcl-fast {args[0]}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 1
+    except ArithmeticError as error:
+        print(f"spcl-fast {args[0]}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except KeyboardInterrupt:
         print(f"spcl-fast {args[0]}: interrupted", file=sys.stderr)  # noqa: T201
         return 130

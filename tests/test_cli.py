@@ -159,6 +159,19 @@ def test_more_test_patients_than_there_are(root, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_loss_that_is_not_finite_stops_the_run(root, tmp_path, capsys):
+    more = ["--optim.lr", "1e30", "--optim.warmup", "0", "--epochs", "4", "--optim.name", "adamw"]
+    assert run("pretrain", root, tmp_path / "out", *more) == 1
+    assert "try a lower learning rate" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "encoder.safetensors").exists()
+
+
+def test_more_scans_a_batch_than_there_are(root, tmp_path, capsys):
+    assert run("pretrain", root, tmp_path / "out", "--num-scans", "99") == 2
+    assert "num_scans must be in 1..2" in only_sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_full_disk_fails_without_a_checkpoint(root, tmp_path, capsys):
     assert run("pretrain", root, tmp_path / "first") == 0  # fills the cache
     capsys.readouterr()

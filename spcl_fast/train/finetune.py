@@ -24,9 +24,9 @@ from spcl_fast.train.dataset import DataConfig, pick_labelled, split_scans, trai
 from spcl_fast.train.device import Device, set_up_device
 from spcl_fast.train.evaluate import evaluate_scans, slice_dice, summary_line, write_evaluation
 from spcl_fast.train.network import ModelConfig, load_encoder, segmenter_metadata
-from spcl_fast.train.optim import OptimConfig, make_optimizer, set_lr, warmup_cosine
+from spcl_fast.train.optim import OptimConfig, finite_loss, make_optimizer, set_lr, warmup_cosine
 from spcl_fast.train.progress import progress_bar, say
-from spcl_fast.train.run import Run, generator_from_state, save_weights
+from spcl_fast.train.run import Run, save_weights
 from spcl_fast.train.semi_supervised import Unlabelled, mean_teacher
 
 
@@ -127,6 +127,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     teacher = mean_teacher(segmenter, config.teacher_decay) if config.teacher_weight > 0 else None
     optimizer = make_optimizer(parts.parameters(), config.optim)
     generator = torch.Generator().manual_seed(config.seed)
+    unlabelled = Unlabelled(slices, config, generator) if is_semi else None
     step = 0
 
     run = Run.start(config.out, config, "finetune", resume=resume)
@@ -135,9 +136,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
         optimizer.load_state_dict(state["optimizer"])
         if teacher is not None:
             teacher.load_state_dict(state["teacher"])
-        generator = generator_from_state(state["generator"])
+        generator.set_state(state["generator"])
         step = state["step"]
-    unlabelled = Unlabelled(slices, config, generator) if is_semi else None
     evaluated: nn.Module = segmenter if teacher is None else teacher.module
 
     with progress_bar(f"finetune {run.name}", config.steps, step) as show:
@@ -161,12 +161,14 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
 
             step += 1
             if step % config.log_every == 0:  # the only device-to-host copy in the loop
-                run.log("step", step, loss=float(loss.detach()), lr=optimizer.param_groups[0]["lr"])
-                show(step, f"loss {float(loss.detach()):.3f}")
+                value = finite_loss(loss, step)
+                run.log("step", step, loss=value, lr=optimizer.param_groups[0]["lr"])
+                show(step, f"loss {value:.3f}")
             if val is not None and step % config.val_every == 0:
                 dice = slice_dice(evaluated, val)
                 run.log("val", step, dice=dice, dice_mean=sum(dice.values()) / len(dice))
             if step % config.save_every == 0 or step == config.steps:
+                finite_loss(loss, step)
                 run.save_state(
                     step,
                     model=parts.state_dict(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,15 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def finite_loss(loss: Tensor, step: int) -> float:
+    """Return the value of `loss`, a copy to the host.
+
+    Raises:
+        FloatingPointError: It is NaN or infinite; what was learned since the last state is lost.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss is {value} at step {step}: try a lower learning rate")
+    return value

@@ -30,9 +30,9 @@ from spcl_fast.train.health import (
     save_pair_weights,
 )
 from spcl_fast.train.network import ModelConfig, encoder_metadata
-from spcl_fast.train.optim import OptimConfig, make_optimizer, set_lr, warmup_cosine
+from spcl_fast.train.optim import OptimConfig, finite_loss, make_optimizer, set_lr, warmup_cosine
 from spcl_fast.train.progress import progress_bar, say
-from spcl_fast.train.run import Run, generator_from_state, save_weights
+from spcl_fast.train.run import Run, save_weights
 
 COLLAPSE_TOLERANCE = 0.01  # of log(N - 1): closer than this, the loss does not tell rows apart
 COLLAPSE_COSINE = 0.95  # mean cosine between rows above which the embedding counts as collapsed
@@ -105,14 +105,6 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     model = nn.ModuleDict({"encoder": encoder, "heads": heads})
     optimizer = make_optimizer(model.parameters(), config.optim)
     generator = torch.Generator().manual_seed(config.seed)
-    step, steps = 0, config.epochs * config.steps_per_epoch
-
-    run = Run.start(config.out, config, "pretrain", resume=resume)
-    if resume and (state := run.load_state()):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator = generator_from_state(state["generator"])
-        step = state["step"]
     sample = GroupSampler(
         slices.scan,
         slices.slice_index,
@@ -122,6 +114,14 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
         slices_per_partition=config.slices_per_partition,
         generator=generator,
     )
+    step, steps = 0, config.epochs * config.steps_per_epoch
+
+    run = Run.start(config.out, config, "pretrain", resume=resume)
+    if resume and (state := run.load_state()):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        step = state["step"]
     snapshots = [
         round(i * config.epochs / WEIGHT_SNAPSHOTS) for i in range(1, WEIGHT_SNAPSHOTS + 1)
     ]
@@ -149,14 +149,13 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
                 sums += torch.stack([out.loss.detach(), stats["mean_weight"], stats["collapse"]])
                 if step % config.log_every == 0:  # the only device-to-host copy in the loop
                     values = {name: float(value) for name, value in stats.items()}
-                    values |= {
-                        "loss": float(out.loss.detach()),
-                        "lr": optimizer.param_groups[0]["lr"],
-                    }
+                    values["loss"] = finite_loss(out.loss, step)
+                    values["lr"] = optimizer.param_groups[0]["lr"]
                     gamma = plain_gamma(out.gamma)
                     run.log("step", step, epoch=epoch, gamma=gamma, num_rows=len(index), **values)
                     show(step, f"loss {values['loss']:.3f} w {values['mean_weight']:.2f}")
 
+            finite_loss(sums[0], step)  # before the state is saved
             maps = feature_maps(encoder, slices.images)
             health = {
                 **dict(zip(EPOCH_MEANS, (sums / config.steps_per_epoch).tolist(), strict=True)),

@@ -181,13 +181,6 @@ def load_weights(path: Path, expected: Mapping[str, str]) -> dict[str, Tensor]:
     return weights
 
 
-def generator_from_state(state: Tensor) -> torch.Generator:
-    """Return a CPU generator in the given state."""
-    generator = torch.Generator()
-    generator.set_state(state)
-    return generator
-
-
 def _tensorboard_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
