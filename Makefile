@@ -29,8 +29,9 @@ clean:
 	$(PIP) torch numpy setuptools wheel
 	touch $@
 
-.venv/installed-train: .venv/python pyproject.toml
+.venv/installed-train: .venv/python pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	$(PIP) --no-build-isolation --editable '.[train]'
+	$(BIN)/spcl-fast info
 	touch $@
 
 .venv/installed-dev: .venv/installed-train

@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 
 from spcl_fast._version import __version__
+from spcl_fast.native import build_info
 from spcl_fast.ops._impl import Impl, resolve
 
 
@@ -25,6 +26,7 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": "installed" if importlib.util.find_spec("triton") else "not installed",
+        "extension": ", ".join(f"{k} {v}" for k, v in build_info().items()) or "not built",
         "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
     }
     for device in devices:

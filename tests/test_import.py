@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import spcl_fast
+from spcl_fast import native
 from spcl_fast.info import describe
 
 ROOT = Path(spcl_fast.__file__).parents[1]
@@ -45,6 +46,6 @@ def test_public_names_exist() -> None:
 def test_info() -> None:
     facts = describe()
     assert facts["spcl_fast"] == spcl_fast.__version__
-    assert facts["auto on cpu"] == "chunked"
+    assert facts["auto on cpu"] == ("native" if native.is_built() else "chunked")
     printed = run("-m", "spcl_fast.info")
     assert all(name in printed and value in printed for name, value in facts.items())

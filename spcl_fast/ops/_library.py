@@ -2,6 +2,7 @@
 
 Eager calls go straight to the implementation; while compiling, the same call becomes one opaque op
 whose fake states the shapes. A number or tensor travels as a number and an optional tensor.
+`pair_lse` of native is such an op itself, and the only one that keeps something for its backward.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spcl_fast import native
 from spcl_fast.ops._impl import fused
 
 _LIBRARY = torch.library.Library("spcl_fast_ops", "DEF")
@@ -34,13 +36,18 @@ _SCHEMAS = {
 
 
 def pair_lse_fwd(
-    name: str, z: Tensor, refs: Tensor | None, tau: float | Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Return lse (N,), and (M,) of the references, by the implementation `name`."""
+    name: str, z: Tensor, refs: Tensor | None, tau: float | Tensor, *, has_backward: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return lse (N,), and (M,) of the references, by the implementation `name`, and what it kept.
+
+    `has_backward` says whether a backward can follow.
+    """
+    if name == "native":
+        return native.pair_lse_fwd(z, refs, tau, keep=has_backward)
     if not torch.compiler.is_compiling():
-        return fused(name).pair_lse_fwd(z, refs, tau)  # type: ignore[no-any-return]
+        return *fused(name).pair_lse_fwd(z, refs, tau), None
     lse, lse_refs = torch.ops.spcl_fast_ops.pair_lse_fwd(z, refs, *_split(tau), name)
-    return lse, None if refs is None else lse_refs
+    return lse, None if refs is None else lse_refs, None
 
 
 def pair_lse_bwd(
@@ -52,12 +59,15 @@ def pair_lse_bwd(
     dlse: Tensor,
     dlse_refs: Tensor | None,
     tau: float | Tensor,
+    kept: Tensor | None,
     *,
     needs_z: bool,
     needs_refs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dz and drefs, None where not needed, by the implementation `name`."""
     saved = (z, refs, lse, lse_refs, dlse, dlse_refs)
+    if kept is not None:
+        return native.pair_lse_bwd(*saved, tau, kept, needs_z=needs_z, needs_refs=needs_refs)
     if not torch.compiler.is_compiling():
         return fused(name).pair_lse_bwd(  # type: ignore[no-any-return]
             *saved, tau, needs_z=needs_z, needs_refs=needs_refs

@@ -52,7 +52,7 @@ def pair_lse(
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         refs: (M, D), dtype and device of `z`, to compare `z` with instead of with itself; no pair
             is left out then.
-        impl: "auto", "reference" or "chunked".
+        impl: "auto", "reference", "chunked" or "native".
 
     Returns:
         lse (N,), float32 (float64 for float64 `z`); with `refs` the pair of lse over `refs` for
@@ -68,25 +68,34 @@ def pair_lse(
     if refs is not None:
         check_refs(z, refs)
         refs = at_least_float32(refs)
-    name = resolve(impl, z.device)
+    name = resolve(impl, z.device, z.dtype)
     z = at_least_float32(z)
     if name == "reference":
         with no_autocast(z.device):
             return reference.pair_lse(z, tau, refs)
-    lse, lse_refs = _PairLse.apply(z, refs, tau, name)
+    # The Function cannot see it: it runs without gradients, and its inputs require them regardless.
+    has_backward = torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in (z, refs, tau)
+    )
+    lse, lse_refs = _PairLse.apply(z, refs, tau, name, has_backward)
     return lse if refs is None else (lse, lse_refs)
 
 
 class _PairLse(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, refs: Tensor | None, tau: float | Tensor, name: str
+        ctx: Any,
+        z: Tensor,
+        refs: Tensor | None,
+        tau: float | Tensor,
+        name: str,
+        has_backward: bool,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         with no_autocast(z.device):
-            lse, lse_refs = pair_lse_fwd(name, z, refs, tau)
+            lse, lse_refs, kept = pair_lse_fwd(name, z, refs, tau, has_backward=has_backward)
         ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
-        ctx.save_for_backward(z, refs, lse, lse_refs, tau_tensor)
+        ctx.save_for_backward(z, refs, lse, lse_refs, tau_tensor, kept)
         ctx.name = name
         return lse, lse_refs
 
@@ -94,12 +103,12 @@ class _PairLse(torch.autograd.Function):
     @first_order_only
     def backward(
         ctx: Any, dlse: Tensor | None, dlse_refs: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         if dlse is None and dlse_refs is None:
-            return None, None, None, None
-        z, refs, lse, lse_refs, tau_tensor = ctx.saved_tensors
+            return None, None, None, None, None
+        z, refs, lse, lse_refs, tau_tensor, kept = ctx.saved_tensors
         tau = ctx.tau if tau_tensor is None else tau_tensor
-        needs_z, needs_refs, needs_tau, _ = ctx.needs_input_grad
+        needs_z, needs_refs, needs_tau, _, _ = ctx.needs_input_grad
         dlse = torch.zeros_like(lse) if dlse is None else dlse
         if refs is not None and dlse_refs is None:
             dlse_refs = torch.zeros_like(lse_refs)
@@ -113,6 +122,7 @@ class _PairLse(torch.autograd.Function):
                 dlse,
                 dlse_refs,
                 tau,
+                kept,
                 needs_z=needs_z or needs_tau,
                 needs_refs=needs_refs,
             )
@@ -120,4 +130,4 @@ class _PairLse(torch.autograd.Function):
         if needs_tau:
             dtau = -(z * dz).sum(dtype=accumulator_dtype(z.device)) / tau
             dtau = (dtau / 2 if refs is None else dtau).to(tau.dtype)
-        return dz if needs_z else None, drefs, dtau, None
+        return dz if needs_z else None, drefs, dtau, None, None

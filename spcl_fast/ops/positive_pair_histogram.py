@@ -41,7 +41,7 @@ def positive_pair_histogram(
         window: as for `positive_pair_loss`.
         refs: (M, D), as for `positive_pair_loss`.
         ref_labels: (M,), with `refs`.
-        impl: "auto", "reference" or "chunked".
+        impl: "auto", "reference", "chunked" or "native".
 
     Returns:
         (bins,) int64 counts.
@@ -54,7 +54,7 @@ def positive_pair_histogram(
     check_scalar("upper", upper, z, finite=True)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    name = resolve(impl, z.device)
+    name = resolve(impl, z.device, z.dtype)
     z = at_least_float32(z)
     refs = None if refs is None else at_least_float32(refs)
     lse = lse.to(z.dtype)

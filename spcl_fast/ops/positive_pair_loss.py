@@ -71,7 +71,7 @@ def positive_pair_loss(
             below 0 and NaN are unknown.
         refs: (M, D), dtype and device of `z`: positives are looked for here, none excluded.
         ref_labels: (M,), with `refs`.
-        impl: "auto", "reference" or "chunked".
+        impl: "auto", "reference", "chunked" or "native".
 
     Returns:
         loss, weight_sum and num_pos. The loss is differentiable in `z`, `lse`, `refs` and a tensor
@@ -84,7 +84,7 @@ def positive_pair_loss(
     check_pairs(z, lse, labels, tau=tau, window=window, refs=refs, ref_labels=ref_labels)
     check_scalar("gamma", gamma, z, finite=False)
     check_mode(mode)
-    name = resolve(impl, z.device)
+    name = resolve(impl, z.device, z.dtype)
     z = at_least_float32(z)
     refs = None if refs is None else at_least_float32(refs)
     gamma = gamma.detach() if isinstance(gamma, Tensor) else float(gamma)

@@ -1,0 +1,16 @@
+// Memory for the tiles that a forward keeps for its backward.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace spcl {
+
+// Returns an uninitialised float32 tensor (size,). Where it is large it lies in huge pages, and the
+// process holds on to one such piece when it is freed: faulting pages in anew at every step would
+// cost as much as the kept tiles save.
+at::Tensor kept_memory(int64_t size);
+
+// Frees the piece that is held.
+void release_kept_memory();
+
+}  // namespace spcl

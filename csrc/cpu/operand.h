@@ -1,0 +1,87 @@
+// The rows of one side of the similarity matrix, cut into blocks of at most kTile.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "tile_kernels.h"
+
+namespace spcl {
+
+// Rows of a block: enough blocks for several threads, and whole strips and vectors in each.
+// spcl_fast/native/tile_cache.py knows this rule too.
+inline int64_t block_rows(int64_t num_rows) {
+  constexpr int64_t kStep = 96, kMaxSingle = 192, kEnoughBlocks = 16;
+  if (num_rows <= kMaxSingle) return kMaxSingle;
+  const int64_t steps = (num_rows + kStep * kEnoughBlocks - 1) / (kStep * kEnoughBlocks);
+  return std::min(kTile, steps * kStep);
+}
+
+class Operand {
+ public:
+  // `order` (N,) or null reads the rows in that order; it must outlive the operand.
+  explicit Operand(const at::Tensor& x, const int64_t* order = nullptr)
+      // Only the features of a row have to be neighbours in memory.
+      : x_(x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous()),
+        rows_{x_.const_data_ptr<float>(), x_.stride(0), order, x_.size(0), x_.size(1)},
+        block_(block_rows(x.size(0))) {}
+
+  int64_t size() const { return rows_.size; }
+  int64_t D() const { return rows_.D; }
+  int64_t block() const { return block_; }
+  int64_t num_blocks() const { return (size() + block_ - 1) / block_; }
+  int64_t begin(int64_t block) const { return block * block_; }
+  int64_t size(int64_t block) const { return std::min(block_, size() - begin(block)); }
+  const Rows& rows() const { return rows_; }
+
+  // Whether a tile can read its rows in place.
+  bool in_place() const { return rows_.order == nullptr; }
+  const float* data(int64_t block) const { return rows_.data + begin(block) * rows_.stride; }
+  // Floats between the rows of a copied block: whole vectors, not a power of two.
+  int64_t copy_stride() const { return (D() + kPad - 1) / kPad * kPad + kPad; }
+  void copy(int64_t block, float* out) const {
+    best_tile_kernels().copy(rows_, begin(block), size(block), out, copy_stride());
+  }
+
+  // Transposes every block for its use as the columns of a tile.
+  void pack() {
+    const TileKernels& kernels = best_tile_kernels();
+    const int64_t group = kernels.packed_columns;
+    packed_ = at::empty({(size() + group - 1) / group * group * D()}, x_.options());
+    float* out = packed_.mutable_data_ptr<float>();
+    at::parallel_for(0, num_blocks(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t b = first; b < last; ++b) {
+        kernels.pack(rows_, begin(b), size(b), out + begin(b) * D());
+      }
+    });
+  }
+  const float* packed(int64_t block) const {
+    return packed_.const_data_ptr<float>() + begin(block) * D();
+  }
+
+  double max_squared_norm() const {
+    return at::parallel_reduce(
+        int64_t{0}, num_blocks(), int64_t{4}, 0.0,
+        [&](int64_t first, int64_t last, double largest) {
+          const int64_t count = std::min(size(), begin(last)) - begin(first);
+          return std::max(largest,
+                          best_tile_kernels().max_squared_norm(rows_, begin(first), count));
+        },
+        [](double a, double b) { return std::max(a, b); });
+  }
+
+ private:
+  at::Tensor x_;
+  Rows rows_;
+  int64_t block_;
+  at::Tensor packed_;
+};
+
+// Values of the rows, with the padding that the kernels may read.
+inline std::vector<float> padded(int64_t size) { return std::vector<float>(size + kPad, 0.0f); }
+
+}  // namespace spcl

@@ -1,0 +1,270 @@
+// pair_lse on tiles; the mathematics is in spcl_fast/ops/pair_lse.py.
+//
+// Forward: a tile of 2^(s_ij) gives sums for its rows and for its columns, so a square matrix needs
+// the tiles i <= j only. Where the norms bound |s_ij| by kMaxExponent the powers are summed as they
+// are, and may be kept for the backward; else each tile shifts by the maximum of every row and
+// column, and the sums are merged with their shifts: right for every tau and norm.
+//
+// Backward: a tile of h_ij = a_i p_ij + a_j p_ji, which is symmetric, serves dz_i += h z_j and
+// dz_j += h^T z_i.
+//
+// Memory: O(N D): packed rows, the gradient, some tiles a thread. Multiply-adds: N^2 D / 2 forward,
+// 3 N^2 D / 2 backward, N^2 D where the tile was kept.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <limits>
+
+#include "../checks.h"
+#include "../ops.h"
+#include "kept_memory.h"
+#include "operand.h"
+#include "schedule.h"
+
+namespace spcl {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+// |s_ij| <= 64 keeps exp(s_ij), its sum over 2^24 rows, and exp(s_ij) / sum within float32.
+constexpr double kMaxExponent = 64;
+// A sum of fewer terms is as exact as float32 allows only if the largest is shifted to 1.
+constexpr int64_t kMinTerms = 16;
+
+// Sums of exponentials relative to a shift, one a row.
+class LogSums {
+ public:
+  explicit LogSums(int64_t size) : shifts_(size, -kInf), sums_(size, 0.0) {}
+
+  void add(int64_t i, double sum) {
+    shifts_[i] = 0;
+    sums_[i] += sum;
+  }
+  void add(int64_t i, double shift, double sum) {
+    if (sum == 0) return;
+    if (!std::isfinite(sums_[i] + sum)) {  // inf * 0 below would turn inf into NaN
+      shifts_[i] = 0;
+      sums_[i] += sum;
+      return;
+    }
+    const double top = std::max(shifts_[i], shift);
+    sums_[i] = sums_[i] * std::exp(shifts_[i] - top) + sum * std::exp(shift - top);
+    shifts_[i] = top;
+  }
+  void add(int64_t i, const LogSums& other, int64_t j) { add(i, other.shifts_[j], other.sums_[j]); }
+  float lse(int64_t i) const { return shifts_[i] + std::log(sums_[i]); }
+
+ private:
+  std::vector<double> shifts_;
+  std::vector<double> sums_;
+};
+
+// Both sides of the matrix and what its tiles have in common.
+struct Problem {
+  Operand rows;
+  Operand cols;
+  bool is_square;
+  double tau;
+  int64_t num_groups;  // of columns, each with row sums and gradients of its own
+  bool is_bounded;
+  Schedule schedule;
+  int64_t kept_rows, kept_stride;  // of a kept tile
+
+  Problem(const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& tau_tensor)
+      : rows(z),
+        cols(refs ? *refs : z),
+        is_square(!refs),
+        tau(positive_scalar("tau", tau_tensor, true)),
+        num_groups(is_square ? 1 : groups(rows.num_blocks(), cols.num_blocks())),
+        is_bounded(std::min(rows.size(), cols.size()) >= kMinTerms &&
+                   exponent_bound() < kMaxExponent),
+        schedule(is_square ? Schedule::triangle(rows.num_blocks())
+                           : Schedule::rectangle(rows.num_blocks(), cols.num_blocks(), num_groups)),
+        kept_rows(std::min(rows.block(), rows.size())),
+        kept_stride(std::min(cols.block(), (cols.size() + kPad - 1) / kPad * kPad)) {
+    cols.pack();
+  }
+
+  Scale scale() const { return Scale(1.44269504088896340736 / tau); }  // of powers of two
+  int64_t num_kept(const at::Tensor& kept) const {
+    const int64_t size = kept_rows * kept_stride;
+    return is_bounded && size > 0 ? kept.numel() / size : 0;
+  }
+  int64_t row_block(const ScheduledTile& tile) const { return tile.i % rows.num_blocks(); }
+  int64_t group(const ScheduledTile& tile) const { return tile.i / rows.num_blocks(); }
+  int64_t col_block(const ScheduledTile& tile) const {
+    return is_square ? tile.j : tile.j - num_groups * rows.num_blocks();
+  }
+  Tile tile(int64_t i, int64_t j, const float* data, int64_t stride) const {
+    return {data,         stride,   cols.packed(j),     rows.size(i),
+            cols.size(j), rows.D(), is_square && i == j};
+  }
+
+ private:
+  // Few row blocks against many columns would leave threads without a block of their own.
+  static int64_t groups(int64_t num_rows, int64_t num_cols) {
+    const int64_t wanted = num_rows > 0 ? 2 * at::get_num_threads() / num_rows : 1;
+    return std::max<int64_t>(1, std::min(wanted, num_cols));
+  }
+  double exponent_bound() const {
+    const double norms = rows.max_squared_norm() * (is_square ? 1 : cols.max_squared_norm());
+    return (is_square ? norms : std::sqrt(norms)) / tau;
+  }
+};
+
+at::Tensor finish(const LogSums& sums, int64_t size, const at::Tensor& like) {
+  at::Tensor lse = at::empty({size}, like.options());
+  float* out = lse.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < size; ++i) out[i] = sums.lse(i);
+  return lse;
+}
+
+// What the backward needs of every row: exp(s_ij) u_i where bounded, a_i exp(s_ij - lse_i) else.
+struct RowGradient {
+  std::vector<float> u, a, lse;
+
+  RowGradient(const at::Tensor& lse_tensor, const at::Tensor& dlse_tensor, double tau,
+              bool is_bounded)
+      : u(padded(lse_tensor.numel())),
+        a(padded(lse_tensor.numel())),
+        lse(padded(lse_tensor.numel())) {
+    const at::Tensor values = lse_tensor.contiguous(), gradients = dlse_tensor.contiguous();
+    const float* value = values.const_data_ptr<float>();
+    const float* gradient = gradients.const_data_ptr<float>();
+    for (int64_t i = 0; i < values.numel(); ++i) {
+      if (value[i] == -kInf) continue;  // a row with nothing to compare has no gradient
+      a[i] = gradient[i] / tau;
+      lse[i] = value[i];
+      if (is_bounded) u[i] = gradient[i] / tau * std::exp(-static_cast<double>(value[i]));
+    }
+  }
+};
+
+// Pointers to the rows [begin, begin + size) of a contiguous (*, D) matrix.
+void row_pointers(float* data, int64_t D, int64_t begin, int64_t size, float** out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = data + (begin + i) * D;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor& z,
+                                                                const OptionalTensor& refs,
+                                                                const at::Tensor& tau,
+                                                                int64_t num_kept_floats) {
+  check_rows("z", z);
+  check_refs(z, refs);
+  TORCH_CHECK_VALUE(num_kept_floats >= 0, "num_kept must be at least 0, got ", num_kept_floats);
+  const Problem problem(z, refs, tau);
+  const TileKernels& kernels = best_tile_kernels();
+  at::Tensor kept = kept_memory(num_kept_floats);
+  float* kept_data = kept.mutable_data_ptr<float>();
+  const int64_t num_kept = problem.num_kept(kept);
+  const int64_t kept_size = problem.kept_rows * problem.kept_stride;
+  TORCH_CHECK_VALUE(num_kept_floats == 0 || (kept_size && num_kept_floats % kept_size == 0),
+                    "num_kept must be a multiple of ", kept_size, ", got ", num_kept_floats);
+  const int64_t num_rows = problem.rows.size();
+  LogSums row_sums(problem.num_groups * num_rows);
+  LogSums own_col_sums(problem.is_square ? 0 : problem.cols.size());
+  LogSums& col_sums = problem.is_square ? row_sums : own_col_sums;
+
+  run(problem.schedule, kTile * kTileStride,
+      [&](const ScheduledTile& at, int64_t index, float* scratch) {
+        const int64_t i = problem.row_block(at), j = problem.col_block(at);
+        const int64_t row0 = problem.group(at) * num_rows + problem.rows.begin(i);
+        const int64_t col0 = problem.cols.begin(j);
+        const Tile tile = problem.tile(i, j, problem.rows.data(i), problem.rows.rows().stride);
+        float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
+        if (problem.is_bounded) {
+          float* exps = index < num_kept ? kept_data + index * kept_size : nullptr;
+          kernels.exp_sums(tile, problem.scale(), scratch, row_sum, col_sum, exps,
+                           problem.kept_stride);
+          for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_sum[r]);
+          if (tile.is_diagonal) return;
+          for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_sum[c]);
+        } else {
+          kernels.shifted_exp_sums(tile, problem.tau, scratch, row_shift, row_sum, col_shift,
+                                   col_sum);
+          for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_shift[r], row_sum[r]);
+          if (tile.is_diagonal) return;
+          for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_shift[c], col_sum[c]);
+        }
+      });
+
+  for (int64_t group = 1; group < problem.num_groups; ++group) {
+    for (int64_t i = 0; i < num_rows; ++i) row_sums.add(i, row_sums, group * num_rows + i);
+  }
+  const int64_t num_cols = problem.is_square ? 0 : problem.cols.size();
+  return {finish(row_sums, num_rows, z), finish(own_col_sums, num_cols, z), kept};
+}
+
+std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
+    const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& lse,
+    const OptionalTensor& lse_refs, const at::Tensor& dlse, const OptionalTensor& dlse_refs,
+    const at::Tensor& tau, const at::Tensor& kept, bool needs_z, bool needs_refs) {
+  check_rows("z", z);
+  check_refs(z, refs);
+  check_values("lse", lse, z.size(0));
+  check_values("dlse", dlse, z.size(0));
+  TORCH_CHECK_VALUE(
+      refs.has_value() == lse_refs.has_value() && refs.has_value() == dlse_refs.has_value(),
+      "refs, lse_refs and dlse_refs must be given together, got some alone");
+  if (refs) check_values("lse_refs", *lse_refs, refs->size(0));
+  if (refs) check_values("dlse_refs", *dlse_refs, refs->size(0));
+
+  const Problem problem(z, refs, tau);
+  const TileKernels& kernels = best_tile_kernels();
+  const RowGradient row_gradient(lse, dlse, problem.tau, problem.is_bounded);
+  const RowGradient col_gradient(refs ? *lse_refs : lse, refs ? *dlse_refs : dlse, problem.tau,
+                                 problem.is_bounded);
+  const float* kept_data = kept.const_data_ptr<float>();
+  const int64_t num_kept = problem.num_kept(kept);
+  const int64_t kept_size = problem.kept_rows * problem.kept_stride;
+  const int64_t num_rows = problem.rows.size(), D = problem.rows.D();
+  needs_refs = needs_refs && refs;
+  at::Tensor dz = at::zeros({problem.num_groups, needs_z ? num_rows : 0, D}, z.options());
+  at::Tensor drefs = at::zeros({needs_refs ? problem.cols.size() : 0, D}, z.options());
+  float* dz_data = dz.mutable_data_ptr<float>();
+  float* dcols_data = problem.is_square ? dz_data : drefs.mutable_data_ptr<float>();
+  const bool needs_cols = problem.is_square ? needs_z : needs_refs;
+
+  const int64_t stride = problem.rows.copy_stride();
+  const int64_t h_size = kTile * kTileStride;
+  run(problem.schedule, h_size + 2 * kTile * stride,
+      [&](const ScheduledTile& at, int64_t index, float* scratch) {
+        const int64_t i = problem.row_block(at), j = problem.col_block(at);
+        const int64_t row0 = problem.rows.begin(i), col0 = problem.cols.begin(j);
+        float *h = scratch, *x_i = scratch + h_size, *x_j = x_i + kTile * stride;
+        problem.rows.copy(i, x_i);
+        problem.cols.copy(j, x_j);
+        const Tile tile = problem.tile(i, j, x_i, stride);
+        const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
+        if (index < num_kept) {
+          kernels.kept_softmax_gradient(tile.m, tile.n, kept_data + index * kept_size,
+                                        problem.kept_stride, u_i, u_j, h);
+        } else if (problem.is_bounded) {
+          kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, h);
+        } else {
+          kernels.any_softmax_gradient(tile, problem.tau, &row_gradient.a[row0],
+                                       &col_gradient.a[col0], &row_gradient.lse[row0],
+                                       &col_gradient.lse[col0], h);
+        }
+        float* out[kTile];
+        if (needs_z) {
+          row_pointers(dz_data, D, problem.group(at) * num_rows + row0, tile.m, out);
+          kernels.add_rows(tile, h, x_j, stride, nullptr, out);
+        }
+        if (needs_cols && !tile.is_diagonal) {
+          row_pointers(dcols_data, D, col0, tile.n, out);
+          kernels.add_columns(tile, h, x_i, stride, nullptr, out);
+        }
+      });
+  return {problem.num_groups == 1 ? dz[0] : dz.sum(0), drefs};
+}
+
+TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {
+  m.impl("pair_lse_fwd_native", &pair_lse_fwd_cpu);
+  m.impl("pair_lse_bwd_native", &pair_lse_bwd_cpu);
+}
+
+}  // namespace spcl

@@ -1,0 +1,223 @@
+// positive_pair_loss on tiles; the mathematics is in spcl_fast/ops/positive_pair_loss.py.
+//
+// Rows are sorted by label, so the positives of a row are one interval of the sorted columns: a
+// strip of a tile computes only the columns that its rows have positives in, and tiles without any
+// are not visited. A tile i <= j of a square matrix serves the pairs of both orders. With gamma =
+// inf and no window sums over classes replace the pairs (class_sums.h).
+//
+// Memory: O(N D): packed rows, the gradient, some tiles a thread. Multiply-adds: 2 x (share of
+// positive pairs) x N^2 D.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <cmath>
+
+#include "../checks.h"
+#include "../ops.h"
+#include "class_sums.h"
+#include "operand.h"
+#include "schedule.h"
+#include "sorted_labels.h"
+
+namespace spcl {
+namespace {
+
+// Strips of a tile, whatever the instruction set.
+constexpr int64_t kMaxStrips = kTile;
+
+std::vector<float> sorted_values(const at::Tensor& x, const std::vector<int64_t>& order) {
+  const at::Tensor values = x.contiguous();
+  const float* value = values.const_data_ptr<float>();
+  std::vector<float> out = padded(values.numel());
+  for (size_t i = 0; i < order.size(); ++i) out[i] = value[order[i]];
+  return out;
+}
+
+Schedule positive_tiles(const SortedLabels& sorted, const Operand& rows, const Operand& cols) {
+  std::vector<int32_t> first(rows.num_blocks(), 0), last(rows.num_blocks(), -1);
+  for (int64_t i = rows.size() - 1; i >= 0; --i) {
+    if (sorted.num_pos(i) == 0) continue;
+    const int64_t block = i / rows.block();
+    first[block] = sorted.positives[i].begin / cols.block();
+    last[block] = std::max<int32_t>(last[block], (sorted.positives[i].end - 1) / cols.block());
+  }
+  if (sorted.is_square) return Schedule::band(last);
+  return Schedule::intervals(first, last, cols.num_blocks());
+}
+
+// The sorted rows and columns, and what their tiles have in common.
+struct Problem {
+  SortedLabels sorted;
+  Operand rows, cols;
+  std::vector<float> lse;  // of sorted rows
+  double tau;
+  PairWeight weight;
+  bool has_unit_weights;
+
+  Problem(const at::Tensor& z, const at::Tensor& lse_tensor, const at::Tensor& labels,
+          const OptionalTensor& refs, const OptionalTensor& ref_labels,
+          const at::Tensor& tau_tensor, const at::Tensor& gamma_tensor, bool is_hard,
+          std::optional<double> window)
+      : sorted(labels, ref_labels, window),
+        rows(z, sorted.row_order.data()),
+        cols(refs ? *refs : z, sorted.cols().data()),
+        lse(sorted_values(lse_tensor, sorted.row_order)),
+        tau(positive_scalar("tau", tau_tensor, true)),
+        weight{static_cast<float>(positive_scalar("gamma", gamma_tensor, false)), is_hard},
+        // Sums over a class would spread what is not finite to all of its rows.
+        has_unit_weights(std::isinf(weight.gamma) && !window &&
+                         std::isfinite(rows.max_squared_norm() + cols.max_squared_norm())) {
+    if (!has_unit_weights) cols.pack();
+  }
+
+  float scale() const { return static_cast<float>(1 / tau); }
+  // Intervals of the rows of a block, relative to a block of columns.
+  void clip(int64_t row_block, int64_t col_block, Range* out) const {
+    const int64_t row0 = rows.begin(row_block), col0 = cols.begin(col_block);
+    for (int64_t r = 0; r < rows.size(row_block); ++r) {
+      const Range range = sorted.positives[row0 + r];
+      out[r] = {std::max<int64_t>(0, range.begin - col0),
+                std::min(cols.size(col_block), range.end - col0)};
+    }
+  }
+};
+
+void check_arguments(const at::Tensor& z, const at::Tensor& lse, const at::Tensor& labels,
+                     const OptionalTensor& refs, const OptionalTensor& ref_labels,
+                     std::optional<double> window) {
+  check_rows("z", z);
+  check_refs(z, refs);
+  check_values("lse", lse, z.size(0));
+  check_labels("labels", labels, z.size(0));
+  TORCH_CHECK_VALUE(refs.has_value() == ref_labels.has_value(),
+                    "refs and ref_labels must be given together, got one alone");
+  if (refs) check_labels("ref_labels", *ref_labels, refs->size(0));
+  TORCH_CHECK_VALUE(!window || (*window >= 0 && std::isfinite(*window)),
+                    "window must be finite and at least 0, got ", *window);
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
+    const at::Tensor& z, const at::Tensor& lse, const at::Tensor& labels,
+    const OptionalTensor& refs, const OptionalTensor& ref_labels, const at::Tensor& tau,
+    const at::Tensor& gamma, bool is_hard, std::optional<double> window) {
+  check_arguments(z, lse, labels, refs, ref_labels, window);
+  const Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
+  const SortedLabels& sorted = problem.sorted;
+  const Operand &rows = problem.rows, &cols = problem.cols;
+  std::vector<double> losses(rows.size(), 0.0), weights(rows.size(), 0.0);
+
+  if (problem.has_unit_weights) {
+    class_similarities(sorted, rows, cols, losses.data());
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      weights[i] = sorted.num_pos(i);
+      losses[i] = weights[i] * problem.lse[i] - losses[i] / problem.tau;
+    }
+  } else {
+    const TileKernels& kernels = best_tile_kernels();
+    const int64_t stride = rows.copy_stride();
+    const auto visit = [&](const ScheduledTile& at, int64_t, float* scratch) {
+      const int64_t j = sorted.is_square ? at.j : at.j - rows.num_blocks();
+      const int64_t row0 = rows.begin(at.i), col0 = cols.begin(j);
+      float *strip = scratch, *x_i = scratch + kTile * kTileStride;
+      rows.copy(at.i, x_i);
+      const bool is_diagonal = sorted.is_square && at.i == j;
+      const Tile tile = {x_i,          stride,   cols.packed(j), rows.size(at.i),
+                         cols.size(j), rows.D(), is_diagonal};
+      Range ranges[kTile];
+      problem.clip(at.i, j, ranges);
+      const bool serves_columns = sorted.is_square && !is_diagonal;
+      const PositiveTile positive = {ranges, &problem.lse[row0],
+                                     serves_columns ? &problem.lse[col0] : nullptr, problem.weight};
+      float row_loss[kTile], row_weight[kTile], col_loss[kTile], col_weight[kTile];
+      kernels.positive_sums(tile, positive, problem.scale(), strip, row_loss, row_weight, col_loss,
+                            col_weight);
+      for (int64_t r = 0; r < tile.m; ++r) {
+        losses[row0 + r] += row_loss[r];
+        weights[row0 + r] += row_weight[r];
+      }
+      for (int64_t c = 0; serves_columns && c < tile.n; ++c) {
+        losses[col0 + c] += col_loss[c];
+        weights[col0 + c] += col_weight[c];
+      }
+    };
+    run(positive_tiles(sorted, rows, cols), kTile * (kTileStride + stride), visit);
+  }
+
+  at::Tensor loss = at::empty({rows.size()}, z.options());
+  at::Tensor weight_sum = at::empty({rows.size()}, z.options());
+  at::Tensor num_pos = at::empty({rows.size()}, z.options().dtype(at::kLong));
+  float* loss_out = loss.mutable_data_ptr<float>();
+  float* weight_out = weight_sum.mutable_data_ptr<float>();
+  int64_t* num_out = num_pos.mutable_data_ptr<int64_t>();
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    const int64_t row = sorted.row_order[i], count = sorted.num_pos(i);
+    loss_out[row] = count ? losses[i] / count : 0;
+    weight_out[row] = weights[i];
+    num_out[row] = count;
+  }
+  return {loss, weight_sum, num_pos};
+}
+
+std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
+    const at::Tensor& c, const at::Tensor& z, const at::Tensor& lse, const at::Tensor& labels,
+    const OptionalTensor& refs, const OptionalTensor& ref_labels, const at::Tensor& tau,
+    const at::Tensor& gamma, bool is_hard, std::optional<double> window, bool needs_z,
+    bool needs_refs) {
+  check_arguments(z, lse, labels, refs, ref_labels, window);
+  check_values("c", c, z.size(0));
+  const Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
+  const SortedLabels& sorted = problem.sorted;
+  const Operand &rows = problem.rows, &cols = problem.cols;
+  const int64_t D = rows.D();
+  needs_refs = needs_refs && refs;
+  at::Tensor dz = at::zeros({needs_z ? rows.size() : 0, D}, z.options());
+  at::Tensor drefs = at::zeros({needs_refs ? cols.size() : 0, D}, z.options());
+  float* dz_data = needs_z ? dz.mutable_data_ptr<float>() : nullptr;
+  float* drefs_data = needs_refs ? drefs.mutable_data_ptr<float>() : nullptr;
+  std::vector<float> factor = sorted_values(c, sorted.row_order);
+
+  if (problem.has_unit_weights) {
+    class_gradients(sorted, rows, cols, factor, problem.tau, dz_data, drefs_data);
+    return {dz, drefs};
+  }
+  for (float& f : factor) f = -f / problem.tau;
+  const TileKernels& kernels = best_tile_kernels();
+  const int64_t stride = rows.copy_stride(), h_size = kTile * kTileStride;
+  const auto visit = [&](const ScheduledTile& at, int64_t, float* scratch) {
+    const int64_t j = sorted.is_square ? at.j : at.j - rows.num_blocks();
+    const int64_t row0 = rows.begin(at.i), col0 = cols.begin(j);
+    float *h = scratch, *x_i = scratch + h_size, *x_j = x_i + kTile * stride;
+    rows.copy(at.i, x_i);
+    cols.copy(j, x_j);
+    const bool is_diagonal = sorted.is_square && at.i == j;
+    const Tile tile = {x_i, stride, cols.packed(j), rows.size(at.i), cols.size(j), D, is_diagonal};
+    Range ranges[kTile], used[kMaxStrips];
+    problem.clip(at.i, j, ranges);
+    const PositiveTile positive = {ranges, &problem.lse[row0],
+                                   sorted.is_square ? &problem.lse[col0] : nullptr, problem.weight};
+    kernels.positive_gradient(tile, positive, problem.scale(), &factor[row0],
+                              sorted.is_square ? &factor[col0] : nullptr, h, used);
+    float* out[kTile];
+    if (dz_data) {
+      for (int64_t r = 0; r < tile.m; ++r) out[r] = dz_data + sorted.row_order[row0 + r] * D;
+      kernels.add_rows(tile, h, x_j, stride, used, out);
+    }
+    float* dcols = sorted.is_square ? dz_data : drefs_data;
+    if (dcols && !is_diagonal) {
+      for (int64_t col = 0; col < tile.n; ++col) out[col] = dcols + sorted.cols()[col0 + col] * D;
+      kernels.add_columns(tile, h, x_i, stride, used, out);
+    }
+  };
+  run(positive_tiles(sorted, rows, cols), h_size + 2 * kTile * stride, visit);
+  return {dz, drefs};
+}
+
+TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {
+  m.impl("positive_pair_loss_fwd_native", &positive_pair_loss_fwd_cpu);
+  m.impl("positive_pair_loss_bwd_native", &positive_pair_loss_bwd_cpu);
+}
+
+}  // namespace spcl

@@ -1,0 +1,117 @@
+// The arithmetic of one tile, m rows of z against n rows of z (or of references), m, n <= kTile.
+//
+// Each instruction set has its own table of the same kernels, compiled from tile_kernels_impl.h;
+// best_tile_kernels() picks one when the extension is loaded. No file that is compiled for an
+// instruction set includes a header with inline functions: the linker keeps one copy of those, and
+// it could be the copy that an older CPU cannot run.
+//
+// Arrays over rows are read up to kPad values past their end.
+#pragma once
+
+#include <cstdint>
+
+namespace spcl {
+
+constexpr int64_t kTile = 288;
+constexpr int64_t kPad = 16;
+// Row stride of a tile in scratch memory: one of a power of two would collide in the cache.
+constexpr int64_t kTileStride = kTile + kPad;
+
+// Rows of a matrix whose features are contiguous, read through `order` where there is one.
+struct Rows {
+  const float* data;     // (size, D)
+  int64_t stride;        // between rows
+  const int64_t* order;  // (size,) or null
+  int64_t size;
+  int64_t D;
+};
+
+struct Tile {
+  const float* rows;    // (m, D)
+  int64_t stride;       // of rows
+  const float* packed;  // (D, n) as pack() wrote it
+  int64_t m, n, D;
+  bool is_diagonal;  // leave out the pairs of a row with itself
+};
+
+struct Range {
+  int64_t begin, end;
+};
+
+// A factor in two floats: rounded to one, it would move all similarities the same way.
+struct Scale {
+  explicit Scale(double x)
+      : high(static_cast<float>(x)), low(static_cast<float>(x - static_cast<double>(high))) {}
+  float high, low;
+};
+
+struct PairWeight {
+  float gamma;
+  bool is_hard;
+};
+
+// Positive pairs of a tile: columns [positives[i].begin, positives[i].end) for row i.
+struct PositiveTile {
+  const Range* positives;  // (m,)
+  const float* lse_i;      // (m,)
+  const float* lse_j;      // (n,), null unless a pair counts in both orders
+  PairWeight weight;
+};
+
+struct TileKernels {
+  const char* name;
+  int64_t packed_columns;  // pack() rounds the number of rows up to a multiple of it
+
+  // Writes rows [begin, begin + count) transposed, in groups of packed_columns.
+  void (*pack)(const Rows& rows, int64_t begin, int64_t count, float* packed);
+  // Copies rows [begin, begin + count) to stride `stride`, and zeros up to it.
+  void (*copy)(const Rows& rows, int64_t begin, int64_t count, float* out, int64_t stride);
+  // Returns the largest squared norm of the rows, inf if any is not finite.
+  double (*max_squared_norm)(const Rows& rows, int64_t begin, int64_t count);
+
+  // Sums of 2^(scale z_i . z_j) over rows and columns, which the caller has bounded. `exps` (m, n)
+  // of stride exps_stride keeps the powers; null to drop them.
+  void (*exp_sums)(const Tile& tile, Scale scale, float* scratch, float* row_sums, float* col_sums,
+                   float* exps, int64_t exps_stride);
+  // The same for any values: sums of exp(z_i . z_j / tau - shift).
+  void (*shifted_exp_sums)(const Tile& tile, float tau, float* scratch, float* row_shifts,
+                           float* row_sums, float* col_shifts, float* col_sums);
+
+  // h_ij = 2^(scale z_i . z_j) (u_i + u_j), bounded.
+  void (*softmax_gradient)(const Tile& tile, Scale scale, const float* u_i, const float* u_j,
+                           float* h);
+  // The same from what exp_sums kept.
+  void (*kept_softmax_gradient)(int64_t m, int64_t n, const float* exps, int64_t exps_stride,
+                                const float* u_i, const float* u_j, float* h);
+  // h_ij = a_i exp(s_ij - lse_i) + a_j exp(s_ij - lse_j), s_ij = z_i . z_j / tau, for any values.
+  void (*any_softmax_gradient)(const Tile& tile, float tau, const float* a_i, const float* a_j,
+                               const float* lse_i, const float* lse_j, float* h);
+
+  // Sums of w l and of w over the positives of rows, and of columns where lse_j is given.
+  void (*positive_sums)(const Tile& tile, const PositiveTile& positive, float scale, float* scratch,
+                        float* row_losses, float* row_weights, float* col_losses,
+                        float* col_weights);
+  // h_ij = c_i w_ij + c_j w_ji on positives, else 0; c_j is null where lse_j is. `used` gets the
+  // columns of h, one range a strip of strip_rows rows, outside of which a strip is 0.
+  void (*positive_gradient)(const Tile& tile, const PositiveTile& positive, float scale,
+                            const float* c_i, const float* c_j, float* h, Range* used);
+  int64_t strip_rows;
+
+  // out_i += sum_j h_ij x_j and out_j += sum_i h_ij x_i, for x of stride x_stride padded to kPad.
+  // `used` as positive_gradient wrote it, or null for all of h.
+  void (*add_rows)(const Tile& tile, const float* h, const float* x_j, int64_t x_stride,
+                   const Range* used, float* const* out_i);
+  void (*add_columns)(const Tile& tile, const float* h, const float* x_i, int64_t x_stride,
+                      const Range* used, float* const* out_j);
+};
+
+extern const TileKernels kBaselineKernels;
+#if defined(__x86_64__)
+extern const TileKernels kAvx2Kernels;
+extern const TileKernels kAvx512Kernels;
+#endif
+
+// The kernels for this CPU; ATEN_CPU_CAPABILITY can lower the choice as it does for ATen.
+const TileKernels& best_tile_kernels();
+
+}  // namespace spcl

@@ -1,0 +1,31 @@
+// spcl_fast._C: loading it registers the kernels; what it offers itself is small.
+
+#include <torch/extension.h>
+
+#include "cpu/kept_memory.h"
+#include "cpu/schedule.h"
+#include "cpu/tile_kernels.h"
+
+namespace {
+
+void check_python_signals() {
+  const pybind11::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() == 0) return;
+  python_error interrupt;
+  interrupt.persist();
+  throw interrupt;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  spcl::check_interrupt = check_python_signals;
+  m.def("release_kept_memory", &spcl::release_kept_memory);
+  m.def("build_info", [] {
+    pybind11::dict info;
+    info["torch"] = TORCH_VERSION;
+    info["compiler"] = __VERSION__;
+    info["cpu_kernels"] = spcl::best_tile_kernels().name;
+    return info;
+  });
+}

@@ -1,0 +1,57 @@
+// Host functions of the ops. N rows of z, M rows of refs, D features; the mathematics is in
+// spcl_fast/ops/<op>.py.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace spcl {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// Returns lse (N,), lse of refs (M,) or (0,), and the kept tiles, (0,) without any.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(
+    const at::Tensor& z,         // (N, D) float32
+    const OptionalTensor& refs,  // (M, D)
+    const at::Tensor& tau,       // ()
+    int64_t num_kept             // floats that kept tiles may take
+);
+
+// Returns dz (N, D) and drefs (M, D), (0, D) where not needed.
+std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
+    const at::Tensor& z,              // (N, D)
+    const OptionalTensor& refs,       // (M, D)
+    const at::Tensor& lse,            // (N,)
+    const OptionalTensor& lse_refs,   // (M,)
+    const at::Tensor& dlse,           // (N,)
+    const OptionalTensor& dlse_refs,  // (M,)
+    const at::Tensor& tau,            // ()
+    const at::Tensor& kept,           // what the forward kept
+    bool needs_z, bool needs_refs);
+
+// Returns loss, weight_sum (N,) float32 and num_pos (N,) int64.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
+    const at::Tensor& z,               // (N, D)
+    const at::Tensor& lse,             // (N,)
+    const at::Tensor& labels,          // (N,)
+    const OptionalTensor& refs,        // (M, D)
+    const OptionalTensor& ref_labels,  // (M,)
+    const at::Tensor& tau,             // ()
+    const at::Tensor& gamma,           // ()
+    bool is_hard, std::optional<double> window);
+
+// Returns dz (N, D) and drefs (M, D) with lse held fixed, (0, D) where not needed.
+std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
+    const at::Tensor& c,               // (N,) dloss_i / |P(i)|
+    const at::Tensor& z,               // (N, D)
+    const at::Tensor& lse,             // (N,)
+    const at::Tensor& labels,          // (N,)
+    const OptionalTensor& refs,        // (M, D)
+    const OptionalTensor& ref_labels,  // (M,)
+    const at::Tensor& tau,             // ()
+    const at::Tensor& gamma,           // ()
+    bool is_hard, std::optional<double> window, bool needs_z, bool needs_refs);
+
+}  // namespace spcl

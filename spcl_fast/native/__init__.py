@@ -1,0 +1,24 @@
+"""The ops in C++, on the CPU: tiles that stay in the cache, O(N D) memory, float32.
+
+Importing this package needs PyTorch alone; running an op needs the extension spcl_fast._C, which
+`is_built()` reports. The algorithm is described at the head of csrc/cpu/<op>.cpp.
+"""
+
+from spcl_fast.native._extension import build_info, is_built, release_kept_memory
+from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
+from spcl_fast.native.positive_pair_histogram import positive_pair_histogram
+from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
+from spcl_fast.native.tile_cache import get_tile_cache_mib, set_tile_cache_mib
+
+__all__ = [
+    "build_info",
+    "get_tile_cache_mib",
+    "is_built",
+    "pair_lse_bwd",
+    "pair_lse_fwd",
+    "positive_pair_histogram",
+    "positive_pair_loss_bwd",
+    "positive_pair_loss_fwd",
+    "release_kept_memory",
+    "set_tile_cache_mib",
+]

@@ -1,0 +1,57 @@
+"""How much memory a forward may keep for its backward."""
+
+from __future__ import annotations
+
+_FLOATS_PER_MIB = 1 << 18
+_PAD = 16
+
+_mib = 256
+
+
+def set_tile_cache_mib(mib: int) -> None:
+    """Set the memory in MiB that one `pair_lse` on the CPU may keep from forward to backward.
+
+    The exponentials of tiles of the similarity matrix are kept while they fit, which saves their
+    recomputation; the rest is recomputed. The result is the same but for rounding. Nothing is kept
+    where no gradient will be asked for. The memory is held from one step to the next, until
+    `release_kept_memory` frees it.
+
+    Args:
+        mib: 0 keeps nothing; 256 at the start of a process.
+
+    Raises:
+        ValueError: `mib` is below 0.
+    """
+    global _mib
+    if mib < 0:
+        raise ValueError(f"mib must be at least 0, got {mib}")
+    _mib = mib
+
+
+def get_tile_cache_mib() -> int:
+    """Return the memory in MiB set by `set_tile_cache_mib`."""
+    return _mib
+
+
+def block_rows(num_rows: int) -> int:
+    """Return how many of `num_rows` rows a tile takes, as in csrc/cpu/operand.h."""
+    return 192 if num_rows <= 192 else min(288, -(-num_rows // 1536) * 96)
+
+
+def num_kept(num_rows: int, num_refs: int | None) -> int:
+    """Return how many floats to keep for a square matrix, or for one with references.
+
+    Args:
+        num_rows: N.
+        num_refs: M, or None for the square case.
+    """
+    num_cols = num_rows if num_refs is None else num_refs
+    height, width = block_rows(num_rows), block_rows(num_cols)
+    row_blocks, col_blocks = -(-num_rows // height), -(-num_cols // width)
+    num_tiles = row_blocks * col_blocks
+    if num_refs is None:
+        num_tiles = row_blocks * (row_blocks + 1) // 2
+    tile_size = min(height, num_rows) * min(width, -(-num_cols // _PAD) * _PAD)
+    if tile_size == 0:
+        return 0
+    return min(num_tiles, _mib * _FLOATS_PER_MIB // tile_size) * tile_size
