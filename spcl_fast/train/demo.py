@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from spcl_fast.data.phantom import PhantomConfig, write_acdc
 from spcl_fast.report import write_report
@@ -11,6 +15,7 @@ from spcl_fast.train.config import preset_path, stage_config
 from spcl_fast.train.finetune import FinetuneConfig, finetune
 from spcl_fast.train.pretrain import PretrainConfig, pretrain
 from spcl_fast.train.progress import progress_bar, say
+from spcl_fast.train.run import atomic_file
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,8 @@ class DemoConfig:
     """Pre-train on the phantom, fine-tune on one labelled scan, compare, write a report.
 
     Attributes:
-        out: Folder for the phantom, the runs and report.html. A folder of an interrupted demo is
-            taken up where it stopped.
+        out: Folder for the phantom, the runs, report.html and summary.json. A folder of an
+            interrupted demo is taken up where it stopped.
         num_patients: Patients of the phantom.
         seed: Seed of the phantom and of the training.
         pick: Which scan is the labelled one.
@@ -37,6 +42,7 @@ def demo(config: DemoConfig) -> Path:
     Raises:
         ConfigError, ValueError: `out` holds something else, or a demo of another configuration.
     """
+    began = time.perf_counter()
     phantom = PhantomConfig(num_patients=config.num_patients, seed=config.seed)
     with progress_bar("phantom", config.num_patients) as show:
         root = write_acdc(phantom, config.out / "phantom", progress=lambda done, _: show(done, ""))
@@ -54,4 +60,17 @@ def demo(config: DemoConfig) -> Path:
         f"one labelled scan, test Dice: {scratch['dice_mean']:.3f} from scratch, "
         f"{pretrained['dice_mean']:.3f} pre-trained"
     )
-    return write_report(config.out, config.out / "report.html")
+    report = write_report(config.out, config.out / "report.html")
+    summary = {
+        "command": "spcl-fast demo",
+        "seconds": round(time.perf_counter() - began),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "labelled_scans": scratch["labelled_scans"],
+        "test_scans": len(scratch["scans"]),
+        "dice_from_scratch": scratch["dice"] | {"mean": scratch["dice_mean"]},
+        "dice_pretrained": pretrained["dice"] | {"mean": pretrained["dice_mean"]},
+    }
+    with atomic_file(config.out / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return report
