@@ -21,9 +21,12 @@ std::vector<ClassRun> class_runs(const SortedLabels& sorted) {
 }
 
 template <class F>
-void for_each_run(const SortedLabels& sorted, F f) {
+void for_each_run(const SortedLabels& sorted, int64_t D, F f) {
   const std::vector<ClassRun> runs = class_runs(sorted);
-  at::parallel_for(0, static_cast<int64_t>(runs.size()), 1, [&](int64_t first, int64_t last) {
+  const int64_t num_runs = static_cast<int64_t>(runs.size());
+  const int64_t work = static_cast<int64_t>(sorted.positives.size()) * D;
+  const int64_t grain = 1 + (num_runs << 16) / std::max<int64_t>(work, 1);  // worth a thread
+  at::parallel_for(0, num_runs, grain, [&](int64_t first, int64_t last) {
     for (int64_t k = first; k < last; ++k) f(runs[k]);
   });
 }
@@ -49,7 +52,7 @@ std::vector<double> weighted_sum(const Operand& x, Range range, Factor factor) {
 
 void class_similarities(const SortedLabels& sorted, const Operand& rows, const Operand& cols,
                         double* sims) {
-  for_each_run(sorted, [&](const ClassRun& run) {
+  for_each_run(sorted, rows.D(), [&](const ClassRun& run) {
     const std::vector<double> total = weighted_sum(cols, run.cols, [](int64_t) { return 1.0; });
     for (int64_t i = run.rows.begin; i < run.rows.end; ++i) {
       const float* row = row_of(rows, i);
@@ -65,7 +68,7 @@ void class_gradients(const SortedLabels& sorted, const Operand& rows, const Oper
                      const std::vector<float>& c, double tau, float* dz, float* drefs) {
   const int64_t D = rows.D();
   const auto factor = [&](int64_t i) { return -c[i] / tau; };
-  for_each_run(sorted, [&](const ClassRun& run) {
+  for_each_run(sorted, rows.D(), [&](const ClassRun& run) {
     const std::vector<double> total = weighted_sum(cols, run.cols, [](int64_t) { return 1.0; });
     const std::vector<double> weighted = weighted_sum(rows, run.rows, factor);
     for (int64_t i = run.rows.begin; dz && i < run.rows.end; ++i) {

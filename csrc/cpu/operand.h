@@ -53,7 +53,7 @@ class Operand {
     const int64_t group = kernels.packed_columns;
     packed_ = at::empty({(size() + group - 1) / group * group * D()}, x_.options());
     float* out = packed_.mutable_data_ptr<float>();
-    at::parallel_for(0, num_blocks(), 1, [&](int64_t first, int64_t last) {
+    at::parallel_for(0, num_blocks(), grain(), [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         kernels.pack(rows_, begin(b), size(b), out + begin(b) * D());
       }
@@ -65,7 +65,7 @@ class Operand {
 
   double max_squared_norm() const {
     return at::parallel_reduce(
-        int64_t{0}, num_blocks(), int64_t{4}, 0.0,
+        int64_t{0}, num_blocks(), grain(), 0.0,
         [&](int64_t first, int64_t last, double largest) {
           const int64_t count = std::min(size(), begin(last)) - begin(first);
           return std::max(largest,
@@ -75,6 +75,9 @@ class Operand {
   }
 
  private:
+  // Blocks that are worth a thread.
+  int64_t grain() const { return 1 + (int64_t{1} << 16) / (block_ * std::max<int64_t>(D(), 1)); }
+
   at::Tensor x_;
   Rows rows_;
   int64_t block_;

@@ -3,8 +3,12 @@
 // A tile updates what belongs to its block of rows i and to its block of columns j: sums,
 // gradients. Workers take the tiles of a list in order, and a tile waits until the earlier tiles of
 // its two blocks are done. So nothing needs an atomic or a copy a thread, and every block is
-// updated in the order of the list: results are the same bit for bit on any number of threads. A
-// worker only waits for tiles that were taken before its own, so it cannot wait for ever.
+// updated in the order of the list: one list gives the same bits on any number of threads.
+//
+// The count of finished tiles of a block is stored with release order after the tile's last write
+// and awaited with acquire order before the next tile's first: no two threads touch a block at
+// once, and each sees all that was written before. A worker waits only for tiles that were taken
+// before its own, so the earliest unfinished tile never waits, and none waits for ever.
 //
 // The list is ordered so that neighbours share no block, which makes waiting rare.
 #pragma once
@@ -29,7 +33,7 @@ class Schedule {
  public:
   // Every tile i <= j of a square of blocks, as a round-robin tournament plays its pairs.
   static Schedule triangle(int64_t num_blocks);
-  // Tiles i <= j <= last[i], by their distance from the diagonal; last does not decrease.
+  // Tiles i <= j <= last[i], by their distance from the diagonal.
   static Schedule band(const std::vector<int32_t>& last);
   // Tiles of row blocks i against column blocks [first[i], last[i]], numbered after the row blocks.
   static Schedule intervals(const std::vector<int32_t>& first, const std::vector<int32_t>& last,

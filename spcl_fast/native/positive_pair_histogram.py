@@ -1,4 +1,4 @@
-"""`positive_pair_histogram` of this implementation: the panels of `chunked`, for now and always.
+"""`positive_pair_histogram` of this implementation: the panels of `chunked`.
 
 It runs once an epoch at most, over positive pairs alone, so a kernel of its own would not pay.
 """

@@ -162,6 +162,18 @@ def test_square_does_not_depend_on_the_number_of_threads() -> None:
     assert torch.equal(single["dz"], several["dz"])
 
 
+def test_workers_wait_for_each_other() -> None:
+    # Three blocks: any two tiles that three workers hold at once share one.
+    z = make_embeddings(280, 300)
+    single = lse_results(z, 0.1, "native")
+    torch.set_num_threads(3)
+    several = [lse_results(z, 0.1, "native") for _ in range(30)]
+    torch.set_num_threads(1)
+    for other in several:
+        assert torch.equal(single["lse"], other["lse"])
+        assert torch.equal(single["dz"], other["dz"])
+
+
 def test_a_second_backward_gives_the_same() -> None:
     z = make_embeddings(300, 8).requires_grad_()
     total = pair_lse(z, 0.1, impl="native").sum()
