@@ -78,7 +78,7 @@ def _objective(loss: Tensor, pairs: PositivePairLoss, gamma: float | Tensor, mod
     Over the pairs of a row, hard: w l + R = w l - gamma w. Linear: w = 1 - l / gamma where it is
     not 0, so w l + R = w l + gamma (w^2 / 2 - w) = (w l - gamma w) / 2.
     """
-    if isinstance(gamma, float) and math.isinf(gamma):
+    if isinstance(gamma, float) and gamma == math.inf:
         return loss
     share = pairs.weight_sum / pairs.num_pos.clamp_min(1)
     pace = gamma * mean_over_anchors(share, pairs.num_pos)

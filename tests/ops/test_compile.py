@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, pair_lse
+from spcl_fast.ops import Impl
 from spcl_fast.pacing import quantile_gamma
 from spcl_fast.testing import make_embeddings, make_labels
 
@@ -55,6 +56,21 @@ def test_fullgraph(make: Callable[[], Callable[[Tensor], Tensor]]) -> None:
         loss.backward()
         results.append((loss.detach(), z.grad))
     torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("impl", ["chunked", "auto"])
+def test_fullgraph_with_a_gamma_that_changes(impl: Impl) -> None:
+    labels = make_labels(40, 5)
+    loss = SelfPacedContrastiveLoss(impl=impl)
+
+    def step(z: Tensor, gamma: float) -> Tensor:
+        return loss(z, labels, gamma).loss
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    z = make_embeddings(40, 8)
+    for gamma in (4.0, 4.5, 5.0, math.inf):  # the second makes the compiler generalise
+        torch.testing.assert_close(compiled(z, gamma), step(z, gamma))
 
 
 def op_calls() -> dict[str, tuple[Any, ...]]:
