@@ -8,13 +8,14 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares it 
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from benchmarks._provenance import REPOSITORY
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "cpu"
 README = REPOSITORY / "README.md"
+LOSSES = ["losses.json", "losses_65536.json"]
+PROBLEM_NAMES = {"self-paced": "self-paced", "supcon": "SupCon", "ntxent": "NT-Xent"}
 ARM_NAMES = {
     "scratch": "from scratch",
     "simclr": "SimCLR",
@@ -24,25 +25,45 @@ ARM_NAMES = {
 
 
 def losses() -> str:
-    """Return the table of time and memory of the losses."""
-    result = read("losses.json")
-    providers = list(dict.fromkeys(row["provider"] for row in result["rows"]))
-    cells = {(row["n"], row["provider"]): row for row in result["rows"]}
+    """Return the tables of time and memory of the losses, one a problem."""
+    results = {name: read(name) for name in LOSSES if (RESULTS / name).exists()}
+    result = results[LOSSES[0]]
+    rows = [row for one in results.values() for row in one["rows"] + one["left_out"]]
+    tables = [losses_of(problem, rows) for problem in PROBLEM_NAMES]
+    first = rows[0]
+    note = (
+        f"Forward and backward, D = {first['dim']}, {first['classes']} classes, float32, "
+        f"{first['threads']} threads of {result['processor'].split(' x ')[0]}; median time in ms "
+        "and, in brackets, peak memory above the inputs in MiB. `refused`: against float64 more "
+        "than twice as wrong as dense float32; `-`: beyond the limits of memory or time. "
+        "`products` is only `S = z @ z.T; S @ z`, `dense` the reference in plain PyTorch, "
+        "SupContrast the formula of its paper."
+    )
+    plot = "![time and memory against N](benchmarks/results/cpu/losses.png)"
+    sources = [source(name, one) for name, one in results.items()]
+    return "\n\n".join([*tables, note, plot, "\n".join(sources)])
+
+
+def losses_of(problem: str, rows: list[dict[str, Any]]) -> str:
+    """Return the table of one problem; a row has a time, or a reason why it was left out."""
+    cells = {(row["n"], row["provider"]): row for row in rows if row["problem"] == problem}
+    ran = [name for (_, name), row in cells.items() if "time_ms" in row]
+    providers = list(dict.fromkeys(ran))
     lines = [
-        "| rows N | " + " | ".join(f"{name}, ms (MiB)" for name in providers) + " |",
+        f"| {PROBLEM_NAMES[problem]}, N | " + " | ".join(providers) + " |",
         "|---:|" + "---:|" * len(providers),
     ]
-    for n in sorted({row["n"] for row in result["rows"]}):
-        row = [cells[n, name] for name in providers]
-        texts = [f"{r['time_ms']:,.1f} ({r['peak_mib']:,.0f})" for r in row]
+    for n in sorted({n for n, _ in cells}):
+        texts = [cell(cells.get((n, name), {})) for name in providers]
         lines.append(f"| {n:,} | " + " | ".join(texts) + " |")
-    note = (
-        f"Forward and backward, D = {result['dim']}, 64 classes, linear weights, float32, "
-        f"{result['threads']} threads of {result['processor'].split(' x ')[0]}; median time and "
-        "peak memory above the inputs. `dense` is the reference in plain PyTorch, `products` only "
-        "`S = z @ z.T; S @ z`."
-    )
-    return "\n".join([*lines, "", note, source("losses.json", result)])
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any]) -> str:
+    if "time_ms" not in row:
+        return "refused" if row.get("reason", "").startswith("refused") else "-"
+    time = f"{row['time_ms']:,.2f}" if row["time_ms"] < 10 else f"{row['time_ms']:,.0f}"
+    return time if row["peak_mib"] is None else f"{time} ({row['peak_mib']:,.0f})"
 
 
 def one_scan() -> str:
@@ -83,9 +104,10 @@ def source(name: str, result: dict[str, Any]) -> str:
 def main() -> None:
     text = README.read_text(encoding="utf-8")
     for name, render in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        table = render()
-        text = pattern.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if start in text:
+            before, rest = text.split(start)
+            text = before + start + render() + "\n" + end + rest.split(end)[1]
     README.write_text(text, encoding="utf-8")
 
 

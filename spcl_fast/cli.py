@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "segment NIfTI images",
     "report": "write one HTML page about the runs in a folder",
     "data": "inspect a data set, or make the phantom",
+    "bench": "time and memory of the losses here, against dense PyTorch and other libraries",
     "info": "versions, what is built, what auto picks",
 }
 
@@ -130,6 +131,8 @@ def _run(command: str, args: list[str]) -> int:
         return _print(str(write_report(config.runs, config.output or config.runs / "report.html")))
     if command == "data":
         return _data(args)
+    if command == "bench":
+        return _bench(args)
     from spcl_fast.info import main as info
 
     info()
@@ -154,6 +157,16 @@ def _data(args: list[str]) -> int:
             root = write_acdc(config, made.root, progress=lambda done, _: show(done, ""))
         return _print(str(root))
     raise ValueError("data must be followed by inspect or make-phantom")
+
+
+def _bench(args: list[str]) -> int:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks" / "__main__.py").exists():
+        raise ValueError("bench must run from a clone of the repository, which has benchmarks/")
+    sys.path.insert(0, str(root))
+    from benchmarks.__main__ import main as bench
+
+    return bench(args)
 
 
 def _stage(cls: Any, stage: str, args: list[str]) -> tuple[Any, bool]:

@@ -1,0 +1,120 @@
+"""Nothing wrong is timed: the error of a provider is at most twice that of dense float32.
+
+Truth is float64. Both come from a formula of their own, written out below in blocks of rows; up to
+4096 rows there is one block, which is dense code. Beyond MOST_ROWS that many rows are checked, and
+at full size the providers must agree with the first of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.problem import Problem
+from benchmarks.providers import Provider, Step
+from spcl_fast.testing import assert_within_budget
+
+BLOCK_SIZE = 4096**2  # pairs a block
+MOST_ROWS = 16384
+AGREEMENT = 1e-4  # of the largest value
+
+
+class RefusedError(Exception):
+    """The provider is more wrong than it may be."""
+
+
+def exact(
+    problem: Problem,
+    z: Tensor,
+    dtype: torch.dtype,
+    *,
+    normalise: bool = False,
+    block_size: int = BLOCK_SIZE,
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of the rows (n,) and the gradient (n, dim) of their mean, in `dtype`."""
+    labels, num_rows = problem.labels(), problem.n
+    z = z.to(dtype).requires_grad_()
+    grad, losses = torch.zeros_like(z), []
+    step_rows = max(1, block_size // num_rows)
+    for start in range(0, num_rows, step_rows):
+        rows = torch.arange(start, min(start + step_rows, num_rows))
+        unit = torch.nn.functional.normalize(z, dim=1) if normalise else z
+        sim = unit[rows] @ unit.T / problem.tau  # (rows, N)
+        own = rows[:, None] == torch.arange(num_rows)
+        pair_loss = sim.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True) - sim
+        positive = (labels[rows, None] == labels) & ~own
+        weight = (1 - pair_loss.detach() / problem.gamma).clamp_min(0) * positive
+        loss = (weight * pair_loss).sum(1) / positive.sum(1)
+        grad += torch.autograd.grad(loss.sum() / num_rows, z)[0]
+        losses.append(loss.detach())
+    return torch.cat(losses), grad
+
+
+class Gate:
+    """Check providers on one problem.
+
+    Args:
+        problem: what they must compute.
+        most_rows: rows that are checked against float64.
+    """
+
+    def __init__(self, problem: Problem, most_rows: int = MOST_ROWS) -> None:
+        self.problem = problem
+        self.checked = replace(problem, n=min(problem.n, most_rows))
+        self.z = self.checked.embeddings()
+        self.first: tuple[Tensor, Tensor] | None = None
+        self._right: dict[bool, list[tuple[Tensor, Tensor]]] = {}
+
+    def admit(self, provider: Provider) -> tuple[Step, dict[str, float]]:
+        """Return the step of `provider`, run once, and its errors over the largest true value.
+
+        Raises:
+            RefusedError: the loss or the gradient is not what it must be.
+            UnavailableError: the provider cannot run here.
+        """
+        whole = self.checked == self.problem
+        errors: dict[str, float] = {}
+        if provider.is_loss and not whole:
+            errors = self._errors(provider, provider.build(self.checked)(self.z))
+        step = provider.build(self.problem)
+        result = step(self.problem.embeddings())
+        if provider.is_loss and whole:
+            errors = self._errors(provider, result)
+        elif provider.is_loss and not provider.normalises:
+            self._agree(result)
+        return step, errors
+
+    def _errors(self, provider: Provider, result: tuple[Tensor, Tensor]) -> dict[str, float]:
+        errors = {}
+        right = self._truth_and_dense(provider.normalises)
+        for name, actual, (truth, dense) in zip(("loss", "grad"), result, right, strict=True):
+            try:
+                assert_within_budget(actual, truth, dense, name=name)
+            except AssertionError as error:
+                raise RefusedError(str(error)) from error
+            wrong = (actual.double() - truth).abs().max() / truth.abs().max()
+            errors[f"{name}_error"] = wrong.item()
+        return errors
+
+    def _truth_and_dense(self, normalise: bool) -> list[tuple[Tensor, Tensor]]:
+        """Return truth and dense float32 of the loss, and of the gradient.
+
+        The error of a mean can be 0 by luck: the dense loss is as wrong as its rows are on average.
+        """
+        if normalise not in self._right:
+            rows, grad = exact(self.checked, self.z, torch.float64, normalise=normalise)
+            rows32, grad32 = exact(self.checked, self.z, torch.float32, normalise=normalise)
+            loss = rows.mean()
+            dense = (loss + (rows32 - rows).abs().mean()).float()
+            self._right[normalise] = [(loss, dense), (grad, grad32)]
+        return self._right[normalise]
+
+    def _agree(self, result: tuple[Tensor, Tensor]) -> None:
+        self.first = self.first or result
+        for name, actual, first in zip(("loss", "grad"), result, self.first, strict=True):
+            wrong = ((actual - first).abs().max() / first.abs().max()).item()
+            if not wrong <= AGREEMENT:
+                rows = self.problem.n
+                raise RefusedError(f"{name}: {wrong:.1e} off the first provider at {rows} rows")

@@ -1,0 +1,256 @@
+"""The providers that are compared run and are right, and the comparison refuses what is not."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import spcl_fast
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+if not (REPOSITORY / "benchmarks").exists():
+    pytest.skip("needs the repository", allow_module_level=True)
+sys.path.append(str(REPOSITORY))
+
+from benchmarks import measure, readme_tables  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.compare import Comparison, Limits  # noqa: E402
+from benchmarks.gate import Gate, RefusedError, exact  # noqa: E402
+from benchmarks.plot import write_plot  # noqa: E402
+from benchmarks.problem import Problem  # noqa: E402
+from benchmarks.providers import (  # noqa: E402
+    ALL,
+    PROVIDERS,
+    Provider,
+    UnavailableError,
+    differentiate,
+    ours,
+)
+from spcl_fast.cli import main as cli  # noqa: E402
+
+CASES = [
+    (kind, name)
+    for kind in ALL
+    for name, provider in PROVIDERS.items()
+    if kind in provider.kinds and name != "torch.compile"  # compiles for seconds
+]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """The comparison sets the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# 66 rows: ragged for tiles of any power of two; 37 features likewise.
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_time_of_a_step(benchmark, kind, name):
+    """`pytest tests/test_benchmarks.py --benchmark-enable` times them, otherwise they run once."""
+    problem = Problem(kind, 66, dim=37, classes=5)
+    try:
+        step, _ = Gate(problem).admit(PROVIDERS[name])
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    benchmark(step, problem.embeddings())
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("rows", [1, 7, 66])  # rows of a block: one, a remainder, all
+def test_yardstick_is_the_reference(kind, rows):
+    problem = Problem(kind, 66, dim=9, classes=5)
+    z = 2 * problem.embeddings().double()
+    losses, grad = exact(problem, z, torch.float64, block_size=rows * 66)
+    loss_there, grad_there = ours("reference", problem)(z)
+    torch.testing.assert_close(losses.mean(), loss_there, rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad, grad_there, rtol=1e-12, atol=1e-14)
+    losses, grad = exact(problem, z, torch.float64, normalise=True)
+    assert losses.mean() != loss_there
+    torch.testing.assert_close((grad * z).sum(1), torch.zeros(66).double(), rtol=0, atol=1e-12)
+
+
+def half_gradient(problem):
+    """A fault known from public kernels: the gradient lacks the part of the columns."""
+    right, z_ref, labels = ours("reference", problem), problem.embeddings(), problem.labels()
+
+    def loss(z):
+        sim = z @ z_ref.T / problem.tau
+        own = torch.eye(len(z), dtype=torch.bool)
+        lse = sim.masked_fill(own, -math.inf).logsumexp(1, keepdim=True)
+        positive = (labels[:, None] == labels) & ~own
+        return (((lse - sim) * positive).sum(1) / positive.sum(1)).mean()
+
+    step = differentiate(loss)
+    return lambda z: (right(z)[0], step(z)[1])
+
+
+def loss_off_by(relative):
+    def build(problem):
+        right = ours("reference", problem)
+        return lambda z: (right(z)[0] * (1 + relative), right(z)[1])
+
+    return build
+
+
+def not_finite(problem):
+    right = ours("reference", problem)
+    return lambda z: (right(z)[0], right(z)[1] * math.nan)
+
+
+FAULTS = {
+    "half gradient": half_gradient,
+    "loss off by 1e-5": loss_off_by(1e-5),
+    "not finite": not_finite,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_gate_refuses_a_wrong_provider(fault):
+    comparison = Comparison(
+        Limits(), 1, {"dense": PROVIDERS["dense"], "bad": Provider(FAULTS[fault])}
+    )
+    names = [row["provider"] for row in comparison.run(Problem("supcon", 32, dim=8), 1)]
+    assert names == ["dense"]
+    (left_out,) = comparison.left_out
+    assert left_out["provider"] == "bad"
+    assert left_out["reason"].startswith("refused, ")
+
+
+def wrong_beyond(rows):
+    def build(problem):
+        right = ours("reference", problem)
+        return lambda z: (right(z)[0] + (len(z) > rows), right(z)[1])
+
+    return build
+
+
+def test_gate_looks_beyond_the_rows_it_checks():
+    gate = Gate(Problem("supcon", 64, dim=8), most_rows=32)
+    gate.admit(PROVIDERS["dense"])
+    gate.admit(PROVIDERS["chunked"])
+    with pytest.raises(RefusedError, match="64 rows"):
+        gate.admit(Provider(wrong_beyond(32)))
+
+
+def test_beyond_the_memory_nothing_runs():
+    def never(problem):
+        raise AssertionError("must not be built")
+
+    dense = replace(PROVIDERS["dense"], build=never)
+    comparison = Comparison(
+        Limits(memory_mib=1.0), 1, {"dense": dense, "chunked": PROVIDERS["chunked"]}
+    )
+    problem = Problem("self-paced", 256, dim=8)
+    assert [row["provider"] for row in comparison.run(problem, 1)] == ["chunked"]
+    (left_out,) = comparison.left_out
+    assert left_out["reason"] == "would take about 2 MiB, more than --memory-mib 1"
+    assert (left_out["n"], left_out["problem"]) == (256, "self-paced")
+
+
+def test_beyond_the_time_nothing_runs():
+    comparison = Comparison(Limits(step_s=1.0), 1, {"chunked": PROVIDERS["chunked"]})
+    list(comparison.run(Problem("supcon", 64, dim=8), 1))
+    comparison.rows[0]["time_ms"] = 500.0
+    assert list(comparison.run(Problem("supcon", 128, dim=8), 1)) == []
+    (left_out,) = comparison.left_out
+    assert left_out["reason"] == "would take about 2 s a step, more than --step-s 1"
+
+
+def test_what_is_missing_is_left_out_with_a_sentence(monkeypatch):
+    for name in ("pytorch_metric_learning", "pytorch_metric_learning.losses"):
+        monkeypatch.setitem(sys.modules, name, None)
+    name = "pytorch-metric-learning"
+    comparison = Comparison(Limits(), 1, {name: PROVIDERS[name]})
+    assert list(comparison.run(Problem("supcon", 32, dim=8), 1)) == []
+    reason = comparison.left_out[0]["reason"]
+    assert reason.startswith("pytorch_metric_learning does not import here: ")
+
+
+def test_native_is_left_out_where_it_is_not_built(monkeypatch):
+    monkeypatch.setattr("spcl_fast.native.is_built", lambda: False)
+    for name in ("native", "native, no cache"):
+        with pytest.raises(UnavailableError, match="native"):
+            PROVIDERS[name].build(Problem("supcon", 32))
+
+
+@pytest.mark.skipif(not measure.CLEAR_REFS.exists(), reason="needs Linux")
+def test_memory_is_that_of_the_matrices():
+    problem = Problem("supcon", 2048, dim=16)  # one matrix: 16 MiB
+    assert measure.peak_mib("products", problem, 1) == pytest.approx(16, abs=4)
+    assert measure.peak_mib("chunked", problem, 1) < 16
+
+
+def test_rounds():
+    calls = []
+    steps = {name: lambda z, name=name: calls.append(name) for name in "ab"}
+    times = measure.time_steps(steps, torch.zeros(1), rounds=2)
+    assert calls[:4] == ["a", "b", "a", "b"]
+    assert times["a"]["rounds"] == 100 == len(calls) / 2
+    assert times["a"]["p20_ms"] <= times["a"]["time_ms"] <= times["a"]["p80_ms"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    path = tmp_path_factory.mktemp("result") / "losses.json"
+    sizes = ["--n", "32", "64", "--dim", "8", "--classes", "4", "--rounds", "1", "--threads", "1"]
+    limits = ["--memory-mib", "0.05"]  # enough for seven 32 x 32 matrices, not for 64 x 64
+    limits += ["--provider", "products", "dense", "chunked"]
+    assert main(["--problem", "supcon", *sizes, *limits, "--json", str(path)]) == 0
+    return path
+
+
+def test_result_says_how_it_was_made(result):
+    found = json.loads(result.read_text(encoding="utf-8"))
+    assert found["command"].startswith("python -m benchmarks --problem supcon --n 32 64")
+    assert found["spcl_fast"] == spcl_fast.__version__
+    assert found["torch"] == torch.__version__
+    assert {"commit", "processor", "python", "threads", "libraries"} <= found.keys()
+    (row,) = (r for r in found["rows"] if r["provider"] == "chunked" and r["n"] == 64)
+    assert row["time_ms"] > 0
+    assert 0 <= row["grad_error"] < 1e-5
+    left_out = [(row["n"], row["provider"]) for row in found["left_out"]]
+    assert (64, "dense") in left_out
+    assert (32, "dense") not in left_out
+    assert all(row["reason"] for row in found["left_out"])
+
+
+def test_result_makes_a_plot_and_a_table(result, monkeypatch):
+    assert result.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(result.read_text(encoding="utf-8"))
+    table = readme_tables.losses_of("supcon", found["rows"]).splitlines()
+    assert table[0].startswith("| SupCon, N | products | dense | ")
+    assert [line.split(" |")[0] for line in table[2:]] == ["| 32", "| 64"]
+    refused = [{"problem": "supcon", "n": 64, "provider": "dense", "reason": "refused, loss"}]
+    table = readme_tables.losses_of("supcon", found["rows"] + refused).splitlines()
+    assert table[3].split(" | ")[2] == "refused"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    write_plot(found, result.with_name("none.png"))
+    assert not result.with_name("none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 33}, "n must be even and at least 4, got 33"),
+        ({"n": 2}, "n must be even and at least 4, got 2"),
+        ({"tau": 0.0}, "tau and pace must be above 0"),
+        ({"classes": 0}, "dim and classes must be positive"),
+        ({"kind": "clip"}, "kind must be one of self-paced, supcon, ntxent, got 'clip'"),
+    ],
+)
+def test_problem_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Problem(**({"kind": "supcon", "n": 32} | arguments))
+
+
+def test_front_door(capsys):
+    sizes = ["--n", "32", "--dim", "8", "--rounds", "1", "--threads", "1"]
+    assert cli(["bench", "--problem", "ntxent", *sizes, "--provider", "chunked"]) == 0
+    assert capsys.readouterr().out.startswith("ntxent     N=32 D=8 classes=64 tau=0.07 threads=1 ")
+    assert cli(["bench", "--n", "33", "--provider", "chunked"]) == 2
+    assert "n must be even and at least 4, got 33" in capsys.readouterr().err
