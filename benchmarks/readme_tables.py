@@ -15,7 +15,7 @@ from benchmarks._provenance import REPOSITORY
 RESULTS = REPOSITORY / "benchmarks" / "results" / "cpu"
 README = REPOSITORY / "README.md"
 LOSSES = ["losses.json", "losses_65536.json"]
-PROBLEM_NAMES = {"self-paced": "self-paced", "supcon": "SupCon", "ntxent": "NT-Xent"}
+PROBLEM_NAMES = {"self-paced": "self-paced", "supcon": "SupCon"}  # of the tables
 ARM_NAMES = {
     "scratch": "from scratch",
     "simclr": "SimCLR",

@@ -45,7 +45,7 @@ def test_commands_exist():
     assert set(re.findall(r"^spcl-fast ([a-z]+)", README, re.MULTILINE)) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["one_scan"])  # every generated table
+@pytest.mark.parametrize("name", ["losses", "one_scan"])  # every generated table
 def test_tables_equal_their_results(name):
     (table,) = re.findall(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", README, re.DOTALL)
     assert table == load_tables().TABLES[name]()
