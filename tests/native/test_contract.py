@@ -249,8 +249,9 @@ print("done")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c(direction: str, threads: int) -> None:
     program = f"""
-import sys, time, torch
+import signal, sys, time, torch
 from spcl_fast import native, pair_lse
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born deaf to it
 torch.set_num_threads({threads})
 native.set_tile_cache_mib(0)
 z = torch.nn.functional.normalize(torch.randn(3000, 64)).requires_grad_()
