@@ -5,8 +5,7 @@
 
 Pre-trains three encoders (SimCLR, position SupCon, self-paced position) and fine-tunes scratch and
 the three from each of several single labelled end-diastolic scans; every arm of a pick has the same
-scan, batches, augmentation and decoder initialisation. Takes up an interrupted run. About one and a
-half hours on one core.
+scan, batches, augmentation and decoder initialisation. Takes up an interrupted run.
 
 The interval of a paired difference is a bootstrap over labelled scans and test patients together
 (both are resampled), 95 %.

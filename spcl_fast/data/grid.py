@@ -66,6 +66,20 @@ def to_grid(
     return F.pad(x.squeeze(1), (left, grid.size - w - left, top, grid.size - h - top))
 
 
+def image_to_grid(image: Tensor, spacing_mm: tuple[float, float, float], grid: Grid) -> Tensor:
+    """Return what a network sees of a volume: normalised, on the grid, in [0, 1].
+
+    Args:
+        image: (S, H, W) floating point, any intensity scale.
+        spacing_mm: (dz, dy, dx), in millimetres.
+        grid: target.
+
+    Returns:
+        (S, size, size); the interpolation can overshoot, so it is clipped again.
+    """
+    return to_grid(normalize(image), spacing_mm, grid).clamp(0.0, 1.0)
+
+
 def from_grid(
     logits: Tensor, shape: tuple[int, int], spacing_mm: tuple[float, float, float], grid: Grid
 ) -> Tensor:

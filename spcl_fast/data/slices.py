@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.data.acdc import PHASES
-from spcl_fast.data.grid import Grid, normalize, to_grid
+from spcl_fast.data.grid import Grid, image_to_grid, to_grid
 from spcl_fast.data.scan import DataError, FloatArray, LabelArray, Scan, read_scan
 
 CACHE_FORMAT = 1  # part of every cache key: raise it when the processing changes
@@ -158,9 +158,7 @@ def _processed(scan: Scan, grid: Grid, cache_dir: Path | None) -> tuple[FloatArr
     if entry is not None and (cached := _read_entry(entry, grid)) is not None:
         return cached
     volume = read_scan(scan)
-    image = to_grid(normalize(torch.from_numpy(volume.image)), volume.spacing_mm, grid).clamp(
-        0.0, 1.0
-    )
+    image = image_to_grid(torch.from_numpy(volume.image), volume.spacing_mm, grid)
     mask = to_grid(torch.from_numpy(volume.mask), volume.spacing_mm, grid, labels=True)
     arrays = image.numpy(), mask.numpy()
     if entry is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.data.acdc import CLASS_NAMES
-from spcl_fast.data.grid import Grid, from_grid, normalize, to_grid
+from spcl_fast.data.grid import Grid, from_grid, image_to_grid
 from spcl_fast.data.scan import Scan, read_scan, write_labels
 from spcl_fast.data.slices import Slices
 from spcl_fast.metrics import dice_per_class, hd95_per_class
@@ -43,7 +43,7 @@ def segment_volume(
         (S, H, W) uint8.
     """
     device = next(model.parameters()).device
-    slices = to_grid(normalize(image), spacing_mm, grid).clamp(0.0, 1.0)[:, None].to(device)
+    slices = image_to_grid(image, spacing_mm, grid)[:, None].to(device)
     was_training = model.training
     model.eval()
     logits = model(slices).float().cpu()
