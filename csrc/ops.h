@@ -19,7 +19,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(
     int64_t num_kept             // floats that kept tiles may take
 );
 
-// Returns dz (N, D) and drefs (M, D), (0, D) where not needed.
+// Returns dz (N, D) and drefs (M, D), (0, D) where not needed. Of a square problem dz takes along the
+// gradients of positive_pair_loss with linear weights, lse held fixed, for any number of labels.
 std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
     const at::Tensor& z,              // (N, D)
     const OptionalTensor& refs,       // (M, D)
@@ -29,6 +30,9 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
     const OptionalTensor& dlse_refs,  // (M,)
     const at::Tensor& tau,            // ()
     const at::Tensor& kept,           // what the forward kept
+    at::TensorList labels,            // (N,) each
+    at::TensorList c,                 // (N,) dloss_i / |P(i)| each
+    at::TensorList gamma,             // () each
     bool needs_z, bool needs_refs);
 
 // Returns loss, weight_sum (N,) float32 and num_pos (N,) int64.

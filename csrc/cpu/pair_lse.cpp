@@ -6,10 +6,10 @@
 // column, and the sums are merged with their shifts: right for every tau and norm.
 //
 // Backward: a tile of h_ij = a_i p_ij + a_j p_ji, which is symmetric, serves dz_i += h z_j and
-// dz_j += h^T z_i.
+// dz_j += h^T z_i. The positives of labels with linear weights join h (linear_labels.h).
 //
 // Memory: O(N D): packed rows, the gradient, some tiles a thread. Multiply-adds: N^2 D / 2 forward,
-// 3 N^2 D / 2 backward, N^2 D where the tile was kept.
+// 3 N^2 D / 2 backward, N^2 D where the exponents of a tile were kept.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -20,12 +20,14 @@
 #include "../checks.h"
 #include "../ops.h"
 #include "kept_memory.h"
+#include "linear_labels.h"
 #include "operand.h"
 #include "schedule.h"
 
 namespace spcl {
 namespace {
 
+constexpr double kLog2E = 1.44269504088896340736;
 constexpr double kInf = std::numeric_limits<double>::infinity();
 // |s_ij| <= 64 keeps exp(s_ij), its sum over 2^24 rows, and exp(s_ij) / sum within float32.
 constexpr double kMaxExponent = 64;
@@ -86,7 +88,7 @@ struct Problem {
     cols.pack();
   }
 
-  Scale scale() const { return Scale(1.44269504088896340736 / tau); }  // of powers of two
+  Scale scale() const { return Scale(kLog2E / tau); }  // of powers of two
   int64_t num_kept(const at::Tensor& kept) const {
     const int64_t size = kept_rows * kept_stride;
     return is_bounded && size > 0 ? kept.numel() / size : 0;
@@ -176,9 +178,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
         const Tile tile = problem.tile(i, j, problem.rows.data(i), problem.rows.rows().stride);
         float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
         if (problem.is_bounded) {
-          float* exps = index < num_kept ? kept_data + index * kept_size : nullptr;
-          kernels.exp_sums(tile, problem.scale(), scratch, row_sum, col_sum, exps,
-                           problem.kept_stride);
+          float* exponents = index < num_kept ? kept_data + index * kept_size : nullptr;
+          kernels.exp_sums(tile, problem.scale(), scratch, row_sum, col_sum,
+                           exponents, problem.kept_stride);
           for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_sum[r]);
           if (tile.is_diagonal) return;
           for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_sum[c]);
@@ -201,7 +203,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
 std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
     const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& lse,
     const OptionalTensor& lse_refs, const at::Tensor& dlse, const OptionalTensor& dlse_refs,
-    const at::Tensor& tau, const at::Tensor& kept, bool needs_z, bool needs_refs) {
+    const at::Tensor& tau, const at::Tensor& kept, at::TensorList labels, at::TensorList c,
+    at::TensorList gamma, bool needs_z, bool needs_refs) {
   check_rows("z", z);
   check_refs(z, refs);
   check_values("lse", lse, z.size(0));
@@ -212,8 +215,11 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   if (refs) check_values("lse_refs", *lse_refs, refs->size(0));
   if (refs) check_values("dlse_refs", *dlse_refs, refs->size(0));
 
+  TORCH_CHECK_VALUE(!refs || labels.empty(), "labels must be empty with refs, got ", labels.size());
+
   const Problem problem(z, refs, tau);
   const TileKernels& kernels = best_tile_kernels();
+  const LinearLabels linear(labels, c, gamma, lse, problem.tau, problem.is_bounded ? kLog2E : 1);
   const RowGradient row_gradient(lse, dlse, problem.tau, problem.is_bounded);
   const RowGradient col_gradient(refs ? *lse_refs : lse, refs ? *dlse_refs : dlse, problem.tau,
                                  problem.is_bounded);
@@ -239,15 +245,17 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
         problem.cols.copy(j, x_j);
         const Tile tile = problem.tile(i, j, x_i, stride);
         const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
+        const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
+        const LabelTiles positives = {label_tiles.data(), static_cast<int64_t>(label_tiles.size())};
         if (index < num_kept) {
-          kernels.kept_softmax_gradient(tile.m, tile.n, kept_data + index * kept_size,
-                                        problem.kept_stride, u_i, u_j, h);
+          kernels.kept_softmax_gradient(tile, kept_data + index * kept_size, problem.kept_stride,
+                                        u_i, u_j, positives, h);
         } else if (problem.is_bounded) {
-          kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, h);
+          kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, positives, h);
         } else {
           kernels.any_softmax_gradient(tile, problem.tau, &row_gradient.a[row0],
                                        &col_gradient.a[col0], &row_gradient.lse[row0],
-                                       &col_gradient.lse[col0], h);
+                                       &col_gradient.lse[col0], positives, h);
         }
         float* out[kTile];
         if (needs_z) {

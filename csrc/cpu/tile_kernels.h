@@ -58,6 +58,21 @@ struct PositiveTile {
   PairWeight weight;
 };
 
+// Positive pairs of one label in a tile of the dense gradient: where y_i = y_j, with weights
+// w_ij = max(0, b_i + slope x_ij) of the exponents x_ij that the kernel at hand computes.
+struct LabelTile {
+  const int32_t *y_i, *y_j;  // (m,), (n,)
+  const float *b_i, *b_j;    // (m,), (n,)
+  const float *c_i, *c_j;    // (m,), (n,)
+  float slope;
+};
+
+// Labels whose c_i w_ij + c_j w_ji is added to h_ij.
+struct LabelTiles {
+  const LabelTile* labels;
+  int64_t size;
+};
+
 struct TileKernels {
   const char* name;
   int64_t packed_columns;  // pack() rounds the number of rows up to a multiple of it
@@ -69,23 +84,24 @@ struct TileKernels {
   // Returns the largest squared norm of the rows, inf if any is not finite.
   double (*max_squared_norm)(const Rows& rows, int64_t begin, int64_t count);
 
-  // Sums of 2^(scale z_i . z_j) over rows and columns, which the caller has bounded. `exps` (m, n)
-  // of stride exps_stride keeps the powers; null to drop them.
+  // Sums of 2^x_ij, x_ij = scale z_i . z_j, over rows and columns, which the caller has bounded.
+  // `kept` (m, n) of stride kept_stride keeps x; null to drop it.
   void (*exp_sums)(const Tile& tile, Scale scale, float* scratch, float* row_sums, float* col_sums,
-                   float* exps, int64_t exps_stride);
+                   float* kept, int64_t kept_stride);
   // The same for any values: sums of exp(z_i . z_j / tau - shift).
   void (*shifted_exp_sums)(const Tile& tile, float tau, float* scratch, float* row_shifts,
                            float* row_sums, float* col_shifts, float* col_sums);
 
-  // h_ij = 2^(scale z_i . z_j) (u_i + u_j), bounded.
+  // h_ij = 2^x_ij (u_i + u_j), x_ij = scale z_i . z_j, bounded, and the positives of `labels`.
   void (*softmax_gradient)(const Tile& tile, Scale scale, const float* u_i, const float* u_j,
-                           float* h);
+                           LabelTiles labels, float* h);
   // The same from what exp_sums kept.
-  void (*kept_softmax_gradient)(int64_t m, int64_t n, const float* exps, int64_t exps_stride,
-                                const float* u_i, const float* u_j, float* h);
-  // h_ij = a_i exp(s_ij - lse_i) + a_j exp(s_ij - lse_j), s_ij = z_i . z_j / tau, for any values.
+  void (*kept_softmax_gradient)(const Tile& tile, const float* kept, int64_t kept_stride,
+                                const float* u_i, const float* u_j, LabelTiles labels, float* h);
+  // h_ij = a_i exp(x_ij - lse_i) + a_j exp(x_ij - lse_j), x_ij = z_i . z_j / tau, for any values,
+  // and the positives of `labels`.
   void (*any_softmax_gradient)(const Tile& tile, float tau, const float* a_i, const float* a_j,
-                               const float* lse_i, const float* lse_j, float* h);
+                               const float* lse_i, const float* lse_j, LabelTiles labels, float* h);
 
   // Sums of w l and of w over the positives of rows, and of columns where lse_j is given.
   void (*positive_sums)(const Tile& tile, const PositiveTile& positive, float scale, float* scratch,

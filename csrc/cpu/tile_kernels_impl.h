@@ -81,19 +81,20 @@ SPCL_INLINE Vec times(Vec x, Scale scale) { return x * scale.high + x * scale.lo
 // Adds the powers of kCount rows of dot products to their sums and to those of the columns.
 template <int64_t kCount>
 SPCL_INLINE void add_exps(const Tile& tile, Scale scale, int64_t i, const float* sims,
-                          float* row_sums, float* columns, float* exps, int64_t exps_stride) {
+                          float* row_sums, float* columns, float* kept, int64_t kept_stride) {
   Vec row_sum[kCount] = {};
   const int64_t whole = tile.is_diagonal ? 0 : tile.n / kLanes * kLanes;
   const auto add = [&](int64_t j, auto is_partial) {
     Vec column = load(columns + j);
     for (int64_t r = 0; r < kCount; ++r) {
-      Vec e = exp2_bounded(times(load(sims + r * kTileStride + j), scale));
+      const Vec x = times(load(sims + r * kTileStride + j), scale);
+      if (kept) store(kept + (i + r) * kept_stride + j, x);
+      Vec e = exp2_bounded(x);
       if (is_partial.value) {
         e = select(in_range(j, 0, tile.n, tile.is_diagonal ? i + r : -1), e, Vec{});
       }
       row_sum[r] += e;
       column += e;
-      if (exps) store(exps + (i + r) * exps_stride + j, e);
     }
     store(columns + j, column);
   };
@@ -103,18 +104,18 @@ SPCL_INLINE void add_exps(const Tile& tile, Scale scale, int64_t i, const float*
 }
 
 void exp_sums(const Tile& tile, Scale scale, float* scratch, float* row_sums, float* col_sums,
-              float* exps, int64_t exps_stride) {
+              float* kept, int64_t kept_stride) {
   constexpr int64_t kTogether = 2;  // rows that share the loads and stores of column sums
   static_assert(kRows % kTogether == 0);
   alignas(64) float columns[kTileStride] = {};
   for_each_strip(tile, scratch, [&](int64_t i, int64_t num_rows, const float* sims) {
     int64_t r = 0;
     for (; r + kTogether <= num_rows; r += kTogether) {
-      add_exps<kTogether>(tile, scale, i + r, sims + r * kTileStride, row_sums, columns, exps,
-                          exps_stride);
+      add_exps<kTogether>(tile, scale, i + r, sims + r * kTileStride, row_sums, columns, kept,
+                          kept_stride);
     }
     for (; r < num_rows; ++r) {
-      add_exps<1>(tile, scale, i + r, sims + r * kTileStride, row_sums, columns, exps, exps_stride);
+      add_exps<1>(tile, scale, i + r, sims + r * kTileStride, row_sums, columns, kept, kept_stride);
     }
   });
   __builtin_memcpy(col_sums, columns, sizeof(float) * tile.n);
@@ -162,9 +163,40 @@ void shifted_exp_sums(const Tile& tile, float tau, float* scratch, float* row_sh
   __builtin_memcpy(col_sums, sums, sizeof(float) * n);
 }
 
-// h row by row in place of the dot products: gradient(i, j, dot products of columns j ...).
+// max(0, w) that keeps NaN.
+SPCL_INLINE Vec at_least_zero(Vec w) { return select(w < 0, Vec{}, w); }
+
+// Adds c_i w_ij + c_j w_ji where row i and column j have the same label.
+SPCL_INLINE void add_positives(const LabelTile& label, int64_t i, int64_t n, const float* exponents,
+                               float* h) {
+  const Mask y_i = Mask{} + label.y_i[i];
+  const float b_i = label.b_i[i], c_i = label.c_i[i];
+  for (int64_t j = 0; j < n; j += kLanes) {
+    Mask y_j;
+    __builtin_memcpy(&y_j, label.y_j + j, sizeof(y_j));
+    const Vec x = load(exponents + j) * label.slope;
+    const Vec value =
+        at_least_zero(x + b_i) * c_i + at_least_zero(x + load(label.b_j + j)) * load(label.c_j + j);
+    store(h + j, load(h + j) + select(y_i == y_j, value, Vec{}));
+  }
+}
+
+// Row i of h from its exponents: gradient(i, j, exponents of columns j ...) and the positives.
 template <class Gradient>
-SPCL_INLINE void tile_gradient(const Tile& tile, float* h, Gradient gradient) {
+SPCL_INLINE void row_gradient(const Tile& tile, int64_t i, const float* exponents,
+                              LabelTiles labels, float* h, Gradient gradient) {
+  for (int64_t j = 0; j < tile.n; j += kLanes) store(h + j, gradient(i, j, load(exponents + j)));
+  for (int64_t k = 0; k < labels.size; ++k) {
+    add_positives(labels.labels[k], i, tile.n, exponents, h);
+  }
+  if (tile.is_diagonal) h[i] = 0;
+}
+
+// All rows of h; exponent(dot products) is computed first.
+template <class Exponent, class Gradient>
+SPCL_INLINE void tile_gradient(const Tile& tile, LabelTiles labels, float* h, Exponent exponent,
+                               Gradient gradient) {
+  alignas(64) float exponents[kTileStride];
   for (int64_t i = 0; i < tile.m; i += kRows) {
     const int64_t num_rows = min_of(kRows, tile.m - i);
     float* strip = h + i * kTileStride;
@@ -172,41 +204,41 @@ SPCL_INLINE void tile_gradient(const Tile& tile, float* h, Gradient gradient) {
               [&](auto rows) { dot_products<decltype(rows)::value>(tile, i, 0, tile.n, strip); });
     for (int64_t r = 0; r < num_rows; ++r) {
       float* row = strip + r * kTileStride;
-      for (int64_t j = 0; j < tile.n; j += kLanes)
-        store(row + j, gradient(i + r, j, load(row + j)));
-      if (tile.is_diagonal) row[i + r] = 0;
+      for (int64_t j = 0; j < tile.n; j += kLanes) store(exponents + j, exponent(load(row + j)));
+      row_gradient(tile, i + r, exponents, labels, row, gradient);
     }
   }
 }
 
-void softmax_gradient(const Tile& tile, Scale scale, const float* u_i, const float* u_j, float* h) {
-  tile_gradient(tile, h, [&](int64_t i, int64_t j, Vec sim) {
-    return exp2_bounded(times(sim, scale)) * (load(u_j + j) + u_i[i]);
-  });
+void softmax_gradient(const Tile& tile, Scale scale, const float* u_i, const float* u_j,
+                      LabelTiles labels, float* h) {
+  tile_gradient(
+      tile, labels, h, [&](Vec sim) { return times(sim, scale); },
+      [&](int64_t i, int64_t j, Vec x) { return exp2_bounded(x) * (load(u_j + j) + u_i[i]); });
 }
 
-void kept_softmax_gradient(int64_t m, int64_t n, const float* exps, int64_t exps_stride,
-                           const float* u_i, const float* u_j, float* h) {
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; j += kLanes) {
-      store(h + i * kTileStride + j, load(exps + i * exps_stride + j) * (load(u_j + j) + u_i[i]));
-    }
+void kept_softmax_gradient(const Tile& tile, const float* kept, int64_t kept_stride,
+                           const float* u_i, const float* u_j, LabelTiles labels, float* h) {
+  for (int64_t i = 0; i < tile.m; ++i) {
+    row_gradient(
+        tile, i, kept + i * kept_stride, labels, h + i * kTileStride,
+        [&](int64_t i, int64_t j, Vec x) { return exp2_bounded(x) * (load(u_j + j) + u_i[i]); });
   }
 }
 
 void any_softmax_gradient(const Tile& tile, float tau, const float* a_i, const float* a_j,
-                          const float* lse_i, const float* lse_j, float* h) {
-  tile_gradient(tile, h, [&](int64_t i, int64_t j, Vec sim) {
-    const Vec s = sim / tau;
-    return exp_any(s - lse_i[i]) * a_i[i] + exp_any(s - load(lse_j + j)) * load(a_j + j);
-  });
+                          const float* lse_i, const float* lse_j, LabelTiles labels, float* h) {
+  tile_gradient(
+      tile, labels, h, [&](Vec sim) { return sim / tau; },
+      [&](int64_t i, int64_t j, Vec x) {
+        return exp_any(x - lse_i[i]) * a_i[i] + exp_any(x - load(lse_j + j)) * load(a_j + j);
+      });
 }
 
 template <bool kIsHard>
 SPCL_INLINE Vec weight_of(Vec loss, float gamma, float inv_gamma) {
   if constexpr (kIsHard) return select(loss <= gamma, broadcast(1), Vec{});
-  const Vec w = 1.0f - loss * inv_gamma;
-  return select(w < 0, Vec{}, w);
+  return at_least_zero(1.0f - loss * inv_gamma);
 }
 
 // Columns that any of rows [i, i + num_rows) has positives in, from a multiple of kCols on.

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.losses._temperature import Temperature
-from spcl_fast.losses.result import (
-    ContrastiveLossOutput,
-    LabelTerm,
-    collapse_index,
-    label_term,
-)
-from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, label_term
+from spcl_fast.ops import Impl, contrastive_rows
 from spcl_fast.pair_weights import Mode, check_mode
 
 T = TypeVar("T")
@@ -100,23 +95,20 @@ class SelfPacedContrastiveLoss(nn.Module):
         lambdas: dict[str, float] = _by_name("weight", weight, labels)
         windows = _windows(self.window, labels)
         tau = self.temperature()
-        lse = pair_lse(z, tau, impl=self.impl)
-        pairs: dict[str, PositivePairLoss] = {}
-        terms: dict[str, LabelTerm] = {}
-        for name, label in named.items():
-            pairs[name] = positive_pair_loss(
-                z,
-                lse,
-                label,
-                tau=tau,
-                gamma=gammas[name],
-                mode=self.mode,
-                window=windows[name],
-                impl=self.impl,
-            )
-            terms[name] = label_term(
-                pairs[name], gammas[name], self.mode, correct_grad=self.correct_grad
-            )
+        lse, rows = contrastive_rows(
+            z,
+            tau,
+            list(named.values()),
+            gammas=[gammas[name] for name in named],
+            windows=[windows[name] for name in named],
+            mode=self.mode,
+            impl=self.impl,
+        )
+        pairs = dict(zip(named, rows, strict=True))
+        terms = {
+            name: label_term(pairs[name], gammas[name], self.mode, correct_grad=self.correct_grad)
+            for name in named
+        }
         num_pos = torch.stack([rows.num_pos for rows in pairs.values()])  # (labels, N)
         weight_sum = torch.stack([rows.weight_sum for rows in pairs.values()])
         return ContrastiveLossOutput(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,8 @@ torch.library.define(
 torch.library.define(
     "spcl_fast::pair_lse_bwd_native",
     "(Tensor z, Tensor? refs, Tensor lse, Tensor? lse_refs, Tensor dlse, Tensor? dlse_refs, "
-    "Tensor tau, Tensor kept, bool needs_z, bool needs_refs) -> (Tensor, Tensor)",
+    "Tensor tau, Tensor kept, Tensor[] labels, Tensor[] c, Tensor[] gamma, bool needs_z, "
+    "bool needs_refs) -> (Tensor, Tensor)",
 )
 
 
@@ -35,6 +38,9 @@ def _fake_pair_lse_bwd(
     dlse_refs: Tensor | None,
     tau: Tensor,
     kept: Tensor,
+    labels: list[Tensor],
+    c: list[Tensor],
+    gamma: list[Tensor],
     needs_z: bool,
     needs_refs: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -70,12 +76,31 @@ def pair_lse_bwd(
     dlse_refs: Tensor | None,  # (M,)
     tau: float | Tensor,
     kept: Tensor,
+    labels: Sequence[Tensor] = (),
+    c: Sequence[Tensor] = (),
+    gamma: Sequence[float | Tensor] = (),
     *,
     needs_z: bool,
     needs_refs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return dz (N, D) and drefs (M, D), None where not needed."""
+    """Return dz (N, D) and drefs (M, D), None where not needed.
+
+    Without `refs`, dz takes along what `positive_pair_loss_bwd` returns for labels (N,), c (N,) and
+    gamma, one of each a label, with linear weights and no window.
+    """
     dz, drefs = torch.ops.spcl_fast.pair_lse_bwd_native(
-        z, refs, lse, lse_refs, dlse, dlse_refs, as_tensor(tau), kept, needs_z, needs_refs
+        z,
+        refs,
+        lse,
+        lse_refs,
+        dlse,
+        dlse_refs,
+        as_tensor(tau),
+        kept,
+        labels,
+        c,
+        [as_tensor(x) for x in gamma],
+        needs_z,
+        needs_refs,
     )
     return dz if needs_z else None, drefs if needs_refs and refs is not None else None

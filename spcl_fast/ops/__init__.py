@@ -1,6 +1,7 @@
 """The differentiable ops that the losses are made of."""
 
 from spcl_fast.ops._impl import Impl
+from spcl_fast.ops.contrastive_rows import contrastive_rows
 from spcl_fast.ops.pair_lse import pair_lse
 from spcl_fast.ops.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.ops.positive_pair_loss import PositivePairLoss, positive_pair_loss
@@ -8,6 +9,7 @@ from spcl_fast.ops.positive_pair_loss import PositivePairLoss, positive_pair_los
 __all__ = [
     "Impl",
     "PositivePairLoss",
+    "contrastive_rows",
     "pair_lse",
     "positive_pair_histogram",
     "positive_pair_loss",

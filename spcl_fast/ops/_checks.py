@@ -50,6 +50,8 @@ def check_scalar(name: str, value: float | Tensor, z: Tensor, *, finite: bool) -
 
 def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: float | None) -> None:
     """Raise unless `labels` holds one label a row, integer where there is no window."""
+    if window is not None and not 0 <= window < math.inf:
+        raise ValueError(f"window must be finite and at least 0, got {window}")
     if labels.shape != (num_rows,):
         raise ValueError(f"{name} must be ({num_rows},), got {tuple(labels.shape)}")
     check_device(name, labels, z)
@@ -71,8 +73,6 @@ def check_pairs(
     """Raise unless the arguments that the ops over positive pairs share fit together."""
     check_rows("z", z)
     check_scalar("tau", tau, z, finite=True)
-    if window is not None and not 0 <= window < math.inf:
-        raise ValueError(f"window must be finite and at least 0, got {window}")
     check_labels("labels", labels, z.shape[0], z, window)
     if lse.shape != (z.shape[0],) or lse.dtype not in (torch.float32, torch.float64):
         raise ValueError(

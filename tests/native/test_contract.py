@@ -72,7 +72,7 @@ def op_calls() -> dict[str, tuple[Any, ...]]:
     square = (z, row, labels, None, None, tau, torch.tensor(3.0), True, 1.0)
     return {
         "pair_lse_fwd": (z, refs, tau, 0),
-        "pair_lse_bwd": (z, refs, row, col, row, col, tau, torch.zeros(0), False, True),
+        "pair_lse_bwd": (z, refs, row, col, row, col, tau, torch.zeros(0), [], [], [], False, True),
         "positive_pair_loss_fwd": pairs,
         "positive_pair_loss_bwd": (row, *square, True, False),
     }
@@ -88,12 +88,13 @@ def test_opcheck_with_kept_tiles() -> None:
     # A whole tile: what a ragged one leaves unwritten is arbitrary, and opcheck compares it.
     kept = native.tile_cache.num_kept(192, None)
     z, row, tau = make_embeddings(192, 4), torch.ones(192), torch.tensor(0.1)
+    labels = [make_labels(192, 3)]
     ops = torch.ops.spcl_fast
     torch.library.opcheck(ops.pair_lse_fwd_native.default, (z, None, tau, kept))
     kept_tiles = ops.pair_lse_fwd_native(z, None, tau, kept)[2]
     torch.library.opcheck(
         ops.pair_lse_bwd_native.default,
-        (z, None, row, None, row, None, tau, kept_tiles, True, False),
+        (z, None, row, None, row, None, tau, kept_tiles, labels, [row], [tau], True, False),
     )
 
 
@@ -112,11 +113,19 @@ def bad_calls() -> dict[str, tuple[str, int, Any, type[Exception], str]]:
         "part": ("pair_lse_fwd", 3, 7, ValueError, "num_kept must be a multiple of"),
         "lse": ("pair_lse_bwd", 2, torch.ones(3), ValueError, r"lse must be \(200,\)"),
         "alone": ("pair_lse_bwd", 3, None, ValueError, "must be given together"),
+        "gamma alone": ("pair_lse_bwd", 10, [scalar(1.0)], ValueError, "got 0, 0 and 1"),
         "labels": ("positive_pair_loss_fwd", 2, torch.ones(3), ValueError, "labels must be"),
         "no labels": ("positive_pair_loss_fwd", 4, None, ValueError, "must be given together"),
         "gamma": ("positive_pair_loss_fwd", 6, scalar(0.0), ValueError, "gamma must be above 0"),
         "window": ("positive_pair_loss_fwd", 8, -1.0, ValueError, "window must be finite and"),
     }
+
+
+def test_linear_labels_need_a_square_problem() -> None:
+    arguments = list(op_calls()["pair_lse_bwd"])
+    arguments[8:11] = [make_labels(200, 3)], [torch.ones(200)], [torch.tensor(1.0)]
+    with pytest.raises(ValueError, match="labels must be empty with refs, got 1"):
+        torch.ops.spcl_fast.pair_lse_bwd_native(*arguments)
 
 
 @pytest.mark.parametrize("name", list(bad_calls()))
