@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -29,6 +30,24 @@ def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def write_result(path: Path, result: dict[str, Any], *, append: bool) -> None:
+    """Write a result file, or add the command and the rows to one.
+
+    Raises:
+        ValueError: the file was made by another commit, another version or on another processor.
+    """
+    if append:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("commit", "spcl_fast", "torch", "python", "processor"):
+            was, now = (one[key].removesuffix("-dirty") for one in (before, result))
+            if was != now:
+                raise ValueError(f"{key} of {path.name} must be {now} to append, got {was}")
+        rows = {key: before[key] + result[key] for key in ("rows", "left_out") if key in result}
+        result = result | rows | {"command": f"{before['command']} && {result['command']}"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def processor() -> str:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.gate import Gate, RefusedError
-from benchmarks.measure import peak_mib, time_steps
-from benchmarks.problem import Problem
+from benchmarks.gate import MOST_ROWS, Gate, RefusedError
+from benchmarks.measure import best_sgemm, peak_mib, sgemm_steps, time_steps
+from benchmarks.problem import META_LABELS, Problem
 from benchmarks.providers import Provider, Step, UnavailableError
 
 Row = dict[str, Any]
+LEAST_SGEMM_ROWS = 4096  # large products between steps of microseconds would empty their caches
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Comparison:
     limits: Limits
     rounds: int
     providers: Mapping[str, Provider]
+    weighs: bool = True
+    checked_rows: int = MOST_ROWS
     rows: list[Row] = field(default_factory=list)
     left_out: list[Row] = field(default_factory=list)
 
@@ -40,10 +43,15 @@ class Comparison:
         torch.set_num_threads(threads)
         where = facts(problem, threads)
         steps, errors = self._admit(problem, where)
-        times = time_steps(steps, problem.embeddings(), self.rounds)
+        products = sgemm_steps() if problem.n >= LEAST_SGEMM_ROWS else {}
+        times = time_steps(steps | products, problem.embeddings(), self.rounds)
+        sgemm = {name: times.pop(name) for name in products}
         for name, timing in times.items():
             row = where | {"provider": name} | timing | errors[name]
-            row["peak_mib"] = peak_mib(name, problem, threads)
+            row["gflops"] = round(problem.num_flops / timing["time_ms"] / 1e6, 1)
+            if sgemm:
+                row["sgemm_gflops"] = round(best_sgemm(sgemm), 1)
+            row["peak_mib"] = peak_mib(name, problem, threads) if self.weighs else None
             for other in ("dense", "products"):
                 if other in times:
                     row[f"{other}_over_this"] = round(
@@ -58,11 +66,11 @@ class Comparison:
         """Return the steps that are within the limits and right, warm, and their errors."""
         steps: dict[str, Step] = {}
         errors: dict[str, dict[str, float]] = {}
-        gate = Gate(problem)
+        gate = Gate(problem, self.checked_rows)
         for name, provider in self.providers.items():
             if problem.kind not in provider.kinds:
                 continue
-            reason = self._over_limit(name, provider, where)
+            reason = self._over_limit(name, provider, problem, where)
             try:
                 if reason is None:
                     steps[name], errors[name] = gate.admit(provider)
@@ -74,8 +82,10 @@ class Comparison:
                 self.left_out.append(where | {"provider": name, "reason": reason})
         return steps, errors
 
-    def _over_limit(self, name: str, provider: Provider, where: Row) -> str | None:
-        mib = provider.num_floats(where["n"], where["dim"]) * 4 / 2**20
+    def _over_limit(
+        self, name: str, provider: Provider, problem: Problem, where: Row
+    ) -> str | None:
+        mib = provider.num_floats(problem) * 4 / 2**20
         if mib > self.limits.memory_mib:
             limit = f"--memory-mib {self.limits.memory_mib:,.0f}"
             return f"would take about {mib:,.0f} MiB, more than {limit}"
@@ -93,6 +103,10 @@ class Comparison:
 
 def facts(problem: Problem, threads: int) -> Row:
     """Return what a row says of its problem; gamma is None where it is inf."""
-    row = {"problem": problem.kind, "n": problem.n, "dim": problem.dim, "classes": problem.classes}
+    row: Row = {"problem": problem.kind, "n": problem.n, "dim": problem.dim}
+    several = problem.kind == "meta-labels"
+    row["classes"] = list(META_LABELS.values()) if several else problem.classes
+    if problem.num_refs:
+        row["refs"] = problem.num_refs
     gamma = None if math.isinf(problem.gamma) else round(problem.gamma, 4)
     return row | {"tau": problem.tau, "gamma": gamma, "threads": threads}

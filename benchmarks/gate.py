@@ -1,13 +1,11 @@
 """Nothing wrong is timed: the error of a provider is at most twice that of dense float32.
 
 Truth is float64. Both come from a formula of their own, written out below in blocks of rows; up to
-4096 rows there is one block, which is dense code. Beyond MOST_ROWS that many rows are checked, and
-at full size the providers must agree with the first of them.
+4096 rows there is one block, which is dense code. Beyond MOST_ROWS that many rows (of a bank as
+many pairs) are checked, and at full size the providers must agree with the first of them.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,23 +31,35 @@ def exact(
     normalise: bool = False,
     block_size: int = BLOCK_SIZE,
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses of the rows (n,) and the gradient (n, dim) of their mean, in `dtype`."""
-    labels, num_rows = problem.labels(), problem.n
+    """Return the losses of the rows (n,) and the gradient of their mean, as z, in `dtype`."""
     z = z.to(dtype).requires_grad_()
     grad, losses = torch.zeros_like(z), []
-    step_rows = max(1, block_size // num_rows)
-    for start in range(0, num_rows, step_rows):
-        rows = torch.arange(start, min(start + step_rows, num_rows))
+    step_rows = max(1, block_size * problem.n // problem.num_pairs)
+    for start in range(0, problem.n, step_rows):
+        rows = torch.arange(start, min(start + step_rows, problem.n))
         unit = torch.nn.functional.normalize(z, dim=1) if normalise else z
-        sim = unit[rows] @ unit.T / problem.tau  # (rows, N)
-        own = rows[:, None] == torch.arange(num_rows)
-        pair_loss = sim.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True) - sim
-        positive = (labels[rows, None] == labels) & ~own
-        weight = (1 - pair_loss.detach() / problem.gamma).clamp_min(0) * positive
-        loss = (weight * pair_loss).sum(1) / positive.sum(1)
-        grad += torch.autograd.grad(loss.sum() / num_rows, z)[0]
+        loss = losses_of(problem, rows, unit)
+        grad += torch.autograd.grad(loss.sum() / problem.n, z)[0]
         losses.append(loss.detach())
     return torch.cat(losses), grad
+
+
+def losses_of(problem: Problem, rows: Tensor, z: Tensor) -> Tensor:
+    """Return the losses of some rows, summed over the meta-labels."""
+    others = z[problem.n :] if problem.num_refs else z
+    sim = z[rows] @ others.T / problem.tau  # (rows, columns)
+    own = torch.zeros_like(sim, dtype=torch.bool)
+    if not problem.num_refs:
+        own = rows[:, None] == torch.arange(problem.n)
+    pair_loss = sim.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True) - sim
+    weight = (1 - pair_loss.detach() / problem.gamma).clamp_min(0)
+    several = problem.meta_labels() if problem.kind == "meta-labels" else {"": problem.labels()}
+    loss = pair_loss.new_zeros(len(rows))
+    for labels in several.values():
+        columns = problem.ref_labels() if problem.num_refs else labels
+        positive = (labels[rows, None] == columns) & ~own
+        loss = loss + (weight * positive * pair_loss).sum(1) / positive.sum(1)
+    return loss
 
 
 class Gate:
@@ -62,7 +72,7 @@ class Gate:
 
     def __init__(self, problem: Problem, most_rows: int = MOST_ROWS) -> None:
         self.problem = problem
-        self.checked = replace(problem, n=min(problem.n, most_rows))
+        self.checked = problem.at_most(most_rows)
         self.z = self.checked.embeddings()
         self.first: tuple[Tensor, Tensor] | None = None
         self._right: dict[bool, list[tuple[Tensor, Tensor]]] = {}
@@ -74,7 +84,7 @@ class Gate:
             RefusedError: the loss or the gradient is not what it must be.
             UnavailableError: the provider cannot run here.
         """
-        whole = self.checked == self.problem
+        whole = self.checked.num_pairs == self.problem.num_pairs
         errors: dict[str, float] = {}
         if provider.is_loss and not whole:
             errors = self._errors(provider, provider.build(self.checked)(self.z))

@@ -1,7 +1,8 @@
 """Who computes the losses: ours, plain PyTorch, and the libraries that people use.
 
 A provider takes part in the problems where it computes the same loss. `products` is
-`S = z @ z.T; S @ z`, the two matrix products that dense code cannot avoid, and no loss.
+`S = z @ z.T; S @ z`, the two matrix products that dense code cannot avoid, and no loss. Of a bank
+z holds the anchors and then the references.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.problem import Kind, Problem
-from spcl_fast import SelfPacedContrastiveLoss, reference
+from spcl_fast import SelfPacedContrastiveLoss, pair_lse, positive_pair_loss, reference
 from spcl_fast.ops import Impl
 from spcl_fast.ops._impl import resolve
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # z -> loss, gradient of z
 ALL: tuple[Kind, ...] = get_args(Kind)
+LIBRARIES: tuple[Kind, ...] = ("supcon", "ntxent")
+ONE_LABEL: tuple[Kind, ...] = ("self-paced", *LIBRARIES)
+SQUARE: tuple[Kind, ...] = (*ONE_LABEL, "meta-labels")
+
+
+def few_copies(problem: Problem) -> int:
+    """Return the size of some copies of z."""
+    return 5 * (problem.n + problem.num_refs) * problem.dim
 
 
 class UnavailableError(Exception):
@@ -36,8 +45,8 @@ class Provider:
     build: Callable[[Problem], Step]
     """Raises UnavailableError."""
     kinds: tuple[Kind, ...] = ALL
-    num_floats: Callable[[int, int], int] = lambda n, d: 5 * n * d
-    """(N, D) -> float32 numbers alive at the peak beyond the inputs, for the memory budget."""
+    num_floats: Callable[[Problem], int] = few_copies
+    """Float32 numbers alive at the peak beyond the inputs, for the memory budget."""
     normalises: bool = False
     """Divides rows by their length itself: its gradient has no part along the row."""
     is_loss: bool = True
@@ -68,24 +77,65 @@ def ours(impl: Impl, problem: Problem) -> Step:
         resolve(impl, torch.device("cpu"))
     except (ImportError, RuntimeError, ValueError) as error:
         raise UnavailableError(str(error)) from error
-    loss_fn, labels = SelfPacedContrastiveLoss(problem.tau, impl=impl), problem.labels()
+    if problem.kind == "bank":
+        return bank(impl, problem)
+    loss_fn = SelfPacedContrastiveLoss(problem.tau, impl=impl)
+    labels = problem.meta_labels() if problem.kind == "meta-labels" else problem.labels()
     return differentiate(lambda z: loss_fn(z, labels, problem.gamma).loss)
 
 
-def native_recompute(problem: Problem) -> Step:
-    """Return the native step that keeps no tiles of the forward for the backward."""
+def bank(impl: Impl, problem: Problem) -> Step:
+    labels, ref_labels = problem.labels(), problem.ref_labels()
+
+    def loss(z: Tensor) -> Tensor:
+        anchors, refs = torch.tensor_split(z, [problem.n])
+        lse, _ = pair_lse(anchors, problem.tau, refs=refs, impl=impl)
+        return positive_pair_loss(
+            anchors,
+            lse,
+            labels,
+            tau=problem.tau,
+            gamma=problem.gamma,
+            mode="linear",
+            refs=refs,
+            ref_labels=ref_labels,
+            impl=impl,
+        ).loss.mean()
+
+    return differentiate(loss)
+
+
+def dense(problem: Problem) -> Step:
+    """Return the reference; of a bank one product, one logsumexp and sums of the classes."""
+    if problem.kind != "bank":
+        return ours("reference", problem)
+    labels, ref_labels = problem.labels(), problem.ref_labels()
+    num_refs = ref_labels.bincount(minlength=problem.classes)
+
+    def loss(z: Tensor) -> Tensor:
+        anchors, refs = torch.tensor_split(z, [problem.n])
+        sums = refs.new_zeros(problem.classes, problem.dim).index_add(0, ref_labels, refs)
+        positive = (anchors * sums[labels]).sum(1) / num_refs[labels]
+        lse = (anchors @ refs.T / problem.tau).logsumexp(1)
+        return torch.mean(lse - positive / problem.tau)
+
+    return differentiate(loss)
+
+
+def native_with(tile_cache_mib: int, problem: Problem) -> Step:
+    """Return the native step with so much memory for tiles of the forward."""
     step = ours("native", problem)
     cache = library("spcl_fast.native")
 
-    def without_cache(z: Tensor) -> tuple[Tensor, Tensor]:
+    def with_cache(z: Tensor) -> tuple[Tensor, Tensor]:
         before = cache.get_tile_cache_mib()
-        cache.set_tile_cache_mib(0)
+        cache.set_tile_cache_mib(tile_cache_mib)
         try:
             return step(z)
         finally:
             cache.set_tile_cache_mib(before)
 
-    return without_cache
+    return with_cache
 
 
 def dense_loss(z: Tensor, labels: Tensor, tau: float, gamma: Tensor) -> Tensor:
@@ -99,7 +149,9 @@ def dense_loss(z: Tensor, labels: Tensor, tau: float, gamma: Tensor) -> Tensor:
 def compiled(problem: Problem) -> Step:
     """Return the reference, compiled for this N."""
     torch.compiler.reset()  # past a number of shapes, torch.compile falls back to eager
-    loss_fn, labels = torch.compile(dense_loss, dynamic=False), problem.labels()
+    # Worker processes of the compiler would share the cores with what is timed next.
+    loss_fn = torch.compile(dense_loss, dynamic=False, options={"compile_threads": 1})
+    labels = problem.labels()
     gamma = torch.tensor(problem.gamma)
     step = differentiate(lambda z: loss_fn(z, labels, problem.tau, gamma))
     try:
@@ -150,27 +202,28 @@ def library(name: str) -> Any:
         raise UnavailableError(f"{package} does not import here: {error}") from error
 
 
-def matrices(count: float) -> Callable[[int, int], int]:
-    """Return the memory of `count` N x N matrices."""
-    return lambda n, d: math.ceil(count * n * n)
+def matrices(count: float) -> Callable[[Problem], int]:
+    """Return the memory of `count` matrices of all pairs."""
+    return lambda problem: math.ceil(count * problem.num_pairs)
+
+
+def with_tiles(problem: Problem) -> int:
+    return few_copies(problem) + min(problem.num_pairs, 2**26)
 
 
 # Matrices at the peak: results/cpu/losses.json.
 PROVIDERS: dict[str, Provider] = {
-    "products": Provider(products, num_floats=matrices(1), is_loss=False),
-    "dense": Provider(functools.partial(ours, "reference"), num_floats=matrices(6)),
-    "torch.compile": Provider(compiled, num_floats=matrices(3)),
+    "products": Provider(products, SQUARE, matrices(1), is_loss=False),
+    "dense": Provider(dense, num_floats=matrices(6)),
+    "torch.compile": Provider(compiled, ONE_LABEL, matrices(3)),
     "chunked": Provider(functools.partial(ours, "chunked")),
-    "native": Provider(
-        functools.partial(ours, "native"),
-        num_floats=lambda n, d: 5 * n * d + min(n * n // 2, 2**26),
-    ),
-    "native, no cache": Provider(native_recompute),
-    "SupContrast": Provider(supcontrast, ("supcon", "ntxent"), matrices(6.5)),
+    "native": Provider(functools.partial(ours, "native"), num_floats=with_tiles),
+    "native, no cache": Provider(functools.partial(native_with, 0)),
+    "SupContrast": Provider(supcontrast, LIBRARIES, matrices(6.5)),
     "pytorch-metric-learning": Provider(
-        pytorch_metric_learning, ("supcon", "ntxent"), matrices(12), normalises=True
+        pytorch_metric_learning, LIBRARIES, matrices(12), normalises=True
     ),
     "lightly": Provider(lightly, ("ntxent",), matrices(8), normalises=True),
-    "MONAI": Provider(monai, ("ntxent",), lambda n, d: 6 * n * n * d, normalises=True),
+    "MONAI": Provider(monai, ("ntxent",), lambda p: 6 * p.num_pairs * p.dim, normalises=True),
 }
 OURS = ("dense", "chunked", "native", "native, no cache")

@@ -16,8 +16,13 @@ if not (REPOSITORY / "benchmarks").exists():
     pytest.skip("needs the repository", allow_module_level=True)
 sys.path.append(str(REPOSITORY))
 
-from benchmarks import measure, readme_tables  # noqa: E402
-from benchmarks.__main__ import main  # noqa: E402
+from benchmarks import (  # noqa: E402
+    bench_memory,
+    cost_tables,
+    measure,
+)
+from benchmarks.__main__ import grid, main, parse  # noqa: E402
+from benchmarks._provenance import write_result  # noqa: E402
 from benchmarks.compare import Comparison, Limits  # noqa: E402
 from benchmarks.gate import Gate, RefusedError, exact  # noqa: E402
 from benchmarks.plot import write_plot  # noqa: E402
@@ -48,11 +53,11 @@ def threads():
     torch.set_num_threads(before)
 
 
-# 66 rows: ragged for tiles of any power of two; 37 features likewise.
+# 66 rows: ragged for tiles of any power of two; 37 features and 131 references likewise.
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_time_of_a_step(benchmark, kind, name):
     """`pytest tests/test_benchmarks.py --benchmark-enable` times them, otherwise they run once."""
-    problem = Problem(kind, 66, dim=37, classes=5)
+    problem = Problem(kind, 66, dim=37, classes=5, refs=131)
     try:
         step, _ = Gate(problem).admit(PROVIDERS[name])
     except UnavailableError as error:
@@ -63,7 +68,7 @@ def test_time_of_a_step(benchmark, kind, name):
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("rows", [1, 7, 66])  # rows of a block: one, a remainder, all
 def test_yardstick_is_the_reference(kind, rows):
-    problem = Problem(kind, 66, dim=9, classes=5)
+    problem = Problem(kind, 66, dim=9, classes=5, refs=131)
     z = 2 * problem.embeddings().double()
     losses, grad = exact(problem, z, torch.float64, block_size=rows * 66)
     loss_there, grad_there = ours("reference", problem)(z)
@@ -71,7 +76,7 @@ def test_yardstick_is_the_reference(kind, rows):
     torch.testing.assert_close(grad, grad_there, rtol=1e-12, atol=1e-14)
     losses, grad = exact(problem, z, torch.float64, normalise=True)
     assert losses.mean() != loss_there
-    torch.testing.assert_close((grad * z).sum(1), torch.zeros(66).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close((grad * z).sum(1), torch.zeros(len(z)).double(), rtol=0, atol=1e-12)
 
 
 def half_gradient(problem):
@@ -137,6 +142,42 @@ def test_gate_looks_beyond_the_rows_it_checks():
         gate.admit(Provider(wrong_beyond(32)))
 
 
+def wrong_beyond_refs(num_refs):
+    def build(problem):
+        right = ours("reference", problem)
+        return lambda z: (right(z)[0] + (problem.refs > num_refs), right(z)[1])
+
+    return build
+
+
+def test_gate_cuts_a_bank_to_as_many_pairs():
+    gate = Gate(Problem("bank", 64, dim=8, classes=4, refs=256), most_rows=96)
+    assert (gate.checked.n, gate.checked.refs) == (64, 144)
+    gate.admit(PROVIDERS["dense"])
+    with pytest.raises(RefusedError, match="64 rows"):
+        gate.admit(Provider(wrong_beyond_refs(144)))
+
+
+def no_gradient_of_refs(problem):
+    right = ours("reference", problem)
+    return lambda z: (right(z)[0], torch.cat([right(z)[1][: problem.n], 0 * z[problem.n :]]))
+
+
+def test_gate_sees_both_sides_of_a_bank():
+    gate = Gate(Problem("bank", 64, dim=8, classes=4, refs=96))
+    with pytest.raises(RefusedError, match="grad"):
+        gate.admit(Provider(no_gradient_of_refs))
+
+
+def one_label_of_three(problem):
+    return ours("reference", replace(problem, kind="self-paced"))
+
+
+def test_gate_counts_the_meta_labels():
+    with pytest.raises(RefusedError, match="loss"):
+        Gate(Problem("meta-labels", 64, dim=8)).admit(Provider(one_label_of_three))
+
+
 def test_beyond_the_memory_nothing_runs():
     def never(problem):
         raise AssertionError("must not be built")
@@ -189,9 +230,34 @@ def test_rounds():
     calls = []
     steps = {name: lambda z, name=name: calls.append(name) for name in "ab"}
     times = measure.time_steps(steps, torch.zeros(1), rounds=2)
-    assert calls[:4] == ["a", "b", "a", "b"]
+    rounds = ["".join(calls[i : i + 2]) for i in range(0, len(calls), 2)]
+    assert set(rounds) == {"ab", "ba"}
     assert times["a"]["rounds"] == 100 == len(calls) / 2
     assert times["a"]["p20_ms"] <= times["a"]["time_ms"] <= times["a"]["p80_ms"]
+
+
+def test_a_long_step_gets_two_runs(monkeypatch):
+    monkeypatch.setattr(measure, "MOST_SECONDS", 0.0)
+    calls = []
+    measure.time_steps({"a": calls.append}, torch.zeros(1), rounds=7)
+    assert len(calls) == 2
+
+
+def test_rate_of_the_machine():
+    steps = {"1000 x 10 x 100": {"time_ms": 1.0}, "10 x 10 x 10": {"time_ms": 1e-3}}
+    assert measure.best_sgemm(steps) == pytest.approx(2.0)  # 2e6 flops in a millisecond
+
+
+def test_flops_count_a_pair_once():
+    assert Problem("supcon", 32, dim=8).num_flops == 4 * 32**2 * 8
+    assert Problem("bank", 32, dim=8, refs=100).num_flops == 8 * 32 * 100 * 8
+
+
+def test_star_varies_one_list_at_a_time():
+    lists = ["--n", "64", "--dim", "8", "16", "--classes", "4", "2", "--threads", "1"]
+    points = grid(parse([*lists, "--problem", "supcon", "--star"]))
+    assert [point[2:4] for point in points] == [(8, 4), (8, 2), (16, 4)]
+    assert len(grid(parse([*lists, "--problem", "supcon"]))) == 4
 
 
 @pytest.fixture(scope="module")
@@ -220,17 +286,55 @@ def test_result_says_how_it_was_made(result):
 
 
 def test_result_makes_a_plot_and_a_table(result, monkeypatch):
-    assert result.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(result.read_text(encoding="utf-8"))
-    table = readme_tables.losses_of("supcon", found["rows"]).splitlines()
-    assert table[0].startswith("| SupCon, N | products | dense | ")
+    write_plot(found, result.with_suffix(".png"))
+    assert result.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    table = cost_tables.by_rows(found["rows"], ["products", "dense"]).splitlines()
+    assert table[0] == "| N | products | dense |"
     assert [line.split(" |")[0] for line in table[2:]] == ["| 32", "| 64"]
     refused = [{"problem": "supcon", "n": 64, "provider": "dense", "reason": "refused, loss"}]
-    table = readme_tables.losses_of("supcon", found["rows"] + refused).splitlines()
-    assert table[3].split(" | ")[2] == "refused"
+    table = cost_tables.by_rows(found["rows"] + refused, ["products", "dense"]).splitlines()
+    assert table[3].split(" | ")[2] == "refused |"
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_plot(found, result.with_name("none.png"))
     assert not result.with_name("none.png").exists()
+
+
+def test_rows_are_added_to_a_result(result, tmp_path):
+    found = json.loads(result.read_text(encoding="utf-8"))
+    path = tmp_path / "both.json"
+    write_result(path, found, append=False)
+    write_result(path, found | {"command": "again"}, append=True)
+    both = json.loads(path.read_text(encoding="utf-8"))
+    assert both["command"] == f"{found['command']} && again"
+    assert both["rows"] == 2 * found["rows"]
+    assert both["left_out"] == 2 * found["left_out"]
+    with pytest.raises(ValueError, match=r"torch of both\.json must be 0\.0 to append, got"):
+        write_result(path, found | {"torch": "0.0"}, append=True)
+
+
+def test_ratio_to_one_label():
+    row = {"problem": "self-paced", "n": 64, "classes": 64, "provider": "native", "time_ms": 2.0}
+    three = row | {"problem": "meta-labels", "classes": [8, 50, 2], "time_ms": 3.0}
+    rows = [row, three, *(one | {"provider": "native, no cache"} for one in (row, three))]
+    table = cost_tables.against_one_label(rows).splitlines()
+    assert table[3].startswith("| 64 | 8, 50, 2 | 3.00 | - | 1.50 | 3.00 |")
+
+
+@pytest.mark.skipif(not measure.CLEAR_REFS.exists(), reason="needs Linux")
+@pytest.mark.parametrize("impl", ["native", "chunked"])  # with a cache and without
+def test_memory_of_a_step(impl, tmp_path, monkeypatch):
+    if impl == "native" and not spcl_fast.native.is_built():
+        pytest.skip("needs the extension")
+    path = tmp_path / "memory.json"
+    sizes = ["--n", "1024", "--dim", "16", "--threads", "1", "--tile-cache-mib", "0", "4"]
+    assert bench_memory.main(["--impl", impl, *sizes, "--json", str(path)]) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert [row["tile_cache_mib"] for row in rows] == ([0, 4] if impl == "native" else [0])
+    assert all(0 <= row["peak_mib"] <= row["limit_mib"] for row in rows)
+    assert rows[0]["limit_mib"] == 3 * 1024 * 16 * 4 / 2**20 + (64 if impl == "native" else 128)
+    monkeypatch.setattr(bench_memory, "FIXED_MIB", -1e3)
+    assert bench_memory.main(["--impl", impl, *sizes]) == 1
 
 
 @pytest.mark.parametrize(
@@ -239,8 +343,9 @@ def test_result_makes_a_plot_and_a_table(result, monkeypatch):
         ({"n": 33}, "n must be even and at least 4, got 33"),
         ({"n": 2}, "n must be even and at least 4, got 2"),
         ({"tau": 0.0}, "tau and pace must be above 0"),
-        ({"classes": 0}, "dim and classes must be positive"),
-        ({"kind": "clip"}, "kind must be one of self-paced, supcon, ntxent, got 'clip'"),
+        ({"classes": 0}, "dim, classes and refs must be positive"),
+        ({"refs": 0}, "dim, classes and refs must be positive, got 128, 64, 0"),
+        ({"kind": "clip"}, "kind must be one of self-paced, .* bank, got 'clip'"),
     ],
 )
 def test_problem_refuses(arguments, message):
@@ -251,6 +356,6 @@ def test_problem_refuses(arguments, message):
 def test_front_door(capsys):
     sizes = ["--n", "32", "--dim", "8", "--rounds", "1", "--threads", "1"]
     assert cli(["bench", "--problem", "ntxent", *sizes, "--provider", "chunked"]) == 0
-    assert capsys.readouterr().out.startswith("ntxent     N=32 D=8 classes=64 tau=0.07 threads=1 ")
+    assert capsys.readouterr().out.startswith("ntxent      N=32 D=8 classes=64 tau=0.07 threads=1 ")
     assert cli(["bench", "--n", "33", "--provider", "chunked"]) == 2
     assert "n must be even and at least 4, got 33" in capsys.readouterr().err

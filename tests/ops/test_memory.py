@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="needs the repository")
 def test_peak_is_far_below_one_matrix() -> None:
     # 8192 rows: one float32 matrix takes 256 MiB, the embeddings 1 MiB.
-    command = [sys.executable, "-m", "benchmarks.bench_chunked_memory", "--measure"]
+    command = [sys.executable, "-m", "benchmarks.bench_memory", "--measure", "--impl", "chunked"]
     sizes = ["--n", "8192", "--dim", "32", "--classes", "16", "--threads", "1"]
+    sizes += ["--tile-cache-mib", "0"]
     done = subprocess.run(command + sizes, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     assert 0 <= json.loads(done.stdout)["peak_mib"] < 40
