@@ -2,13 +2,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types package ci clean
+.PHONY: demo test sanitize lint types package clean
 
 demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# The native ops with checks of memory and of undefined behaviour, in a build of their own.
+sanitize: .venv/installed-dev
+	tests/native/sanitize $(BIN)/python
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

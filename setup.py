@@ -1,8 +1,9 @@
 """Build the C++ extension spcl_fast._C; everything else is in pyproject.toml.
 
 SPCL_BUILD=auto (default) builds it where a compiler and PyTorch are there, and else installs the
-package without it; SPCL_BUILD=cpu fails instead; SPCL_BUILD=none never builds it. PyTorch must be
-seen by the build: pip install --no-build-isolation.
+package without it; SPCL_BUILD=cpu fails instead; SPCL_BUILD=none never builds it;
+SPCL_BUILD=sanitize builds it with checks of memory and of undefined behaviour, for make sanitize.
+PyTorch must be seen by the build: pip install --no-build-isolation.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from pathlib import Path
 
 from setuptools import setup
 
-MODES = ("auto", "cpu", "none")
+MODES = ("auto", "cpu", "sanitize", "none")
 SOURCES = ["csrc/module.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
 FLAGS = ["-O3", "-g0", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
 if sys.platform == "linux":
     # at::parallel_for is serial without it. Not linked: the runtime must be the one in PyTorch.
     FLAGS.append("-fopenmp")
+# Lines in the reports, and the overflows that Python's own -fwrapv defines away.
+SANITIZE = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv"]
+SANITIZE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 def skip(reason: object) -> None:
@@ -36,8 +40,8 @@ def extension_options(mode: str) -> dict[str, object]:
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
-        if mode == "cpu":
-            raise SystemExit(f"SPCL_BUILD=cpu needs PyTorch at build time: {error}") from error
+        if mode != "auto":
+            raise SystemExit(f"SPCL_BUILD={mode} needs PyTorch at build time: {error}") from error
         skip(f"PyTorch is not there at build time ({error}); use --no-build-isolation")
         return {}
 
@@ -48,12 +52,18 @@ def extension_options(mode: str) -> dict[str, object]:
             try:
                 super().run()
             except Exception as error:  # no compiler, an old one, a half-installed PyTorch
-                if mode == "cpu":
+                if mode != "auto":
                     raise
                 skip(error)
                 self.extensions = []
 
-    extension = CppExtension("spcl_fast._C", SOURCES, extra_compile_args={"cxx": FLAGS})
+    sanitize = SANITIZE if mode == "sanitize" else []
+    extension = CppExtension(
+        "spcl_fast._C",
+        SOURCES,
+        extra_compile_args={"cxx": [*FLAGS, *sanitize]},
+        extra_link_args=sanitize,
+    )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
 
 

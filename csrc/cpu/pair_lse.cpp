@@ -135,7 +135,6 @@ struct RowGradient {
     const float* value = values.const_data_ptr<float>();
     const float* gradient = gradients.const_data_ptr<float>();
     for (int64_t i = 0; i < values.numel(); ++i) {
-      if (value[i] == -kInf) continue;  // a row with nothing to compare has no gradient
       a[i] = gradient[i] / tau;
       lse[i] = value[i];
       if (is_bounded) u[i] = gradient[i] / tau * std::exp(-static_cast<double>(value[i]));

@@ -19,6 +19,7 @@
 #include "operand.h"
 #include "schedule.h"
 #include "sorted_labels.h"
+#include "zero_products.h"
 
 namespace spcl {
 namespace {
@@ -212,6 +213,8 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
     }
   };
   run(positive_tiles(sorted, rows, cols), h_size + 2 * kTile * stride, visit);
+  add_zero_products(cols, refs ? *refs : z, dz);
+  add_zero_products(rows, z, drefs);
   return {dz, drefs};
 }
 

@@ -1,0 +1,128 @@
+"""Threads update tiles without a race: csrc/cpu/schedule.h and the kernels under ThreadSanitizer.
+
+The program in thread_sanitizer/ needs a compiler alone, neither PyTorch nor the extension.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent / "thread_sanitizer"
+CSRC = Path(__file__).resolve().parents[2] / "csrc" / "cpu"
+COMPILER = shlex.split(os.environ.get("CXX", "g++"))
+FLAGS = ["-std=c++17", "-O1", "-g1", "-fsanitize=thread", "-ffp-contract=fast", "-Wno-psabi"]
+RACE_EXIT_CODE = 66
+
+
+def compile_to(out: Path, *arguments: str | Path) -> Path:
+    command = [*COMPILER, *FLAGS, *map(str, arguments), "-o", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def run(
+    program: Path, *arguments: str, prefix: tuple[str, ...]
+) -> subprocess.CompletedProcess[str]:
+    options = f"halt_on_error=1 exitcode={RACE_EXIT_CODE}"
+    return subprocess.run(
+        [*prefix, str(program), *arguments],
+        env=os.environ | {"TSAN_OPTIONS": options},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("thread_sanitizer")
+
+
+@pytest.fixture(scope="module")
+def prefix(folder: Path) -> tuple[str, ...]:
+    """What a program must be started with."""
+    if shutil.which(COMPILER[0]) is None:
+        pytest.skip(f"needs a C++ compiler, {COMPILER[0]}")
+    source, program = folder / "probe.cpp", folder / "probe"
+    source.write_text("int main() { return 0; }\n")
+    command = [*COMPILER, "-fsanitize=thread", str(source), "-o", str(program)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if result.returncode:
+        pytest.skip(f"{COMPILER[0]} has no ThreadSanitizer: {result.stderr.strip()[-200:]}")
+    # Its fixed map of memory can collide with a randomised one.
+    for prefix in ((), ("setarch", platform.machine(), "-R")):
+        if prefix and shutil.which(prefix[0]) is None:
+            continue
+        if run(program, prefix=prefix).returncode == 0:
+            return prefix
+    pytest.skip("ThreadSanitizer does not start on this machine")
+
+
+@pytest.fixture(scope="module")
+def kernels(folder: Path, prefix: tuple[str, ...]) -> list[Path]:
+    names = ["tile_kernels_baseline", "tile_kernels_avx2", "schedule"]
+    include = ["-I", str(HERE)]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(compile_to, folder / f"{name}.o", "-c", CSRC / f"{name}.cpp", *include)
+            for name in names
+        ]
+        return [job.result() for job in jobs]
+
+
+def build(folder: Path, schedule_header: Path, kernels: list[Path]) -> Path:
+    include = ["-I", str(HERE), "-I", str(schedule_header.parent), "-I", str(CSRC)]
+    return compile_to(folder / "run", HERE / "run_schedules.cpp", *include, *kernels)
+
+
+def test_no_race_and_no_bit_of_difference(
+    folder: Path, prefix: tuple[str, ...], kernels: list[Path]
+) -> None:
+    result = run(build(folder, CSRC / "schedule.h", kernels), prefix=prefix)
+    assert result.returncode == 0, result.stdout + result.stderr
+    # 54 schedules on 5 numbers of threads, with and without kernels
+    assert int(result.stdout.split()[-2]) >= 54 * 5 * 2, result.stdout
+
+
+ACQUIRE = "done[block].load(std::memory_order_acquire)"
+RELEASE = "std::memory_order_release"
+WAIT = "if (!wait(tile.i, tile.before_i) || !wait(tile.j, tile.before_j)) return;"
+BODY = "body(tile, index, scratch[worker].data());"
+# Each of the things that the scheme consists of, taken away: what is replaced, by what, how often.
+FAULTS = {
+    "no waiting": (WAIT, "", 1),
+    "waiting for rows alone": (WAIT, "if (!wait(tile.i, tile.before_i)) return;", 1),
+    "waiting for columns alone": (WAIT, "if (!wait(tile.j, tile.before_j)) return;", 1),
+    "waiting one tile less": ("!= count; ++spins", "< count - 1; ++spins", 1),
+    "no acquire": (ACQUIRE, ACQUIRE.replace("acquire", "relaxed"), 1),
+    "no release": (RELEASE, RELEASE.replace("release", "relaxed"), 2),
+    "done before the body": (
+        BODY,
+        "done[tile.i].store(tile.before_i + 1, std::memory_order_release);" + BODY,
+        1,
+    ),
+    "one scratch for all": ("scratch[worker].data()", "scratch[0].data()", 1),
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_a_planted_race_is_reported(
+    name: str, tmp_path: Path, prefix: tuple[str, ...], kernels: list[Path]
+) -> None:
+    old, new, times = FAULTS[name]
+    text = (CSRC / "schedule.h").read_text()
+    assert text.count(old) == times, f"schedule.h must hold {old!r} {times} times"
+    header = tmp_path / "schedule.h"
+    header.write_text(text.replace(old, new))
+    result = run(build(tmp_path, header, kernels), "mix", prefix=prefix)
+    assert result.returncode == RACE_EXIT_CODE, result.stdout + result.stderr
+    assert "data race" in result.stderr
