@@ -24,10 +24,10 @@ struct Piece {
 std::mutex held_mutex;
 Piece held;  // guarded by held_mutex
 
-// Takes the held piece if it is large enough, and not much larger.
+// Takes the held piece if it is large enough: one that is too large is held either way.
 Piece take(size_t bytes) {
   const std::lock_guard<std::mutex> lock(held_mutex);
-  if (held.bytes < bytes || held.bytes / 2 > bytes) return {};
+  if (held.bytes < bytes) return {};
   return std::exchange(held, {});
 }
 
