@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import sys
 from typing import get_args
@@ -11,27 +10,36 @@ import torch
 
 from spcl_fast._version import __version__
 from spcl_fast.native import build_info
+from spcl_fast.ops import _triton
 from spcl_fast.ops._impl import Impl, resolve
 
 
 def describe() -> dict[str, str]:
     """Return facts about the installation by name, in the order in which they are printed."""
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices.append("cuda")
+    devices = ["cpu", "cuda"]
     if torch.backends.mps.is_available():
         devices.append("mps")
     facts = {
         "spcl_fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": "installed" if importlib.util.find_spec("triton") else "not installed",
+        "triton": _describe_triton(),
         "extension": ", ".join(f"{k} {v}" for k, v in build_info().items()) or "not built",
         "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
     }
     for device in devices:
         facts[f"auto on {device}"] = resolve("auto", torch.device(device))
     return facts
+
+
+def _describe_triton() -> str:
+    found = _triton.version()
+    if found is None:
+        return "not installed"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if lack := _triton.lacks(device):
+        return f"{found}, does not run here: impl='triton' {lack}"
+    return f"{found}, runs on {device}"
 
 
 def main() -> None:

@@ -13,6 +13,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def dtype_of_results(x: Tensor) -> torch.dtype:
+    """Return the dtype of losses and log-sum-exps of rows `x`: float32, or float64 for float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def accumulator_dtype(device: torch.device) -> torch.dtype:
     """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64

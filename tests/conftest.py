@@ -1,16 +1,46 @@
-"""One thread, memory that starts as NaN, and panels small enough to be many."""
+"""One thread, memory that starts as NaN, small panels, and kernels interpreted without a GPU."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+KERNELS = Path(__file__).parent / "kernels"  # its tests need no GPU
+
+# GPUCHECK names another way to run kernels on CPU tensors, which has set itself up.
+if not torch.cuda.is_available() and "GPUCHECK" not in os.environ:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 torch.set_num_threads(1)
+
+
+# What makes the host wait for a device: reading a value, or a shape that depends on values.
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique",
+    "unique_",
+    "bincount",
+    "equal",
+)
+
+
+class ForbidWaiting(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().removeprefix("aten::").split(".")[0]
+        assert not name.startswith(WAITS), f"{name} waits for the device"
+        if name.startswith(("index", "_index")):
+            indices = args[1] if isinstance(args[1], (list, tuple)) else []
+            assert all(i is None or i.dtype != torch.bool for i in indices), "mask indexing waits"
+        return func(*args, **kwargs or {})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and item.path.parent != KERNELS:
             item.add_marker(skip)
 
 
@@ -63,3 +93,9 @@ def no_host_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (_class_sums, _positives):
         monkeypatch.setattr(module, "is_host", lambda _device: False)
+
+
+@pytest.fixture
+def forbid_waiting() -> type[ForbidWaiting]:
+    """A context in which every operator that makes the host wait for a device fails."""
+    return ForbidWaiting

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
 
 import spcl_fast
 from spcl_fast import native
@@ -27,6 +31,33 @@ print(elapsed)
 """
 
 
+TRITON_IS_MISSING = """
+import sys, torch
+sys.modules["triton"] = None
+import spcl_fast, spcl_fast.info
+from spcl_fast.ops._impl import resolve
+assert resolve("auto", torch.device("cuda")) == "chunked"
+assert spcl_fast.info.describe()["triton"] == "not installed"
+try:
+    spcl_fast.pair_lse(torch.ones(3, 2), 0.1, impl="triton")
+except RuntimeError as error:
+    print(error)
+"""
+
+TRITON_IS_OLD = """
+import sys, types, torch
+sys.modules["triton"] = types.ModuleType("triton")
+sys.modules["triton"].__version__ = "3.2.0"
+sys.modules["triton"].__spec__ = types.SimpleNamespace()
+from spcl_fast.ops._impl import resolve
+assert resolve("auto", torch.device("cuda")) == "chunked"
+try:
+    resolve("triton", torch.device("cuda"))
+except RuntimeError as error:
+    print(error)
+"""
+
+
 def run(*arguments: str) -> str:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
@@ -38,6 +69,22 @@ def test_cold_import_needs_torch_alone_and_is_quick() -> None:
     assert seconds < 0.2
 
 
+def test_triton_is_imported_only_when_asked_for() -> None:
+    program = "import sys, torch, spcl_fast, spcl_fast.info\nprint('triton' in sys.modules)"
+    assert run("-c", program) == "False\n"
+
+
+def test_without_triton_auto_is_chunked_and_triton_raises() -> None:
+    assert "impl='triton' needs triton, which is not installed" in run("-c", TRITON_IS_MISSING)
+    assert run("-c", TRITON_IS_OLD) == "impl='triton' needs triton 3.6 or later, got 3.2.0\n"
+
+
+def test_the_folder_of_the_kernels_is_no_package_of_its_own() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run("-c", "import kernels")
+    assert "ImportError: the folder kernels/ is the package spcl_fast.kernels" in error.value.stderr
+
+
 def test_public_names_exist() -> None:
     assert all(hasattr(spcl_fast, name) for name in spcl_fast.__all__)
     assert spcl_fast.__version__.count(".") == 2
@@ -47,5 +94,8 @@ def test_info() -> None:
     facts = describe()
     assert facts["spcl_fast"] == spcl_fast.__version__
     assert facts["auto on cpu"] == ("native" if native.is_built() else "chunked")
+    has_triton = importlib.util.find_spec("triton") is not None
+    assert facts["auto on cuda"] == ("triton" if has_triton else "chunked")
+    assert facts["triton"].startswith(version("triton") if has_triton else "not installed")
     printed = run("-m", "spcl_fast.info")
     assert all(name in printed and value in printed for name, value in facts.items())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
+KERNELS = {f"spcl_fast/kernels/{path.name}" for path in (REPOSITORY / "kernels").glob("*.py")}
 
 pytestmark = pytest.mark.packaging
 
@@ -31,6 +31,7 @@ def test_wheel_holds_the_package(archives):
         "spcl_fast/presets/demo.yaml",
         "spcl_fast/report/template.html",
         "spcl_fast/ops/pair_lse.py",
+        *KERNELS,
     ):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -41,7 +42,10 @@ def test_wheel_holds_the_package(archives):
 def test_sdist_can_be_built_from(archives):
     with tarfile.open(archives[1]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/presets/demo.yaml"} <= names
+        links = [member.name for member in archive.getmembers() if member.issym()]
+    files = {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/presets/demo.yaml"}
+    assert files | KERNELS <= names
+    assert links == []
 
 
 def test_wheel_runs_without_the_repository(archives, tmp_path):
@@ -51,7 +55,9 @@ def test_wheel_runs_without_the_repository(archives, tmp_path):
         "import torch, spcl_fast, sys; from spcl_fast import SupConLoss;"
         f"assert spcl_fast.__file__.startswith({str(tmp_path)!r});"
         "z = torch.eye(4, requires_grad=True);"
-        "SupConLoss()(z, torch.tensor([0, 0, 1, 1])).loss.backward(); assert z.grad.abs().sum() > 0"
+        "SupConLoss()(z, torch.tensor([0, 0, 1, 1])).loss.backward();"
+        "assert z.grad.abs().sum() > 0;"
+        "import spcl_fast.kernels"
     )
     environment = dict(os.environ, PYTHONPATH=str(tmp_path))
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)

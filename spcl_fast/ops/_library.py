@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spcl_fast import native
 from spcl_fast.ops._impl import fused
+from spcl_fast.precision import dtype_of_results
 
 _LIBRARY = torch.library.Library("spcl_fast_ops", "DEF")
 _SCHEMAS = {
@@ -45,7 +46,7 @@ def pair_lse_fwd(
     if name == "native":
         return native.pair_lse_fwd(z, refs, tau, keep=has_backward)
     if not torch.compiler.is_compiling():
-        return *fused(name).pair_lse_fwd(z, refs, tau), None
+        return *fused(name, "pair_lse_fwd")(z, refs, tau), None
     lse, lse_refs = torch.ops.spcl_fast_ops.pair_lse_fwd(z, refs, *_split(tau), name)
     return lse, None if refs is None else lse_refs, None
 
@@ -69,7 +70,7 @@ def pair_lse_bwd(
     if kept is not None:
         return native.pair_lse_bwd(*saved, tau, kept, needs_z=needs_z, needs_refs=needs_refs)
     if not torch.compiler.is_compiling():
-        return fused(name).pair_lse_bwd(  # type: ignore[no-any-return]
+        return fused(name, "pair_lse_bwd")(  # type: ignore[no-any-return]
             *saved, tau, needs_z=needs_z, needs_refs=needs_refs
         )
     dz, drefs = torch.ops.spcl_fast_ops.pair_lse_bwd(
@@ -83,7 +84,7 @@ def positive_pair_loss_fwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, weight_sum, num_pos; operands are z, lse, labels, refs, ref_labels."""
     if not torch.compiler.is_compiling():
-        return fused(name).positive_pair_loss_fwd(  # type: ignore[no-any-return]
+        return fused(name, "positive_pair_loss_fwd")(  # type: ignore[no-any-return]
             *operands, tau, gamma, mode, window
         )
     return torch.ops.spcl_fast_ops.positive_pair_loss_fwd(  # type: ignore[no-any-return]
@@ -105,7 +106,7 @@ def positive_pair_loss_bwd(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dz and drefs, None where not needed; operands as of the forward."""
     if not torch.compiler.is_compiling():
-        return fused(name).positive_pair_loss_bwd(  # type: ignore[no-any-return]
+        return fused(name, "positive_pair_loss_bwd")(  # type: ignore[no-any-return]
             c, *operands, tau, gamma, mode, window, needs_z=needs_z, needs_refs=needs_refs
         )
     dz, drefs = torch.ops.spcl_fast_ops.positive_pair_loss_bwd(
@@ -125,7 +126,7 @@ def positive_pair_histogram(
 ) -> Tensor:
     """Return counts (bins,); operands are z, lse, labels, references are refs, ref_labels."""
     if not torch.compiler.is_compiling():
-        return fused(name).positive_pair_histogram(  # type: ignore[no-any-return]
+        return fused(name, "positive_pair_histogram")(  # type: ignore[no-any-return]
             *operands,
             tau=tau,
             upper=upper,
@@ -148,22 +149,23 @@ def _joined(number: float, tensor: Tensor | None) -> float | Tensor:
 
 
 def _filled(x: Tensor | None, like: Tensor) -> Tensor:
-    """Return a tensor where an op has nothing to return."""
-    return like.new_empty(0) if x is None else x
+    """Return a tensor where an op has nothing to return, and the strides that its fake states."""
+    return like.new_empty(0) if x is None else x.contiguous()
 
 
 def _run_pair_lse_fwd(z: Tensor, refs: Any, tau: float, tau_t: Any, impl: str) -> Any:
-    lse, lse_refs = fused(impl).pair_lse_fwd(z, refs, _joined(tau, tau_t))
-    return lse, _filled(lse_refs, z)
+    lse, lse_refs = fused(impl, "pair_lse_fwd")(z, refs, _joined(tau, tau_t))
+    return lse, _filled(lse_refs, lse)
 
 
 def _fake_pair_lse_fwd(z: Tensor, refs: Any, tau: float, tau_t: Any, impl: str) -> Any:
-    return z.new_empty(z.shape[0]), z.new_empty(0 if refs is None else refs.shape[0])
+    lse = z.new_empty(z.shape[0], dtype=dtype_of_results(z))
+    return lse, lse.new_empty(0 if refs is None else refs.shape[0])
 
 
 def _run_pair_lse_bwd(*args: Any) -> Any:
     *saved, tau, tau_t, needs_z, needs_refs, impl = args
-    dz, drefs = fused(impl).pair_lse_bwd(
+    dz, drefs = fused(impl, "pair_lse_bwd")(
         *saved, _joined(tau, tau_t), needs_z=needs_z, needs_refs=needs_refs
     )
     return _filled(dz, args[0]), _filled(drefs, args[0])
@@ -176,21 +178,21 @@ def _fake_pair_lse_bwd(z: Tensor, refs: Any, *args: Any) -> Any:
 
 def _run_positive_fwd(*args: Any) -> Any:
     *operands, tau, tau_t, gamma, gamma_t, mode, window, impl = args
-    return fused(impl).positive_pair_loss_fwd(
+    return fused(impl, "positive_pair_loss_fwd")(
         *operands, _joined(tau, tau_t), _joined(gamma, gamma_t), mode, window
     )
 
 
 def _fake_positive_fwd(z: Tensor, *_: Any) -> Any:
-    rows = z.shape[0]
-    return z.new_empty(rows), z.new_empty(rows), z.new_empty(rows, dtype=torch.int64)
+    loss = z.new_empty(z.shape[0], dtype=dtype_of_results(z))
+    return loss, torch.empty_like(loss), torch.empty_like(loss, dtype=torch.int64)
 
 
 def _run_positive_bwd(*args: Any) -> Any:
     c, z, lse, labels, refs, ref_labels, tau, tau_t, gamma, gamma_t, mode, window, *last = args
     needs_z, needs_refs, impl = last
     operands = (c, z, lse, labels, refs, ref_labels, _joined(tau, tau_t), _joined(gamma, gamma_t))
-    dz, drefs = fused(impl).positive_pair_loss_bwd(
+    dz, drefs = fused(impl, "positive_pair_loss_bwd")(
         *operands, mode, window, needs_z=needs_z, needs_refs=needs_refs
     )
     return _filled(dz, z), _filled(drefs, z)
@@ -202,13 +204,13 @@ def _fake_positive_bwd(_c: Tensor, z: Tensor, _lse: Any, _labels: Any, refs: Any
 
 
 def _fake_gradients(z: Tensor, refs: Tensor | None, needs_z: bool, needs_refs: bool) -> Any:
-    dz = torch.empty_like(z) if needs_z else z.new_empty(0)
-    return dz, torch.empty_like(refs) if needs_refs and refs is not None else z.new_empty(0)
+    dz = z.new_empty(z.shape if needs_z else 0)
+    return dz, z.new_empty(refs.shape if needs_refs and refs is not None else 0)
 
 
 def _run_histogram(*args: Any) -> Any:
     z, lse, labels, tau, tau_t, upper, upper_t, bins, window, refs, ref_labels, impl = args
-    return fused(impl).positive_pair_histogram(
+    return fused(impl, "positive_pair_histogram")(
         z,
         lse,
         labels,

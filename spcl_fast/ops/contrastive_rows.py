@@ -21,7 +21,7 @@ from torch import Tensor
 from spcl_fast import native
 from spcl_fast.ops._checks import check_labels, check_rows, check_scalar
 from spcl_fast.ops._first_order import first_order_only
-from spcl_fast.ops._impl import Impl, resolve
+from spcl_fast.ops._impl import Impl, resolve, rows_for
 from spcl_fast.ops._library import (
     pair_lse_bwd,
     pair_lse_fwd,
@@ -31,7 +31,7 @@ from spcl_fast.ops._library import (
 from spcl_fast.ops.pair_lse import pair_lse
 from spcl_fast.ops.positive_pair_loss import PositivePairLoss, positive_pair_loss
 from spcl_fast.pair_weights import Mode, check_mode
-from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
+from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
 
 
 def contrastive_rows(
@@ -82,7 +82,7 @@ def contrastive_rows(
     check_rows("z", z)
     check_scalar("tau", tau, z, finite=True)
     check_mode(mode)
-    z = at_least_float32(z)
+    z, _ = rows_for(name, z, None)
     for label, gamma, window in zip(labels, gammas, windows, strict=True):
         check_labels("labels", label, z.shape[0], z, window)
         check_scalar("gamma", gamma, z, finite=False)
@@ -148,9 +148,10 @@ class _ContrastiveRows(torch.autograd.Function):
                 dz = _sum_of_gradients(name, z, lse, dlse, gradients, tau, mode)
         dtau = None
         if needs_tau:
-            dtau = -(z * dz).sum(dtype=accumulator_dtype(z.device)) / tau / 2
+            product = z.to(dtype_of_results(z)) * dz
+            dtau = -product.sum(dtype=accumulator_dtype(z.device)) / tau / 2
             dtau = dtau.to(tau.dtype)
-        return dz if needs_z else None, dtau, None, None, None
+        return dz.to(z.dtype) if needs_z else None, dtau, None, None, None
 
 
 def _sum_of_gradients(
@@ -162,10 +163,11 @@ def _sum_of_gradients(
     tau: float | Tensor,
     mode: Mode,
 ) -> Tensor:
-    """Return dz from the backwards of the two ops by the implementation `name`."""
+    """Return dz, float32 at least, from the backwards of the two ops by `name`."""
     needs: Any = {"needs_z": True, "needs_refs": False}
     dz, _ = pair_lse_bwd(name, z, None, lse, None, dlse, None, tau, None, **needs)
     assert dz is not None
+    dz = dz.to(dtype_of_results(z))
     for x in gradients:
         operands = (z, lse, x.labels, None, None)
         part, _ = positive_pair_loss_bwd(name, x.c, operands, tau, x.gamma, mode, x.window, **needs)

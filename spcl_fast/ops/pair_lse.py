@@ -22,9 +22,9 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
 from spcl_fast.ops._first_order import first_order_only
-from spcl_fast.ops._impl import Impl, resolve
+from spcl_fast.ops._impl import Impl, resolve, rows_for
 from spcl_fast.ops._library import pair_lse_bwd, pair_lse_fwd
-from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
+from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
 
 
 @overload
@@ -45,14 +45,15 @@ def pair_lse(
     """Compute log-sum-exp over the similarities of every row, without the row itself.
 
     Memory is O(N D) except with impl="reference", which alone can be differentiated twice.
-    Half types are computed in float32, under `torch.autocast` too.
+    Half types are computed in float32, under `torch.autocast` too; impl="triton" multiplies them
+    as they are, and has float32 from there on.
 
     Args:
         z: (N, D), floating. Rows need not be normalised.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         refs: (M, D), dtype and device of `z`, to compare `z` with instead of with itself; no pair
             is left out then.
-        impl: "auto", "reference", "chunked" or "native".
+        impl: "auto", "reference", "chunked", "native" or "triton".
 
     Returns:
         lse (N,), float32 (float64 for float64 `z`); with `refs` the pair of lse over `refs` for
@@ -67,9 +68,8 @@ def pair_lse(
     check_scalar("tau", tau, z, finite=True)
     if refs is not None:
         check_refs(z, refs)
-        refs = at_least_float32(refs)
     name = resolve(impl, z.device, z.dtype)
-    z = at_least_float32(z)
+    z, refs = rows_for(name, z, refs)
     if name == "reference":
         with no_autocast(z.device):
             return reference.pair_lse(z, tau, refs)
@@ -128,6 +128,6 @@ class _PairLse(torch.autograd.Function):
             )
         dtau = None
         if needs_tau:
-            dtau = -(z * dz).sum(dtype=accumulator_dtype(z.device)) / tau
+            dtau = -(z.to(dtype_of_results(z)) * dz).sum(dtype=accumulator_dtype(z.device)) / tau
             dtau = (dtau / 2 if refs is None else dtau).to(tau.dtype)
         return dz if needs_z else None, drefs, dtau, None, None

@@ -8,8 +8,8 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops import _library
 from spcl_fast.ops._checks import check_pairs, check_scalar
-from spcl_fast.ops._impl import Impl, resolve
-from spcl_fast.precision import at_least_float32, no_autocast
+from spcl_fast.ops._impl import Impl, resolve, rows_for
+from spcl_fast.precision import dtype_of_results, no_autocast
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def positive_pair_histogram(
         window: as for `positive_pair_loss`.
         refs: (M, D), as for `positive_pair_loss`.
         ref_labels: (M,), with `refs`.
-        impl: "auto", "reference", "chunked" or "native".
+        impl: "auto", "reference", "chunked", "native" or "triton".
 
     Returns:
         (bins,) int64 counts.
@@ -55,9 +55,8 @@ def positive_pair_histogram(
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     name = resolve(impl, z.device, z.dtype)
-    z = at_least_float32(z)
-    refs = None if refs is None else at_least_float32(refs)
-    lse = lse.to(z.dtype)
+    z, refs = rows_for(name, z, refs)
+    lse = lse.to(dtype_of_results(z))
     with no_autocast(z.device):
         if name != "reference":
             return _library.positive_pair_histogram(

@@ -24,10 +24,10 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_pairs, check_scalar
 from spcl_fast.ops._first_order import first_order_only
-from spcl_fast.ops._impl import Impl, resolve
+from spcl_fast.ops._impl import Impl, resolve, rows_for
 from spcl_fast.ops._library import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.pair_weights import Mode, check_mode
-from spcl_fast.precision import accumulator_dtype, at_least_float32, no_autocast
+from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
 
 
 class PositivePairLoss(NamedTuple):
@@ -56,8 +56,8 @@ def positive_pair_loss(
 ) -> PositivePairLoss:
     """Compute the weighted mean of lse_i - z_i . z_j / tau over the positives of every row.
 
-    Half types are computed in float32, under `torch.autocast` too. impl="reference" alone can be
-    differentiated twice.
+    Half types are computed in float32, under `torch.autocast` too; impl="triton" multiplies them
+    as they are, and has float32 from there on. impl="reference" alone can be differentiated twice.
 
     Args:
         z: (N, D), floating.
@@ -71,7 +71,7 @@ def positive_pair_loss(
             below 0 and NaN are unknown.
         refs: (M, D), dtype and device of `z`: positives are looked for here, none excluded.
         ref_labels: (M,), with `refs`.
-        impl: "auto", "reference", "chunked" or "native".
+        impl: "auto", "reference", "chunked", "native" or "triton".
 
     Returns:
         loss, weight_sum and num_pos. The loss is differentiable in `z`, `lse`, `refs` and a tensor
@@ -85,10 +85,9 @@ def positive_pair_loss(
     check_scalar("gamma", gamma, z, finite=False)
     check_mode(mode)
     name = resolve(impl, z.device, z.dtype)
-    z = at_least_float32(z)
-    refs = None if refs is None else at_least_float32(refs)
+    z, refs = rows_for(name, z, refs)
     gamma = gamma.detach() if isinstance(gamma, Tensor) else float(gamma)
-    lse = lse.to(z.dtype)
+    lse = lse.to(dtype_of_results(z))
     if name == "reference":
         with no_autocast(z.device):
             return PositivePairLoss(
@@ -165,7 +164,7 @@ class _PositivePairLoss(torch.autograd.Function):
                     needs_refs=needs_refs,
                 )
         if needs_tau:
-            dtau = -(z * dz).sum(dtype=accumulator_dtype(z.device)) / tau
+            dtau = -(z.to(dtype_of_results(z)) * dz).sum(dtype=accumulator_dtype(z.device)) / tau
             dtau = (dtau / 2 if refs is None else dtau).to(tau.dtype)
         dlse = c * weight_sum if needs_lse else None
         return dz if needs_z else None, dlse, None, drefs, None, dtau, None, None

@@ -74,7 +74,7 @@ def test_fullgraph_with_a_gamma_that_changes(impl: Impl) -> None:
 
 
 def op_calls() -> dict[str, tuple[Any, ...]]:
-    z, refs = make_embeddings(12, 4), make_embeddings(9, 4, seed=1)
+    z, refs = (make_embeddings(n, 4).T.contiguous().T for n in (12, 9))  # any strides
     labels, ref_labels = make_labels(12, 3), make_labels(9, 3, seed=1)
     row, col, tau = torch.ones(12), torch.ones(9), torch.tensor(0.1)
     pairs = (z, row, labels, refs, ref_labels, 0.0, tau, 3.0, None, "linear")

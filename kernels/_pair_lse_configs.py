@@ -1,0 +1,71 @@
+"""Configurations of the kernels of `pair_lse`, from what the compiler reports, not from times.
+
+No entry spills unless it says so, and none repeats work: the MMAs of a tile over more warps than it
+has pieces are done twice. BLOCK_M rows are owned: each visited row is read once per BLOCK_M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spcl_fast.kernels._configs import Config, Key
+
+
+def _half(table: dict[tuple[int, int], Config]) -> dict[Key, Config]:
+    return {(name, *key): config for name in ("bf16", "fp16") for key, config in table.items()}
+
+
+# BLOCK_D = 512 stands for all that is wider, 64 features at a time.
+FORWARD: Mapping[Key, Config] = {
+    **_half(
+        {
+            # 64 visited rows over 4 warps leave registers for the sums of 128 owned ones, twice.
+            (64, 80): Config(128, 64, 4, 3),
+            (128, 80): Config(128, 64, 4, 3),
+            # Two programs a multiprocessor still fit in shared memory.
+            (256, 80): Config(64, 64, 4, 2),
+            (512, 80): Config(128, 64, 4, 3),
+        }
+    ),
+    ("fp32 tf32", 128, 80): Config(64, 64, 4, 2),  # two programs in shared memory
+    ("fp32 tf32", 256, 80): Config(64, 32, 4, 2),  # what fits in shared memory
+    ("fp32 tf32", 256, 90): Config(64, 64, 4, 2),
+    ("fp32 tf32", 512, 80): Config(64, 64, 4, 2),
+    # Three MMAs a product: both halves of the operands are in registers.
+    ("fp32 tf32x3", 256, 80): Config(64, 32, 4, 1),
+    ("fp32 tf32x3", 512, 80): Config(64, 32, 4, 2),
+    # No MMAs: few sums a thread, or the operands spill.
+    ("fp32 ieee", 256, 80): Config(64, 32, 8, 1),
+    ("fp32 ieee", 512, 80): Config(64, 32, 8, 1),
+}
+
+BY_ROWS: Mapping[Key, Config] = {
+    **_half(
+        {
+            # 128 x 64 of h and 128 x BLOCK_D of dz over 8 warps: 255 registers hold them.
+            (128, 80): Config(128, 64, 8, 3),
+            # dz alone is 128 registers: as much of h as fits beside it.
+            (256, 80): Config(128, 16, 8, 2),
+            (256, 90): Config(128, 32, 8, 2),
+        }
+    ),
+    # Operands of float32 are twice as many registers.
+    ("fp32 tf32", 128, 80): Config(64, 32, 4, 2),
+    ("fp32 tf32", 256, 80): Config(64, 16, 8, 2),
+    ("fp32 tf32", 256, 90): Config(64, 64, 8, 2),
+    ("fp32 tf32x3", 256, 80): Config(64, 16, 8, 1),
+    ("fp32 ieee", 256, 80): Config(64, 32, 8, 1),
+}
+
+BY_PAIRS: Mapping[Key, Config] = {
+    **_half(
+        {
+            (128, 80): Config(128, 64, 8, 2),  # as by rows, and a tile of dz_j
+            (256, 80): Config(64, 16, 4, 2),
+        }
+    ),
+    ("fp32 tf32", 128, 80): Config(64, 32, 4, 2),
+    ("fp32 tf32", 256, 80): Config(64, 16, 8, 2),
+    ("fp32 tf32x3", 256, 80): Config(64, 16, 8, 1),
+    ("fp32 ieee", 256, 80): Config(64, 32, 8, 1),
+}

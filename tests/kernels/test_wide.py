@@ -1,0 +1,270 @@
+"""Rows of more than 256 features: gradients of `pair_lse`, and the public ops, against float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spcl_fast import pair_lse, positive_pair_loss, reference
+from spcl_fast.kernels import _wide as kernels
+from spcl_fast.kernels import pair_lse as narrow
+from spcl_fast.testing import assert_within_budget, make_embeddings, make_labels
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+Gradients = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _default_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def upstream(z: Tensor, refs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    dlse = torch.linspace(-1, 2, len(z), device=z.device)
+    if refs is None:
+        return dlse, None
+    return dlse, torch.linspace(1, -2, len(refs), device=z.device)
+
+
+def exact(z: Tensor, tau: float, refs: Tensor | None, dtype: torch.dtype) -> Gradients:
+    """Return lse, lse_refs, dz and drefs of the reference in `dtype`."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in (z, refs) if x is not None]
+    outputs = reference.pair_lse(leaves[0], tau, *leaves[1:])
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    given = [d for d in upstream(z, refs) if d is not None]
+    given = [d.to(out.dtype) for d, out in zip(given, outputs, strict=True)]
+    grads = torch.autograd.grad(outputs, leaves, given)
+    names = ("dz", "drefs")[: len(grads)] + ("lse", "lse_refs")[: len(outputs)]
+    return dict(zip(names, (*grads, *(out.detach() for out in outputs)), strict=True))
+
+
+def by_kernels(z: Tensor, tau: float | Tensor, refs: Tensor | None, right: Gradients) -> Gradients:
+    """Return dz and drefs, with the lse of `right`."""
+    lse, lse_refs = right["lse"].float(), right.get("lse_refs")
+    lse_refs = None if lse_refs is None else lse_refs.float()
+    dlse, dlse_refs = upstream(z, refs)
+    dz, drefs = kernels.pair_lse_bwd_wide(
+        *(z, refs, lse, lse_refs, dlse, dlse_refs, tau),
+        needs_z=True,
+        needs_refs=refs is not None,
+    )
+    return {name: g for name, g in (("dz", dz), ("drefs", drefs)) if g is not None}
+
+
+def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 3.0) -> None:
+    truth, eager = exact(z, tau, refs, torch.float64), exact(z, tau, refs, z.dtype)
+    lse, lse_refs = narrow.pair_lse_fwd(z, refs, tau)
+    saved = {"lse": lse} if lse_refs is None else {"lse": lse, "lse_refs": lse_refs}
+    actual = by_kernels(z, tau, refs, saved)
+    assert len(actual) == (1 if refs is None else 2)
+    for name, value in actual.items():
+        assert value.is_contiguous()
+        assert_within_budget(value, truth[name], eager[name], factor=factor, name=name)
+
+
+# One more than fits, no multiple of a step, powers of two, many steps; several ragged tiles.
+@pytest.mark.breadth
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize("dim", [257, 300, 512, 1000])
+def test_number_of_features(dtype: torch.dtype, dim: int, device: str) -> None:
+    z = make_embeddings(97, dim, dtype=dtype, device=device)
+    check(z, 0.07)
+    check(z, 0.07, make_embeddings(70, dim, dtype=dtype, device=device, seed=1))
+
+
+# What torch.set_float32_matmul_precision calls ieee and tf32x3. Several tiles each way in compiled
+# kernels; sizes that are and are not multiples of 16, which compile to different code.
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(BF16, "highest"), (FP16, "highest"), (FP32, "highest"), (FP32, "high")],
+)
+@pytest.mark.parametrize(("num_rows", "num_refs", "dim"), [(208, None, 272), (203, 131, 261)])
+def test_several_tiles(
+    dtype: torch.dtype, precision: str, num_rows: int, num_refs: int | None, dim: int, device: str
+) -> None:
+    torch.set_float32_matmul_precision(precision)
+    refs = None
+    if num_refs is not None:
+        refs = make_embeddings(num_refs, dim, dtype=dtype, device=device, seed=1)
+    check(make_embeddings(num_rows, dim, dtype=dtype, device=device), 0.07, refs)
+
+
+@pytest.mark.breadth
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+# One row, two, around a tile, several tiles.
+@pytest.mark.parametrize("num_rows", [1, 2, 16, 31, 33, 130])
+def test_number_of_rows(dtype: torch.dtype, num_rows: int, device: str) -> None:
+    z = make_embeddings(num_rows, 260, dtype=dtype, device=device)
+    refs = make_embeddings(33, 260, dtype=dtype, device=device, seed=1)
+    if num_rows > 1:  # one row has nothing to compare
+        check(z, 0.1)
+    check(z, 0.1, refs)
+    check(refs, 0.1, z)
+
+
+# Similarities up to 1e-7, 200, 1.4e7 and 2e8: without a shift, just beyond it, and where exp of
+# nothing but the largest is left.
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize(("norm", "tau"), [(1e-4, 10.0), (1.0, 0.005), (1e3, 0.07), (1e3, 0.005)])
+def test_any_temperature_and_norm(dtype: torch.dtype, norm: float, tau: float, device: str) -> None:
+    z = make_embeddings(97, 260, norm=norm, dtype=dtype, device=device)
+    refs = make_embeddings(70, 260, norm=norm, dtype=dtype, device=device, seed=1)
+    check(z, tau)
+    check(z, tau, refs)
+
+
+# float16 holds 2^-24 to 2^16: what no h_ij and no scaled sum may leave.
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**-10, 1.0, 2.0**10])
+def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
+    z = make_embeddings(130, 260, norm=100.0, dtype=FP16, device=device)
+    tau = 10.0 if factor < 1 else 1e4
+    lse = exact(z, tau, None, torch.float64)["lse"].float()
+    dlse = torch.linspace(-1, 2, 130, device=device)
+    needs = {"needs_z": True, "needs_refs": False}
+    plain, _ = kernels.pair_lse_bwd_wide(z, None, lse, None, dlse, None, tau, **needs)
+    scaled, _ = kernels.pair_lse_bwd_wide(z, None, lse, None, factor * dlse, None, tau, **needs)
+    assert plain is not None
+    assert scaled is not None
+    torch.testing.assert_close(
+        scaled.float(), factor * plain.float(), rtol=2e-3, atol=2.0**-24 + 1e-6 * factor
+    )
+
+
+# One row is everybody's neighbour: h_ij of its column add up to N times their bound.
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+def test_a_sum_beyond_the_range_of_float16(dtype: torch.dtype, device: str) -> None:
+    z = make_embeddings(97, 260, norm=0.01, dtype=dtype, device=device)
+    z[0] = z.float().mean(0) * 40000
+    z[1:] += z[0] / 2
+    check(z, 0.05)
+    check(z, 0.05, z[:40].clone())
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize("tau", [0.07, 0.005])  # without a shift, with one
+def test_panels_give_the_same(
+    dtype: torch.dtype, tau: float, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = make_embeddings(130, 257, dtype=dtype, device=device)
+    refs = make_embeddings(141, 257, dtype=dtype, device=device, seed=1)
+    monkeypatch.setattr(narrow._Pairs, "part_bytes", lambda _pairs: 0)
+    monkeypatch.setattr(kernels, "_NUM_PROGRAMS", 17)
+    check(z, tau)
+    check(z, tau, refs)
+
+
+LAYOUTS: dict[str, Any] = {
+    "columns": lambda z: z.T.contiguous().T,
+    "every other": lambda z: torch.stack([z, z + 1], 1).flatten(0, 1)[::2],
+    "part of a row": lambda z: torch.cat([z + 1, z, z + 2], 1)[:, z.shape[1] : 2 * z.shape[1]],
+    "expanded rows": lambda z: z[:1].expand(z.shape),
+    "expanded features": lambda z: z[:, :1].expand(z.shape),
+}
+
+
+@pytest.mark.breadth
+@pytest.mark.parametrize("dtype", [FP16, FP32])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_strides(layout: str, dtype: torch.dtype, device: str) -> None:
+    z, refs = (make_embeddings(n, 260, dtype=dtype, device=device, seed=n) for n in (67, 50))
+    view, refs_view = LAYOUTS[layout](z), LAYOUTS[layout](refs)
+    for others in (None, refs_view):
+        plain = None if others is None else others.clone()
+        right = exact(view, 0.1, others, torch.float64)
+        actual = by_kernels(view, 0.1, others, right)
+        expected = by_kernels(view.clone(), 0.1, plain, right)
+        for name, value in actual.items():
+            # PyTorch may add up the products of another layout in another order
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+            assert value.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [FP16, FP32])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_rows_that_are_not_finite(value: float, dtype: torch.dtype, device: str) -> None:
+    z = make_embeddings(67, 260, dtype=dtype, device=device)
+    refs = make_embeddings(50, 260, dtype=dtype, device=device, seed=1)
+    z[1, 2] = value
+    for others in (None, refs):
+        right = exact(z, 0.1, others, FP32)
+        for name, gradient in by_kernels(z, 0.1, others, right).items():
+            assert torch.equal(gradient.isnan(), right[name].isnan()), name
+
+
+def test_nothing_to_compare(device: str) -> None:
+    one, none = torch.ones(1, 300, device=device), torch.ones(0, 300, device=device)
+    for z, refs in ((one, None), (none, None), (one, none), (none, one)):
+        right = exact(z, 0.1, refs, FP32)
+        for name, gradient in by_kernels(z, 0.1, refs, right).items():
+            assert torch.equal(gradient, torch.zeros_like(right[name])), name
+
+
+def test_gradients_that_are_not_needed(device: str) -> None:
+    z, refs = (make_embeddings(n, 260, device=device, seed=n) for n in (40, 50))
+    right = exact(z, 0.1, refs, FP32)
+    both = by_kernels(z, 0.1, refs, right)
+    saved: Any = (z, refs, right["lse"], right["lse_refs"], *upstream(z, refs), 0.1)
+    only_z = kernels.pair_lse_bwd_wide(*saved, needs_z=True, needs_refs=False)
+    only_refs = kernels.pair_lse_bwd_wide(*saved, needs_z=False, needs_refs=True)
+    assert only_z[1] is None
+    assert only_refs[0] is None
+    assert torch.equal(only_z[0], both["dz"])
+    assert torch.equal(only_refs[1], both["drefs"])
+    assert kernels.pair_lse_bwd_wide(*saved, needs_z=False, needs_refs=False) == (None, None)
+
+
+def test_tau_may_be_a_tensor(device: str) -> None:
+    for dtype in (FP16, FP32):
+        z = make_embeddings(67, 260, dtype=dtype, device=device)
+        right = exact(z, 0.25, None, torch.float64)
+        by_number = by_kernels(z, 0.25, None, right)
+        by_tensor = by_kernels(z, torch.tensor(0.25, device=device), None, right)
+        assert torch.equal(by_number["dz"], by_tensor["dz"])
+
+
+def by_ops(
+    z: Tensor, refs: Tensor | None, labels: Tensor, gamma: float, impl: Any
+) -> dict[str, Tensor]:
+    """Return what both public ops give, and the gradients."""
+    z = z.clone().requires_grad_()
+    refs = None if refs is None else refs.clone().requires_grad_()
+    lse: Any = pair_lse(z, 0.07, refs=refs, impl=impl)
+    others: dict[str, Any] = {}
+    if refs is not None:
+        others = {"refs": refs, "ref_labels": labels[: len(refs)]}
+    own = lse if refs is None else lse[0]
+    out = positive_pair_loss(
+        z, own, labels, tau=0.07, gamma=gamma, mode="linear", impl=impl, **others
+    )
+    total = (torch.linspace(1, 2, len(z), device=z.device) * out.loss).sum()
+    if refs is not None:
+        total = total + lse[1].sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    results = {"lse": own.detach(), "loss": out.loss.detach(), "dz": z.grad}
+    if refs is not None:
+        assert refs.grad is not None
+        results["drefs"] = refs.grad
+    return results
+
+
+# Self-paced weights and class sums; half types too. 401 is no multiple of a step.
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize(("dim", "gamma"), [(320, 7.0), (401, 7.0), (401, math.inf)])
+def test_public_ops(dtype: torch.dtype, dim: int, gamma: float, device: str) -> None:
+    z = make_embeddings(97, dim, dtype=dtype, device=device)
+    labels = make_labels(97, 6, unknown_share=0.1, device=device)
+    for refs in (None, make_embeddings(70, dim, dtype=dtype, device=device, seed=1)):
+        actual = by_ops(z, refs, labels, gamma, "triton")
+        eager = by_ops(z, refs, labels, gamma, "reference")
+        wide = None if refs is None else refs.double()
+        truth = by_ops(z.double(), wide, labels, gamma, "reference")
+        for name, value in actual.items():
+            assert_within_budget(value, truth[name], eager[name], factor=3, name=name)
