@@ -180,24 +180,24 @@ def test_many_features(dim: int, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("mode", ["hard", "linear"])
 def test_window(step: float, window: float, mode: str, device: str) -> None:
     z = make_embeddings(220, 32, device=device)
-    labels = step * make_labels(220, 15, device=device)
-    if labels.is_floating_point():
-        labels = labels.double()
+    labels = make_labels(220, 15, device=device)
+    if isinstance(step, float):
+        labels = step * labels.double()
         labels[::9], labels[::13] = math.nan, -0.5
     check(z, labels, window=window, mode=mode)
 
 
 @pytest.mark.breadth
 # A border that only exact arithmetic in float64 finds, between many equal labels.
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32])
 def test_window_counts(dtype: torch.dtype, device: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(-2, 60, (500,), generator=generator)
-    labels = (labels if dtype == torch.int32 else labels * 0.1).to(dtype).to(device)
-    others = labels[:170].flip(0).contiguous()
-    z = torch.zeros(500, 16, device=device)
-    for window in (0.0, 0.1, 0.3, 0.7, 1.1, 4.0, 100.0, math.inf):
-        for refs, ref_labels in ((None, None), (z[:170], others)):
+    labels = torch.randint(-2, 60, (300,), generator=generator)
+    labels = (labels if dtype == torch.int32 else labels.double() * 0.1).to(dtype).to(device)
+    others = labels[:110].flip(0).contiguous()
+    z = torch.zeros(300, 16, device=device)
+    for window in (0.0, 0.1, 0.3, 0.7, 4.0, math.inf):
+        for refs, ref_labels in ((None, None), (z[:110], others)):
             truth = positive_mask(labels, ref_labels, window).sum(1)
             num_pos = kernels.positive_pair_loss_fwd(
                 z, z[:, 0], labels, refs, ref_labels, 1.0, 1.0, "hard", window
@@ -304,7 +304,11 @@ def test_rows_that_are_not_finite(value: float, mode: str, dtype: torch.dtype, d
     lse = torch.full((150,), 9.0, device=device)
     actual = kernel_results(z, lse, labels, None, None, *how)
     truth = reference_results(z.double(), lse.double(), labels, None, None, *how)
-    assert torch.equal(actual["loss"].isfinite(), truth["loss"].isfinite())  # type: ignore[union-attr]
+    for name in ("loss", "weight_sum"):
+        found, expected = actual[name], truth[name]
+        assert found is not None
+        assert expected is not None
+        assert torch.equal(found.isfinite(), expected.isfinite()), name
     assert not actual["dz"][labels == labels[17]].isfinite().all(1).any()  # type: ignore[index]
 
 
