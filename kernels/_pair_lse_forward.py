@@ -36,7 +36,9 @@ def rounded_sim(dots, tau):
     one = tl.full((), 1.0, tl.float32)
     inv_tau = tl.div_rn(one, tau)
     rest = tl.fma(-tau, inv_tau, one) * inv_tau  # of 1 / tau
-    return tl.fma(dots, inv_tau, dots * rest)
+    # What is infinite stays so: times a rest of 0 or of the other sign it would become NaN.
+    correction = tl.where(tl.abs(dots) < float("inf"), dots * rest, 0.0)
+    return tl.fma(dots, inv_tau, correction)
 
 
 @triton.jit

@@ -274,3 +274,17 @@ def test_double_precision_and_a_second_derivative_raise(device: str) -> None:
     (dz,) = torch.autograd.grad(lse.sum(), z, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative needs"):
         dz.sum().backward()
+
+
+# Few rows take shifted sums. Of the taus, 1 / tau is rounded down, up, and not at all.
+@pytest.mark.breadth
+@pytest.mark.parametrize("tau", [0.1, 0.07, 0.03, 1 / 3, 0.5])
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 15])
+def test_few_rows_at_any_temperature(num_rows: int, tau: float, device: str) -> None:
+    z = make_embeddings(num_rows, 8, device=device)
+    refs = make_embeddings(15, 8, seed=1, device=device)
+    truth = pair_lse(z.double(), tau, impl="reference")
+    torch.testing.assert_close(pair_lse(z, tau, impl="triton").double(), truth, rtol=1e-5, atol=0)
+    truths = pair_lse(z.double(), tau, refs=refs.double(), impl="reference")
+    for lse, expected in zip(pair_lse(z, tau, refs=refs, impl="triton"), truths, strict=True):
+        torch.testing.assert_close(lse.double(), expected, rtol=1e-5, atol=1e-6)
