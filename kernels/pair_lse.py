@@ -35,7 +35,7 @@ from spcl_fast.kernels._pair_lse_backward import (
     row_gradient_kernel,
     row_weights_kernel,
 )
-from spcl_fast.kernels._pair_lse_configs import BY_PAIRS, BY_ROWS, FORWARD
+from spcl_fast.kernels._pair_lse_configs import BY_PAIRS, BY_ROWS, FORWARD, WIDE
 from spcl_fast.kernels._pair_lse_forward import merge_parts_kernel, pair_sums_kernel
 from spcl_fast.kernels._tiles import device_of, dot_precision, launch_options, padded_features
 
@@ -120,7 +120,7 @@ def pair_lse_bwd(
     if z.shape[1] > _MAX_BLOCK_D:
         from spcl_fast.kernels._wide import pair_lse_bwd_wide
 
-        return pair_lse_bwd_wide(  # type: ignore[no-any-return]
+        return pair_lse_bwd_wide(
             z, refs, lse, lse_refs, dlse, dlse_refs, tau, needs_z=needs_z, needs_refs=needs_refs
         )
     if z.numel() == 0 or (refs is not None and refs.numel() == 0):
@@ -133,8 +133,7 @@ def pair_lse_bwd(
         rows, others = _terms(pairs, lse, dlse, lse_refs, dlse_refs)
         # Against references a visit serves both sides only where both are asked for.
         if (refs is None or (needs_z and needs_refs)) and _adds_atomically(z):
-            dz, drefs = _gradients_by_pairs(pairs, rows, others)
-            return dz, drefs
+            return _gradients_by_pairs(pairs, rows, others)
         dz = _gradient_by_rows(pairs, rows, others) if needs_z else None
         drefs = _gradient_by_rows(pairs.swapped(), others, rows) if needs_refs else None
     return dz, drefs
@@ -142,7 +141,8 @@ def pair_lse_bwd(
 
 def _largest_norm(z: Tensor) -> Tensor:
     """Return the largest norm of a row, () float32, NaN if a row has one."""
-    return torch.linalg.vector_norm(z, dim=1, dtype=torch.float32).amax()
+    norms: Tensor = torch.linalg.vector_norm(z, dim=1, dtype=torch.float32)
+    return norms.amax()
 
 
 def _sum_panels(pairs: _Pairs, lse: Tensor, lse_refs: Tensor) -> None:
@@ -150,8 +150,10 @@ def _sum_panels(pairs: _Pairs, lse: Tensor, lse_refs: Tensor) -> None:
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()
     block_d = padded_features(D)
-    config = pick("pair_lse_fwd", FORWARD, z.dtype, min(block_d, 2 * _MAX_BLOCK_D), z.device)
-    is_wide = block_d > _MAX_BLOCK_D
+    # The halves of whole rows of 256 would fill the registers of three products.
+    is_wide = block_d > (128 if dot_precision(z.dtype) == "tf32x3" else _MAX_BLOCK_D)
+    config_d = WIDE if is_wide else block_d
+    config = pick("pair_lse_fwd", FORWARD, z.dtype, config_d, z.device)
     num_blocks, num_tiles = triton.cdiv(N, config.block_m), triton.cdiv(M, config.block_n)
     panel = max(1, min(num_blocks, pairs.part_bytes() // (4 * M)))
     ratio = config.block_m // config.block_n
@@ -371,9 +373,10 @@ def _adds_atomically(z: Tensor) -> bool:
     Per ordered pair and feature it saves half a multiply-add and costs 1 / (2 BLOCK_M) additions
     to memory.
     """
+    name, block_d = dtype_name(z.dtype), padded_features(z.shape[1])
     if torch.are_deterministic_algorithms_enabled():
         return False
-    block_d = padded_features(z.shape[1])
+    if not any(known == name and size >= block_d for known, size, _ in BY_PAIRS):
+        return False
     config = pick("pair_lse_bwd_pairs", BY_PAIRS, z.dtype, block_d, z.device)
-    saved = 0.5 / _MULTIPLY_ADDS[dtype_name(z.dtype)]
-    return saved > 1 / (2 * config.block_m * _ATOMIC_ADDS)
+    return 0.5 / _MULTIPLY_ADDS[name] > 1 / (2 * config.block_m * _ATOMIC_ADDS)

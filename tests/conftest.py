@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 KERNELS = Path(__file__).parent / "kernels"  # its tests need no GPU
 
-# GPUCHECK names another way to run kernels on CPU tensors, which has set itself up.
-if not torch.cuda.is_available() and "GPUCHECK" not in os.environ:
+# SPCL_KERNEL_DRIVER names another way to run kernels on CPU tensors, which has set itself up.
+if not torch.cuda.is_available() and "SPCL_KERNEL_DRIVER" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 torch.set_num_threads(1)

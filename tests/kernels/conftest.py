@@ -13,7 +13,7 @@ import torch
 FOLDER = Path(__file__).parent
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # How kernels run on CPU tensors, if not as ../conftest.py has it: "interp", or an emulator's name.
-MODE = os.environ.get("GPUCHECK", "")
+MODE = os.environ.get("SPCL_KERNEL_DRIVER", "")
 IS_EMULATED = MODE.startswith("emu")
 IS_STOCK_INTERPRETER = not MODE and not torch.cuda.is_available()
 
