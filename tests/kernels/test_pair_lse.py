@@ -118,9 +118,11 @@ def test_several_tiles(
 @pytest.mark.parametrize("num_rows", [1, 2, 15, 16, 17, 63, 64, 67, 130, 257])
 def test_number_of_rows(dtype: torch.dtype, num_rows: int, device: str) -> None:
     z = make_embeddings(num_rows, 20, dtype=dtype, device=device)
-    check(z, 0.1)
-    check(z, 0.1, make_embeddings(33, 20, dtype=dtype, device=device, seed=1))
-    check(z[:33], 0.1, make_embeddings(num_rows, 20, dtype=dtype, device=device, seed=1))
+    factor = 6 if num_rows < 3 else 3  # the largest error of so few values is a matter of luck
+    check(z, 0.1, factor=factor)
+    refs = make_embeddings(33, 20, dtype=dtype, device=device, seed=1)
+    check(z, 0.1, refs, factor=factor)
+    check(refs, 0.1, z, factor=factor)
 
 
 @pytest.mark.breadth
