@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/benchmarks.md from the JSON files in benchmarks/results.
+"""Write the tables of README.md and docs/ from the JSON files in benchmarks/results.
 
     python -m benchmarks.readme_tables
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import cost_tables
+from benchmarks import cost_tables, kernel_tables
 from benchmarks._provenance import REPOSITORY
 from benchmarks.cost_tables import read, source
 
@@ -48,6 +48,7 @@ def one_scan() -> str:
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"losses": cost_tables.summary, "one_scan": one_scan},
     "docs/benchmarks.md": cost_tables.TABLES,
+    "docs/kernels.md": kernel_tables.TABLES,
 }
 
 

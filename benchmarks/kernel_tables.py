@@ -1,0 +1,118 @@
+"""The tables of docs/kernels.md, from what `benchmarks.count_kernels` counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks._provenance import REPOSITORY
+from benchmarks.cost_tables import source, table
+
+FOLDER = REPOSITORY / "benchmarks" / "results" / "emulated"
+Row = dict[str, Any]
+HEAD = ["pass", "dtype", "D", "products", "ex2", "bytes", "conflicts", "registers", "spills"]
+HEAD += ["shared KiB", "occupancy"]
+PASSES = {"by rows": "backward by rows", "by pairs": "backward by pairs"}
+# Data sheets, dense: multiprocessors, and flops of bfloat16 with the clock that these imply.
+GPUS = {"A100": (80, 108, 312e12, 1.41e9), "H100": (90, 132, 989e12, 1.83e9)}
+EX2_PER_CLOCK = 16  # a multiprocessor
+BOUND_ROWS = 65536
+DIM = 128
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a result file."""
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def counts(arch: int) -> str:
+    """Return the table of all passes on one architecture."""
+    result = read(f"sm_{arch}.json")
+    lines = []
+    for row in result["rows"]:
+        name = row["pass"] + (", shifted" if row["tau"] < 1 / 64 else "")
+        name = name.replace("positive pairs, ", "positive ").replace("D > 256, h", "a panel of h")
+        values = {"conflicts": row["bank_conflicts"], "bytes": bytes_of(row)}
+        cells = [name, row["dtype"].split()[-1], str(row["dim"])]
+        lines.append(cells + costs(row | values, "ex2"))
+    origin = source(f"sm_{arch}.json", result, "../benchmarks/results/emulated")
+    return "\n\n".join([table(HEAD, lines), origin])
+
+
+def peers() -> str:
+    """Return the table of the kernels of other packages."""
+    lines = [
+        [row["name"], row["dtype"], str(DIM), *costs(row, "mufu")]
+        for row in read("peers.json")["kernels"]
+    ]
+    return table([text.replace("ex2", "special functions") for text in HEAD], lines)
+
+
+def costs(row: Row, exponentials: str) -> list[str]:
+    """Return the cells from products to occupancy."""
+    numbers = [row["products"], row[exponentials], row["bytes"], row["conflicts"]]
+    cells = [f"{value:.2f}".rstrip("0").rstrip(".") for value in numbers]
+    cells += [str(row["regs"]), str(row["spills"]), f"{row['shared'] / 1024:.0f}"]
+    return [*cells, f"{row['occupancy']:.0%}"]
+
+
+def steps() -> str:
+    """Return what a pair costs in forward and backward together."""
+    lines = []
+    for arch in (90, 80):
+        lines += [
+            [f"ours, {key}", f"sm_{arch}", "bf16", *totals(step(arch, key))] for key in PASSES
+        ]
+    lines += [[r["name"], "sm_90", r["dtype"], *totals(r)] for r in read("peers.json")["steps"]]
+    return table(["step", "code for", "dtype", "products", "special functions", "bytes"], lines)
+
+
+def totals(row: Row) -> list[str]:
+    """Return the cells of a line of `steps`."""
+    numbers = (row["products"], row["mufu"], row["bytes"])
+    return [f"{value:.2f}".rstrip("0").rstrip(".") for value in numbers]
+
+
+def step(arch: int, backward: str) -> Row:
+    """Return the sums of forward and one backward in bfloat16, D = 128."""
+    parts = [
+        row
+        for row in read(f"sm_{arch}.json")["rows"]
+        if (row["dtype"], row["dim"]) == ("bf16", DIM)
+        and row["tau"] > 1 / 64
+        and row["pass"] in ("forward", PASSES[backward])
+    ]
+    totals: Row = {key: sum(part[key] for part in parts) for key in ("products", "mufu")}
+    return totals | {"bytes": sum(map(bytes_of, parts))}
+
+
+def bytes_of(row: Row) -> float:
+    """Return the bytes that a pair reads and writes, additions to memory among the written."""
+    return float(row["gld_bytes"] + row["gst_bytes"])
+
+
+def bounds() -> str:
+    """Return the milliseconds that data sheets leave for the products and for the exponentials."""
+    lines = []
+    for gpu, (arch, multiprocessors, flops, clock) in GPUS.items():
+        named = [(f"ours, {key}", step(arch, key)) for key in PASSES]
+        if arch == 90:
+            others = read("peers.json")["steps"]
+            named += [(row["name"], row) for row in others if row["dtype"] == "bf16"]
+        for name, row in named:
+            pairs = BOUND_ROWS**2
+            products = row["products"] * 2 * pairs * DIM / flops
+            special = row["mufu"] * pairs / (EX2_PER_CLOCK * multiprocessors * clock)
+            milliseconds = [products * 1e3, special * 1e3, max(products, special) * 1e3]
+            lines.append([name, gpu, *(f"{value:.1f}" for value in milliseconds)])
+    return table(["step", "GPU", "products, ms", "special functions, ms", "bound, ms"], lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "steps": steps,
+    "bounds": bounds,
+    "counts_sm_90": lambda: counts(90),
+    "counts_sm_80": lambda: counts(80),
+    "peers": peers,
+}
