@@ -50,10 +50,11 @@ def launch_options(config: Config) -> dict[str, int]:
 @triton.jit
 def scalar(value):
     """Return a float32 argument that is a number or a pointer to one."""
-    value = tl.to_tensor(value)  # the interpreter leaves a Python float as it is
-    if value.dtype.is_ptr():
-        value = tl.load(value)
-    return value.to(tl.float32)
+    if isinstance(value, tl.tensor):
+        if value.dtype.is_ptr():
+            value = tl.load(value)
+        return value.to(tl.float32)
+    return tl.full((), value, tl.float32)  # the interpreter leaves a Python float as it is
 
 
 @triton.jit
