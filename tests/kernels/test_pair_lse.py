@@ -73,7 +73,7 @@ def cut_to_tf32(x: Tensor) -> Tensor:
     return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
-def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 3.0) -> None:
+def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 2.5) -> None:
     actual, truth = by_kernels(z, tau, refs), by_reference(z, tau, refs, torch.float64)
     if z.dtype == FP32 and torch.get_float32_matmul_precision() == "medium":
         refs = None if refs is None else cut_to_tf32(refs)
@@ -91,7 +91,12 @@ def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 
 @pytest.mark.parametrize(("dtype", "precision"), PRECISIONS)
 @pytest.mark.parametrize(
     ("num_rows", "num_refs", "dim"),
-    [(288, None, 64), (203, None, 67), (160, 301, 32), (270, 131, 128)],
+    [
+        (288, None, 64),
+        (203, None, 67),
+        pytest.param(160, 301, 32, marks=pytest.mark.breadth),
+        (270, 131, 128),
+    ],
 )
 def test_several_tiles(
     dtype: torch.dtype,
@@ -118,7 +123,7 @@ def test_several_tiles(
 @pytest.mark.parametrize("num_rows", [1, 2, 15, 16, 17, 63, 64, 67, 130, 257])
 def test_number_of_rows(dtype: torch.dtype, num_rows: int, device: str) -> None:
     z = make_embeddings(num_rows, 20, dtype=dtype, device=device)
-    factor = 6 if num_rows < 3 else 3  # the largest error of so few values is a matter of luck
+    factor = 6 if num_rows < 3 else 2.5  # the largest error of so few values is a matter of luck
     check(z, 0.1, factor=factor)
     refs = make_embeddings(33, 20, dtype=dtype, device=device, seed=1)
     check(z, 0.1, refs, factor=factor)
@@ -136,6 +141,7 @@ def test_number_of_features(dtype: torch.dtype, dim: int, device: str) -> None:
     check(z, 0.1, make_embeddings(40, dim, dtype=dtype, device=device, seed=1))
 
 
+@pytest.mark.breadth
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
 # More features than one tile holds: a multiple of the block, and not.
 @pytest.mark.parametrize("dim", [320, 401])
@@ -154,7 +160,10 @@ def test_forward_of_wide_rows(dtype: torch.dtype, dim: int, device: str) -> None
 # Similarities up to 1e-9, 200, 13,000: without a shift, and where few terms are left with one.
 @pytest.mark.usefixtures("backward")
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-@pytest.mark.parametrize(("norm", "tau"), [(1e-4, 10.0), (1.0, 0.005), (30.0, 0.07)])
+@pytest.mark.parametrize(
+    ("norm", "tau"),
+    [pytest.param(1e-4, 10.0, marks=pytest.mark.breadth), (1.0, 0.005), (30.0, 0.07)],
+)
 def test_any_temperature_and_norm(dtype: torch.dtype, norm: float, tau: float, device: str) -> None:
     z = make_embeddings(97, 32, norm=norm, dtype=dtype, device=device)
     refs = make_embeddings(130, 32, norm=norm, dtype=dtype, device=device, seed=1)
@@ -173,13 +182,14 @@ def test_similarities_beyond_float32(dtype: torch.dtype, tau: float, device: str
     z = make_embeddings(97, 32, norm=1e3, dtype=dtype, device=device)
     actual = by_kernels(z, tau)
     truth, eager = by_reference(z, tau, None, torch.float64), by_reference(z, tau, None, dtype)
-    assert_within_budget(actual["lse"], truth["lse"], eager["lse"], factor=3, name="lse")
+    assert_within_budget(actual["lse"], truth["lse"], eager["lse"], factor=2.5, name="lse")
     if dtype != FP16:  # where it overflows
         bound = 97 * 2 * 2 * 1e3 / tau
         assert actual["dz"].abs().max().item() < bound
 
 
 # Just inside and outside of what is summed without a shift.
+@pytest.mark.breadth
 @pytest.mark.parametrize("bound", [63.0, 65.0])
 @pytest.mark.usefixtures("backward")
 def test_on_both_sides_of_the_bound(bound: float, device: str) -> None:
@@ -247,6 +257,7 @@ STRIDED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.breadth
 @pytest.mark.usefixtures("backward")
 @pytest.mark.parametrize("layout", STRIDED)
 def test_any_strides(layout: str, device: str) -> None:
@@ -284,6 +295,7 @@ def test_tau_may_be_a_tensor(device: str) -> None:
             assert torch.equal(value, by_tensor[name]), name
 
 
+@pytest.mark.breadth
 @pytest.mark.parametrize("tau", [0.1, 0.005])  # without a shift, with one
 def test_panels_give_the_same(tau: float, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     z, refs = (make_embeddings(n, 2, device=device, seed=n) for n in (403, 300))

@@ -58,7 +58,7 @@ def by_kernels(z: Tensor, tau: float | Tensor, refs: Tensor | None, right: Gradi
     return {name: g for name, g in (("dz", dz), ("drefs", drefs)) if g is not None}
 
 
-def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 3.0) -> None:
+def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 2.5) -> None:
     truth, eager = exact(z, tau, refs, torch.float64), exact(z, tau, refs, z.dtype)
     lse, lse_refs = narrow.pair_lse_fwd(z, refs, tau)
     saved = {"lse": lse} if lse_refs is None else {"lse": lse, "lse_refs": lse_refs}
@@ -111,7 +111,10 @@ def test_number_of_rows(dtype: torch.dtype, num_rows: int, device: str) -> None:
 
 # Similarities up to 1e-9, 200, 13,000: without a shift, and where few terms are left with one.
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-@pytest.mark.parametrize(("norm", "tau"), [(1e-4, 10.0), (1.0, 0.005), (30.0, 0.07)])
+@pytest.mark.parametrize(
+    ("norm", "tau"),
+    [pytest.param(1e-4, 10.0, marks=pytest.mark.breadth), (1.0, 0.005), (30.0, 0.07)],
+)
 def test_any_temperature_and_norm(dtype: torch.dtype, norm: float, tau: float, device: str) -> None:
     z = make_embeddings(97, 260, norm=norm, dtype=dtype, device=device)
     refs = make_embeddings(70, 260, norm=norm, dtype=dtype, device=device, seed=1)
@@ -159,6 +162,7 @@ def test_a_sum_beyond_the_range_of_float16(dtype: torch.dtype, device: str) -> N
     check(z, 0.05, z[:40].clone())
 
 
+@pytest.mark.breadth
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
 @pytest.mark.parametrize("tau", [0.07, 0.005])  # without a shift, with one
 def test_panels_give_the_same(
@@ -269,7 +273,10 @@ def by_ops(
 
 # Self-paced weights and class sums; half types too. 401 is no multiple of a step.
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
-@pytest.mark.parametrize(("dim", "gamma"), [(320, 7.0), (401, 7.0), (401, math.inf)])
+@pytest.mark.parametrize(
+    ("dim", "gamma"),
+    [(320, 7.0), pytest.param(401, 7.0, marks=pytest.mark.breadth), (401, math.inf)],
+)
 def test_public_ops(dtype: torch.dtype, dim: int, gamma: float, device: str) -> None:
     z = make_embeddings(97, dim, dtype=dtype, device=device)
     labels = make_labels(97, 6, unknown_share=0.1, device=device)
@@ -279,4 +286,4 @@ def test_public_ops(dtype: torch.dtype, dim: int, gamma: float, device: str) -> 
         wide = None if refs is None else refs.double()
         truth = by_ops(z.double(), wide, labels, gamma, "reference")
         for name, value in actual.items():
-            assert_within_budget(value, truth[name], eager[name], factor=3, name=name)
+            assert_within_budget(value, truth[name], eager[name], factor=2.5, name=name)
