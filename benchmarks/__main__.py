@@ -1,11 +1,15 @@
 """What do contrastive losses cost in time and memory, here against what people use today?
 
     python -m benchmarks --json benchmarks/results/cpu/losses.json
+    python -m benchmarks --device cuda --dtype float32 bfloat16
 
 Forward and backward of the losses of benchmarks/problem.py by every provider that runs here
-(benchmarks/providers.py): checked against float64, timed in turns in one process, weighed in a
-fresh one. The rate in GF/s counts 4 N^2 D flops, of a bank 8 N M D; where it can be told, the best
-of the machine's own sgemm stands beside it. Exit code 1 if one of ours is refused.
+(benchmarks/providers.py, benchmarks/peers.py): checked against float64, timed in turns in one
+process, weighed: on a CPU in a fresh process, on a GPU by its allocator. The rate in GF/s counts
+4 N^2 D flops, of N x M pairs 8 N M D; the best of the device's own matrix products stands beside
+it, and on a GPU the copy bandwidth, both timed in the same rounds. On a GPU the result file is
+benchmarks/results/NAME/losses.json where --json names no other. Exit code 1 if one of ours is
+refused, 2 if there is no such device.
 """
 
 from __future__ import annotations
@@ -20,13 +24,16 @@ from typing import Any, get_args
 
 import torch
 
-from benchmarks._provenance import provenance, write_result
+from benchmarks._provenance import REPOSITORY, provenance, write_result
 from benchmarks.compare import Comparison, Limits, Row, facts
+from benchmarks.device import DEVICES, Device
 from benchmarks.gate import MOST_ROWS
-from benchmarks.problem import Kind, Problem
-from benchmarks.providers import ONE_LABEL, OURS, PROVIDERS
+from benchmarks.peers import PEERS
+from benchmarks.problem import Dtype, Kind, Problem
+from benchmarks.providers import ALL, ONE_LABEL, OURS, PROVIDERS
 
 LIBRARIES = ("pytorch-metric-learning", "lightly", "monai")
+PRECISIONS = ("highest", "high", "medium")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -35,8 +42,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     several: dict[str, Any] = {"nargs": "+", "metavar": "X"}
     sizes = [32, 60, 256, 1024, 4096, 8192, 16384, 65536]
-    parser.add_argument("--problem", nargs="+", choices=get_args(Kind), default=ONE_LABEL)
-    parser.add_argument("--provider", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--dtype", nargs="+", choices=get_args(Dtype), default=["float32"])
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="highest", help="of float32 products on a GPU"
+    )
+    parser.add_argument("--problem", nargs="+", choices=get_args(Kind), help="all on a GPU")
+    parser.add_argument("--provider", nargs="+", choices=PROVIDERS, help="all of the device")
     parser.add_argument("--n", type=int, default=sizes, help="rows, 32 to 65536", **several)
     parser.add_argument("--dim", type=int, default=[128], help="features of a row", **several)
     parser.add_argument("--classes", type=int, default=[64], help="labels", **several)
@@ -49,42 +61,74 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="measure time only")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each, in turns")
     parser.add_argument("--checked-rows", type=int, default=MOST_ROWS, help="against float64")
-    parser.add_argument("--memory-mib", type=float, default=8192, help="limit of a provider")
+    parser.add_argument("--memory-mib", type=float, help="limit of a provider")
     parser.add_argument("--step-s", type=float, default=30, help="limit of a provider")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--append", action="store_true", help="to the result file")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.provider is None:
+        args.provider = [name for name, one in PROVIDERS.items() if args.device in one.devices]
+    if args.problem is None:
+        args.problem = ONE_LABEL if args.device == "cpu" else ALL
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; return the exit code."""
     args = parse(arguments)
     given = sys.argv[1:] if arguments is None else list(arguments)
+    device = DEVICES[args.device]()
+    if lack := device.lacks():
+        print(lack, file=sys.stderr)
+        return 2
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(args.precision)
+    try:
+        return compare(args, device, given)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def compare(args: argparse.Namespace, device: Device, given: list[str]) -> int:
+    """Compare, print and write; return the exit code."""
     providers = {name: PROVIDERS[name] for name in args.provider}
-    limits = Limits(args.memory_mib, args.step_s)
+    limits = Limits(args.memory_mib or device.memory_mib(), args.step_s)
     comparison = Comparison(
-        limits, args.rounds, providers, weighs=not args.no_memory, checked_rows=args.checked_rows
+        limits,
+        args.rounds,
+        providers,
+        device,
+        weighs=not args.no_memory,
+        checked_rows=args.checked_rows,
     )
     problems = [
-        (Problem(kind, n, dim, classes, tau, args.gamma, args.refs), threads)
-        for threads, kind, dim, classes, tau, n in grid(args)
+        (Problem(kind, n, dim, classes, tau, args.gamma, args.refs, dtype, device.where), threads)
+        for dtype, threads, kind, dim, classes, tau, n in grid(args)
     ]
     # meta-labels has its own classes
     problems = list({str(facts(problem, t)): (problem, t) for problem, t in problems}.values())
-    for problem, threads in problems:
-        for row in comparison.run(problem, threads):
-            print(line(row), flush=True)
+    path = args.json
+    if path is None and device.name != "cpu":
+        path = REPOSITORY / "benchmarks" / "results" / device.slug() / "losses.json"
+    try:
+        for problem, threads in problems:
+            for row in comparison.run(problem, threads):
+                print(line(row), flush=True)
+    except Exception:  # a fault on a GPU ends everything there
+        if path is not None and comparison.rows:
+            write(path.with_suffix(".partial.json"), comparison, given, append=False)
+        raise
     for row in comparison.left_out:
         print(f"{where(row)}: left out, {row['reason']}", file=sys.stderr)
-    if args.json:
-        write(args.json, comparison, given, append=args.append)
+    if path is not None:
+        write(path, comparison, given, append=args.append)
     refused = [row for row in comparison.left_out if row["reason"].startswith("refused")]
     return int(any(row["provider"] in OURS for row in refused))
 
 
 def grid(args: argparse.Namespace) -> list[tuple[Any, ...]]:
     """Return all combinations of the lists, or those that leave the first in one list only."""
-    lists = (args.threads, args.problem, args.dim, args.classes, args.tau, args.n)
+    lists = (args.dtype, args.threads, args.problem, args.dim, args.classes, args.tau, args.n)
     points = list(itertools.product(*lists))
     if not args.star:
         return points
@@ -96,25 +140,31 @@ def where(row: Row) -> str:
     refs = f" M={row['refs']}" if "refs" in row else ""
     classes = str(row["classes"]).replace(" ", "")
     shape = f"N={row['n']}{refs} D={row['dim']} classes={classes} tau={row['tau']:g}"
-    return f"{row['problem']:11} {shape} threads={row['threads']} {row['provider']}"
+    dtype = "" if row["dtype"] == "float32" else f"{row['dtype']} "
+    return f"{row['problem']:11} {shape} threads={row['threads']} {dtype}{row['provider']}"
 
 
 def line(row: Row) -> str:
     peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:10,.1f} MiB"
     error = f"{row['grad_error']:9.1e}" if "grad_error" in row else ""
     rate = f"{row['gflops']:8,.1f} GF/s"
+    if "mm_share" in row:
+        rate = f"{row['gflops'] / 1e3:8,.2f} TF/s"
+        rate += f" {row['mm_share']:6.1%} of mm {row['copy_share']:8.2%} of copy"
     return f"{where(row):80}{row['time_ms']:12,.2f} ms{rate}{peak}{error}"
 
 
 def write(path: Path, comparison: Comparison, arguments: list[str], *, append: bool) -> None:
     """Write the result file."""
     versions = {}
-    for name in LIBRARIES:
+    is_cpu = comparison.device.name == "cpu"
+    for name in LIBRARIES if is_cpu else (*LIBRARIES, *PEERS):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    result = provenance("benchmarks", arguments) | {"libraries": versions}
+    result = provenance("benchmarks", arguments) | comparison.device.facts()
+    result |= {"libraries": versions}
     result |= {"rows": comparison.rows, "left_out": comparison.left_out}
     write_result(path, result, append=append)
 

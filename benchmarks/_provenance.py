@@ -36,7 +36,8 @@ def write_result(path: Path, result: dict[str, Any], *, append: bool) -> None:
     """Write a result file, or add the command and the rows to one.
 
     Raises:
-        ValueError: the file was made by another commit, another version or on another processor.
+        ValueError: the file was made by another commit, another version, on another processor or
+            on another device.
     """
     if append:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -44,6 +45,9 @@ def write_result(path: Path, result: dict[str, Any], *, append: bool) -> None:
             was, now = (one[key].removesuffix("-dirty") for one in (before, result))
             if was != now:
                 raise ValueError(f"{key} of {path.name} must be {now} to append, got {was}")
+        was, now = before.get("device"), result.get("device")
+        if was != now:
+            raise ValueError(f"device of {path.name} must be {now} to append, got {was}")
         rows = {key: before[key] + result[key] for key in ("rows", "left_out") if key in result}
         result = result | rows | {"command": f"{before['command']} && {result['command']}"}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from benchmarks.device import Cpu, Device
 from benchmarks.gate import MOST_ROWS, Gate, RefusedError
-from benchmarks.measure import best_sgemm, peak_mib, sgemm_steps, time_steps
+from benchmarks.measure import best_rate, on, peak_mib, time_steps, weigh_step
+from benchmarks.peers import UnavailableError
 from benchmarks.problem import META_LABELS, Problem
-from benchmarks.providers import Provider, Step, UnavailableError
+from benchmarks.providers import OURS, Provider, Step
 
 Row = dict[str, Any]
-LEAST_SGEMM_ROWS = 4096  # large products between steps of microseconds would empty their caches
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Comparison:
     limits: Limits
     rounds: int
     providers: Mapping[str, Provider]
+    device: Device = field(default_factory=Cpu)
     weighs: bool = True
     checked_rows: int = MOST_ROWS
     rows: list[Row] = field(default_factory=list)
@@ -43,22 +45,38 @@ class Comparison:
         torch.set_num_threads(threads)
         where = facts(problem, threads)
         steps, errors = self._admit(problem, where)
-        products = sgemm_steps() if problem.n >= LEAST_SGEMM_ROWS else {}
-        times = time_steps(steps | products, problem.embeddings(), self.rounds)
-        sgemm = {name: times.pop(name) for name in products}
-        for name, timing in times.items():
+        bound = on(steps, problem.embeddings())
+        times, best = self._time(bound, problem)
+        for name in steps:
+            timing = times[name]
             row = where | {"provider": name} | timing | errors[name]
-            row["gflops"] = round(problem.num_flops / timing["time_ms"] / 1e6, 1)
-            if sgemm:
-                row["sgemm_gflops"] = round(best_sgemm(sgemm), 1)
-            row["peak_mib"] = peak_mib(name, problem, threads) if self.weighs else None
+            row |= rates(problem, timing["time_ms"], best)
+            row["peak_mib"] = self._peak_mib(name, bound[name], problem, threads)
             for other in ("dense", "products"):
-                if other in times:
+                if other in steps:
                     row[f"{other}_over_this"] = round(
                         times[other]["time_ms"] / timing["time_ms"], 3
                     )
             self.rows.append(row)
             yield row
+
+    def _time(
+        self, bound: Mapping[str, Callable[[], object]], problem: Problem
+    ) -> tuple[dict[str, Row], dict[str, float | None]]:
+        """Return the times by provider, and the best of each kind of ceiling."""
+        ceilings = self.device.ceilings(problem.n, problem.torch_dtype) if bound else {}
+        runs = {name: ceiling.run for name, ceiling in ceilings.items()}
+        times = time_steps({**bound, **runs}, self.rounds, self.device)
+        return times, {kind: best_rate(kind, ceilings, times) for kind in ("mm", "copy")}
+
+    def _peak_mib(
+        self, name: str, run: Callable[[], object], problem: Problem, threads: int
+    ) -> float | None:
+        if not self.weighs:
+            return None
+        if self.device.name == "cpu":
+            return peak_mib(name, problem, threads)
+        return weigh_step(run, self.device)["peak_mib"]
 
     def _admit(
         self, problem: Problem, where: Row
@@ -78,6 +96,13 @@ class Comparison:
                 reason = str(error)
             except RefusedError as error:
                 reason = f"refused, {error}"
+            except torch.OutOfMemoryError:
+                reason = "ran out of the memory of the device"
+            except Exception as error:
+                if name in OURS:
+                    raise
+                first = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = f"does not run here, {first}"
             if reason is not None:
                 self.left_out.append(where | {"provider": name, "reason": reason})
         return steps, errors
@@ -85,11 +110,13 @@ class Comparison:
     def _over_limit(
         self, name: str, provider: Provider, problem: Problem, where: Row
     ) -> str | None:
+        if self.device.name not in provider.devices:
+            return f"runs on {' and '.join(provider.devices)} only"
         mib = provider.num_floats(problem) * 4 / 2**20
         if mib > self.limits.memory_mib:
             limit = f"--memory-mib {self.limits.memory_mib:,.0f}"
             return f"would take about {mib:,.0f} MiB, more than {limit}"
-        shape = {key: where[key] for key in ("problem", "dim", "threads")}
+        shape = {key: where[key] for key in ("problem", "dim", "dtype", "precision", "threads")}
         before = [
             row["time_ms"] * max(1, where["n"] / row["n"]) ** 2 / 1e3
             for row in self.rows
@@ -101,6 +128,18 @@ class Comparison:
         return None
 
 
+def rates(problem: Problem, time_ms: float, best: Mapping[str, float | None]) -> Row:
+    """Return the rate of a step, and the ceilings "mm" and "copy" of the device where timed."""
+    row: Row = {"gflops": round(problem.num_flops / time_ms / 1e6, 1)}
+    if best["mm"] is not None:
+        row["sgemm_gflops" if best["copy"] is None else "mm_gflops"] = round(best["mm"], 1)
+    if best["mm"] is not None and best["copy"] is not None:
+        row["mm_share"] = round(problem.num_flops / time_ms / 1e6 / best["mm"], 4)
+        row["copy_gbs"] = round(best["copy"], 1)
+        row["copy_share"] = round(problem.num_bytes / time_ms / 1e6 / best["copy"], 6)
+    return row
+
+
 def facts(problem: Problem, threads: int) -> Row:
     """Return what a row says of its problem; gamma is None where it is inf."""
     row: Row = {"problem": problem.kind, "n": problem.n, "dim": problem.dim}
@@ -109,4 +148,5 @@ def facts(problem: Problem, threads: int) -> Row:
     if problem.num_refs:
         row["refs"] = problem.num_refs
     gamma = None if math.isinf(problem.gamma) else round(problem.gamma, 4)
-    return row | {"tau": problem.tau, "gamma": gamma, "threads": threads}
+    row |= {"tau": problem.tau, "gamma": gamma, "threads": threads, "dtype": problem.dtype}
+    return row | {"precision": torch.get_float32_matmul_precision()}

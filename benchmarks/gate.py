@@ -1,8 +1,12 @@
-"""Nothing wrong is timed: the error of a provider is at most twice that of dense float32.
+"""Nothing wrong is timed: the error of a provider is at most twice that of dense PyTorch.
 
 Truth is float64. Both come from a formula of their own, written out below in blocks of rows; up to
 4096 rows there is one block, which is dense code. Beyond MOST_ROWS that many rows (of a bank as
 many pairs) are checked, and at full size the providers must agree with the first of them.
+
+The dense formula runs in the dtype of the embeddings, a half type as under autocast: similarities
+are products of half rows, rounded, and float32 from there on. Of float32 on a GPU products are as
+`torch.set_float32_matmul_precision` says, for the dense formula as for the providers.
 """
 
 from __future__ import annotations
@@ -12,11 +16,13 @@ from torch import Tensor
 
 from benchmarks.problem import Problem
 from benchmarks.providers import Provider, Step
+from spcl_fast.precision import at_least_float32
 from spcl_fast.testing import assert_within_budget
 
 BLOCK_SIZE = 4096**2  # pairs a block
 MOST_ROWS = 16384
-AGREEMENT = 1e-4  # of the largest value
+AGREEMENT = 1e-4  # of the largest value, in float32
+TF32_EPS = 2.0**-10
 
 
 class RefusedError(Exception):
@@ -31,26 +37,35 @@ def exact(
     normalise: bool = False,
     block_size: int = BLOCK_SIZE,
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses of the rows (n,) and the gradient of their mean, as z, in `dtype`."""
-    z = z.to(dtype).requires_grad_()
-    grad, losses = torch.zeros_like(z), []
+    """Return the losses of the rows (n,) and the gradient of their mean, as z, in `dtype`.
+
+    Losses of a half type are float32.
+    """
+    z = z.detach().to(dtype).requires_grad_()
+    grad, losses = torch.zeros_like(at_least_float32(z)), []
     step_rows = max(1, block_size * problem.n // problem.num_pairs)
     for start in range(0, problem.n, step_rows):
-        rows = torch.arange(start, min(start + step_rows, problem.n))
+        rows = torch.arange(start, min(start + step_rows, problem.n), device=z.device)
         unit = torch.nn.functional.normalize(z, dim=1) if normalise else z
         loss = losses_of(problem, rows, unit)
         grad += torch.autograd.grad(loss.sum() / problem.n, z)[0]
         losses.append(loss.detach())
-    return torch.cat(losses), grad
+    return torch.cat(losses), grad.to(dtype)
 
 
 def losses_of(problem: Problem, rows: Tensor, z: Tensor) -> Tensor:
     """Return the losses of some rows, summed over the meta-labels."""
-    others = z[problem.n :] if problem.num_refs else z
-    sim = z[rows] @ others.T / problem.tau  # (rows, columns)
+    if problem.kind == "clip":
+        anchors, refs = z.chunk(2)
+        return (_towards(problem, rows, anchors, refs) + _towards(problem, rows, refs, anchors)) / 2
+    return _towards(problem, rows, z, z[problem.n :] if problem.num_refs else z)
+
+
+def _towards(problem: Problem, rows: Tensor, z: Tensor, others: Tensor) -> Tensor:
+    sim = at_least_float32(z[rows] @ others.T) / problem.tau  # (rows, columns)
     own = torch.zeros_like(sim, dtype=torch.bool)
     if not problem.num_refs:
-        own = rows[:, None] == torch.arange(problem.n)
+        own = rows[:, None] == torch.arange(problem.n, device=z.device)
     pair_loss = sim.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True) - sim
     weight = (1 - pair_loss.detach() / problem.gamma).clamp_min(0)
     several = problem.meta_labels() if problem.kind == "meta-labels" else {"": problem.labels()}
@@ -76,6 +91,11 @@ class Gate:
         self.z = self.checked.embeddings()
         self.first: tuple[Tensor, Tensor] | None = None
         self._right: dict[bool, list[tuple[Tensor, Tensor]]] = {}
+        self.agreement = AGREEMENT
+        if problem.is_half:
+            self.agreement = max(AGREEMENT, 4 * torch.finfo(problem.torch_dtype).eps)
+        elif problem.device != "cpu" and torch.get_float32_matmul_precision() != "highest":
+            self.agreement = 4 * TF32_EPS
 
     def admit(self, provider: Provider) -> tuple[Step, dict[str, float]]:
         """Return the step of `provider`, run once, and its errors over the largest true value.
@@ -100,6 +120,8 @@ class Gate:
         errors = {}
         right = self._truth_and_dense(provider.normalises)
         for name, actual, (truth, dense) in zip(("loss", "grad"), result, right, strict=True):
+            if self.problem.is_half:  # a loss may be a half type or float32
+                actual = actual.to(dense.dtype)
             try:
                 assert_within_budget(actual, truth, dense, name=name)
             except AssertionError as error:
@@ -109,22 +131,23 @@ class Gate:
         return errors
 
     def _truth_and_dense(self, normalise: bool) -> list[tuple[Tensor, Tensor]]:
-        """Return truth and dense float32 of the loss, and of the gradient.
+        """Return truth and dense code of the loss, and of the gradient.
 
         The error of a mean can be 0 by luck: the dense loss is as wrong as its rows are on average.
         """
         if normalise not in self._right:
             rows, grad = exact(self.checked, self.z, torch.float64, normalise=normalise)
-            rows32, grad32 = exact(self.checked, self.z, torch.float32, normalise=normalise)
+            dtype = self.problem.torch_dtype
+            dense_rows, dense_grad = exact(self.checked, self.z, dtype, normalise=normalise)
             loss = rows.mean()
-            dense = (loss + (rows32 - rows).abs().mean()).float()
-            self._right[normalise] = [(loss, dense), (grad, grad32)]
+            dense = (loss + (dense_rows - rows).abs().mean()).float()
+            self._right[normalise] = [(loss, dense), (grad, dense_grad)]
         return self._right[normalise]
 
     def _agree(self, result: tuple[Tensor, Tensor]) -> None:
         self.first = self.first or result
         for name, actual, first in zip(("loss", "grad"), result, self.first, strict=True):
-            wrong = ((actual - first).abs().max() / first.abs().max()).item()
-            if not wrong <= AGREEMENT:
+            wrong = ((actual.double() - first).abs().max() / first.abs().max()).item()
+            if not wrong <= self.agreement:
                 rows = self.problem.n
                 raise RefusedError(f"{name}: {wrong:.1e} off the first provider at {rows} rows")

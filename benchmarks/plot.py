@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.providers import PROVIDERS
 
 AXES = {"time_ms": "time, ms", "peak_mib": "peak memory, MiB"}
-FIXED = ("dim", "classes", "tau", "threads")  # the plot shows the first value of each
+FIXED = ("dim", "classes", "tau", "threads", "dtype")  # the plot shows the first of each
+DTYPE = {"dtype": "float32"}  # of files that do not say
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
@@ -25,8 +26,9 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
     except ImportError as error:
         print(f"no plot: {error}", file=sys.stderr)
         return
-    first = {key: result["rows"][0][key] for key in FIXED}
-    rows = [row for row in result["rows"] if first.items() <= row.items()]
+    rows = [DTYPE | row for row in result["rows"]]
+    first = {key: rows[0][key] for key in FIXED}
+    rows = [row for row in rows if first.items() <= row.items()]
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     figure = Figure(figsize=(10, 3.4 * len(problems)), layout="constrained")
     grid = figure.subplots(len(problems), len(AXES), squeeze=False)
@@ -39,8 +41,10 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
             axis.set_yscale("log")
             axis.grid(alpha=0.3)
         axes[0].legend(fontsize=7)
+    dtype = first.pop("dtype")
     names = ", ".join(f"{key} {value}" for key, value in first.items())
-    figure.suptitle(f"forward and backward, float32, {names}; {result['processor']}", fontsize=9)
+    machine = result.get("device", {}).get("name", result["processor"])
+    figure.suptitle(f"forward and backward, {dtype}, {names}; {machine}", fontsize=9)
     figure.savefig(path, dpi=110)
 
 

@@ -5,6 +5,8 @@
     ntxent       the label of an image is the image itself: the other view is the only positive
     meta-labels  self-paced with three labels at once, META_LABELS
     bank         supcon of N anchors against labelled references, with the gradients of both
+    infonce      N anchors against N references; the positive of anchor i is reference i
+    clip         the mean of infonce and of infonce with the two sides exchanged
 
 Every row has a positive, so libraries that treat lonely rows differently agree on the loss.
 """
@@ -21,7 +23,9 @@ from torch import Tensor
 from spcl_fast.pacing import relative_gamma
 from spcl_fast.testing import make_embeddings, make_labels
 
-Kind = Literal["self-paced", "supcon", "ntxent", "meta-labels", "bank"]
+Kind = Literal["self-paced", "supcon", "ntxent", "meta-labels", "bank", "infonce", "clip"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+DIAGONAL: tuple[Kind, ...] = ("infonce", "clip")
 META_LABELS = {"position": 8, "patient": 50, "phase": 2}  # classes of each
 
 
@@ -35,7 +39,7 @@ class Problem:
 
     kind: Kind
     n: int
-    """Rows, two views of n / 2 images; the anchors of a bank."""
+    """Rows, two views of n / 2 images; the anchors where there are references."""
     dim: int = 128
     classes: int = 64
     """Labels are drawn from this many; meta-labels has its own."""
@@ -44,10 +48,17 @@ class Problem:
     """Gamma of self-paced and meta-labels in units of log(n - 1)."""
     refs: int = 65536
     """References of a bank."""
+    dtype: Dtype = "float32"
+    """Of the embeddings."""
+    device: str = "cpu"
+    """Of the embeddings and the labels."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
+        if self.dtype not in get_args(Dtype):
+            names = ", ".join(get_args(Dtype))
+            raise ValueError(f"dtype must be one of {names}, got {self.dtype!r}")
         if self.n < 4 or self.n % 2:
             raise ValueError(f"n must be even and at least 4, got {self.n}")
         if min(self.dim, self.classes, self.refs) < 1:
@@ -65,6 +76,8 @@ class Problem:
     @property
     def num_refs(self) -> int:
         """Rows that are no anchors."""
+        if self.kind in DIAGONAL:
+            return self.n
         return self.refs if self.kind == "bank" else 0
 
     @property
@@ -81,30 +94,51 @@ class Problem:
         """
         return 8 * self.dim * (self.num_pairs if self.num_refs else self.num_pairs // 2)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that must move: the embeddings once a direction, the gradient once."""
+        return 3 * (self.n + self.num_refs) * self.dim * self.torch_dtype.itemsize
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of the embeddings."""
+        found = getattr(torch, self.dtype)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the embeddings have 16 bits."""
+        return self.torch_dtype.itemsize == 2
+
     def at_most(self, rows: int) -> Problem:
         """Return the problem cut to `rows` anchors, or as many pairs of a bank."""
         n = min(self.n, rows)
         return replace(self, n=n, refs=min(self.refs, max(1, rows**2 // n)))
 
     def embeddings(self) -> Tensor:
-        """Return z, (n, dim) float32, unit rows; row i + n / 2 is the other view of row i.
+        """Return z, (n, dim), unit rows; row i + n / 2 is the other view of row i.
 
-        The references of a bank follow its anchors: (n + refs, dim).
+        References follow their anchors: (n + refs, dim).
         """
-        return make_embeddings(self.n + self.num_refs, self.dim)
+        rows = self.n + self.num_refs
+        return make_embeddings(rows, self.dim, dtype=self.torch_dtype, device=self.device)
 
     def labels(self) -> Tensor:
         """Return the labels of the rows, (n,) int64."""
+        if self.kind in DIAGONAL:
+            return torch.arange(self.n, device=self.device)
         if self.kind == "bank":
-            return make_labels(self.n, min(self.classes, self.refs))
+            return make_labels(self.n, min(self.classes, self.refs), device=self.device)
         num_images = self.n // 2
         own = self.kind == "ntxent"
         images = torch.arange(num_images) if own else make_labels(num_images, self.classes)
-        return images.repeat(2)
+        return images.repeat(2).to(self.device)
 
     def ref_labels(self) -> Tensor:
         """Return the labels of the references, (refs,) int64: every class is there."""
-        return torch.arange(self.refs) % self.classes
+        classes = self.n if self.kind in DIAGONAL else self.classes
+        return torch.arange(self.num_refs, device=self.device) % classes
 
     def meta_labels(self) -> dict[str, Tensor]:
         """Return the three labels of the rows by name, (n,) int64 each."""
@@ -112,4 +146,4 @@ class Problem:
             name: make_labels(self.n // 2, classes, seed=seed)
             for seed, (name, classes) in enumerate(META_LABELS.items())
         }
-        return {name: labels.repeat(2) for name, labels in images.items()}
+        return {name: labels.repeat(2).to(self.device) for name, labels in images.items()}

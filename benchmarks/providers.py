@@ -1,14 +1,14 @@
 """Who computes the losses: ours, plain PyTorch, and the libraries that people use.
 
 A provider takes part in the problems where it computes the same loss. `products` is
-`S = z @ z.T; S @ z`, the two matrix products that dense code cannot avoid, and no loss. Of a bank
-z holds the anchors and then the references.
+`S = z @ z.T; S @ z`, the two matrix products that dense code cannot avoid, and no loss. Where there
+are references z holds the anchors and then the references. Dense code multiplies half types as they
+are and goes on in float32, as `torch.autocast` does, which the libraries run under then.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +17,30 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks.problem import Kind, Problem
-from spcl_fast import SelfPacedContrastiveLoss, pair_lse, positive_pair_loss, reference
+from benchmarks.peers import PEERS, Loss, UnavailableError, library
+from benchmarks.problem import DIAGONAL, Kind, Problem
+from spcl_fast import (
+    InfoNCELoss,
+    SelfPacedContrastiveLoss,
+    pair_lse,
+    positive_pair_loss,
+    reference,
+)
 from spcl_fast.ops import Impl
 from spcl_fast.ops._impl import resolve
+from spcl_fast.precision import at_least_float32
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # z -> loss, gradient of z
 ALL: tuple[Kind, ...] = get_args(Kind)
 LIBRARIES: tuple[Kind, ...] = ("supcon", "ntxent")
 ONE_LABEL: tuple[Kind, ...] = ("self-paced", *LIBRARIES)
 SQUARE: tuple[Kind, ...] = (*ONE_LABEL, "meta-labels")
+BOTH = ("cpu", "cuda")
 
 
 def few_copies(problem: Problem) -> int:
     """Return the size of some copies of z."""
     return 5 * (problem.n + problem.num_refs) * problem.dim
-
-
-class UnavailableError(Exception):
-    """This provider cannot run here; the message is a sentence that says why."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Provider:
     kinds: tuple[Kind, ...] = ALL
     num_floats: Callable[[Problem], int] = few_copies
     """Float32 numbers alive at the peak beyond the inputs, for the memory budget."""
+    devices: tuple[str, ...] = BOTH
+    """Where it runs."""
     normalises: bool = False
     """Divides rows by their length itself: its gradient has no part along the row."""
     is_loss: bool = True
@@ -64,6 +71,23 @@ def differentiate(loss: Callable[[Tensor], Tensor]) -> Step:
     return step
 
 
+def under_autocast(problem: Problem, loss: Callable[[Tensor], Tensor]) -> Step:
+    """Return the step of code that is used with a half type under autocast."""
+    if not problem.is_half:
+        return differentiate(loss)
+
+    def mixed(z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, dtype=z.dtype):
+            return loss(z)
+
+    return differentiate(mixed)
+
+
+def of_two_sides(problem: Problem, loss: Loss) -> Step:
+    """Return the step of a loss of anchors and references."""
+    return differentiate(lambda z: loss(*torch.tensor_split(z, [problem.n])))
+
+
 def products(problem: Problem) -> Step:
     def step(z: Tensor) -> tuple[Tensor, Tensor]:
         sim = z @ z.T
@@ -74,11 +98,14 @@ def products(problem: Problem) -> Step:
 
 def ours(impl: Impl, problem: Problem) -> Step:
     try:
-        resolve(impl, torch.device("cpu"))
+        resolve(impl, torch.device(problem.device))
     except (ImportError, RuntimeError, ValueError) as error:
         raise UnavailableError(str(error)) from error
     if problem.kind == "bank":
         return bank(impl, problem)
+    if problem.kind in DIAGONAL:
+        infonce = InfoNCELoss(problem.tau, symmetric=problem.kind == "clip", impl=impl)
+        return of_two_sides(problem, lambda anchors, refs: infonce(anchors, refs).loss)
     loss_fn = SelfPacedContrastiveLoss(problem.tau, impl=impl)
     labels = problem.meta_labels() if problem.kind == "meta-labels" else problem.labels()
     return differentiate(lambda z: loss_fn(z, labels, problem.gamma).loss)
@@ -106,20 +133,54 @@ def bank(impl: Impl, problem: Problem) -> Step:
 
 
 def dense(problem: Problem) -> Step:
-    """Return the reference; of a bank one product, one logsumexp and sums of the classes."""
-    if problem.kind != "bank":
+    """Return plain PyTorch: the reference, or products of half rows and float32 from there on.
+
+    Of a bank one product, one logsumexp and sums of the classes; of infonce and clip a cross
+    entropy over the similarities.
+    """
+    if problem.kind in DIAGONAL:
+        return dense_diagonal(problem)
+    if problem.kind == "bank":
+        return dense_bank(problem)
+    if not problem.is_half:
         return ours("reference", problem)
+    one = {"": problem.labels()} if problem.kind != "meta-labels" else problem.meta_labels()
+    labels = torch.stack(list(one.values()))
+    return differentiate(lambda z: half_loss(z, labels, problem.tau, problem.gamma))
+
+
+def dense_bank(problem: Problem) -> Step:
     labels, ref_labels = problem.labels(), problem.ref_labels()
     num_refs = ref_labels.bincount(minlength=problem.classes)
 
     def loss(z: Tensor) -> Tensor:
         anchors, refs = torch.tensor_split(z, [problem.n])
-        sums = refs.new_zeros(problem.classes, problem.dim).index_add(0, ref_labels, refs)
+        wide = at_least_float32(refs)
+        sums = wide.new_zeros(problem.classes, problem.dim).index_add(0, ref_labels, wide)
         positive = (anchors * sums[labels]).sum(1) / num_refs[labels]
-        lse = (anchors @ refs.T / problem.tau).logsumexp(1)
+        lse = (at_least_float32(anchors @ refs.T) / problem.tau).logsumexp(1)
         return torch.mean(lse - positive / problem.tau)
 
     return differentiate(loss)
+
+
+def dense_diagonal(problem: Problem) -> Step:
+    targets = problem.labels()
+
+    def loss(anchors: Tensor, refs: Tensor) -> Tensor:
+        return cross_entropy(anchors, refs, targets, problem.tau, problem.kind == "clip")
+
+    return of_two_sides(problem, loss)
+
+
+def cross_entropy(
+    anchors: Tensor, refs: Tensor, targets: Tensor, tau: float, symmetric: bool
+) -> Tensor:
+    sim = at_least_float32(anchors @ refs.T) / tau
+    loss = torch.nn.functional.cross_entropy(sim, targets)
+    if not symmetric:
+        return loss
+    return (loss + torch.nn.functional.cross_entropy(sim.T, targets)) / 2
 
 
 def native_with(tile_cache_mib: int, problem: Problem) -> Step:
@@ -146,14 +207,36 @@ def dense_loss(z: Tensor, labels: Tensor, tau: float, gamma: Tensor) -> Tensor:
     ].mean()
 
 
+def half_loss(z: Tensor, labels: Tensor, tau: float, gamma: float | Tensor) -> Tensor:
+    """Return the sum over (labels, N) of the dense loss of half rows z (N, D)."""
+    sim = at_least_float32(z @ z.T) / tau
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    pair_loss = sim.masked_fill(own, -math.inf).logsumexp(1, keepdim=True) - sim
+    weight_loss = pair_loss * (1 - pair_loss.detach() / gamma).clamp_min(0)
+    loss = z.new_zeros((), dtype=sim.dtype)
+    for one in labels:
+        positive = (one[:, None] == one) & ~own
+        loss = loss + ((weight_loss * positive).sum(1) / positive.sum(1)).mean()
+    return loss
+
+
 def compiled(problem: Problem) -> Step:
-    """Return the reference, compiled for this N."""
+    """Return the dense code, compiled for this N."""
     torch.compiler.reset()  # past a number of shapes, torch.compile falls back to eager
     # Worker processes of the compiler would share the cores with what is timed next.
-    loss_fn = torch.compile(dense_loss, dynamic=False, options={"compile_threads": 1})
+    options: dict[str, str | int | bool | Callable[..., Any]] = {"compile_threads": 1}
     labels = problem.labels()
-    gamma = torch.tensor(problem.gamma)
-    step = differentiate(lambda z: loss_fn(z, labels, problem.tau, gamma))
+    gamma = torch.tensor(problem.gamma, device=problem.device)
+    if problem.kind in DIAGONAL:
+        pair = torch.compile(cross_entropy, dynamic=False, options=options)
+        is_clip = problem.kind == "clip"
+        step = of_two_sides(problem, lambda a, r: pair(a, r, labels, problem.tau, is_clip))
+    elif problem.is_half:
+        half = torch.compile(half_loss, dynamic=False, options=options)
+        step = differentiate(lambda z: half(z, labels[None], problem.tau, gamma))
+    else:
+        loss_fn = torch.compile(dense_loss, dynamic=False, options=options)
+        step = differentiate(lambda z: loss_fn(z, labels, problem.tau, gamma))
     try:
         step(problem.embeddings())
     except RuntimeError as error:
@@ -162,44 +245,40 @@ def compiled(problem: Problem) -> Step:
     return step
 
 
-def supcontrast(problem: Problem) -> Step:
+def peer(name: str, problem: Problem) -> Step:
+    """Return the step of a package of benchmarks/peers.py."""
+    return of_two_sides(problem, PEERS[name](problem))
+
+
+def supcontrast_loss(z: Tensor, labels: Tensor, tau: float) -> Tensor:
     """Return arXiv:2004.11362, eq. 2, as a training script writes it: masks and a shifted exp."""
-    labels, tau = problem.labels(), problem.tau
+    sim = z @ z.T / tau
+    sim = sim - sim.max(dim=1, keepdim=True).values.detach()
+    others = 1 - torch.eye(len(z), device=z.device)
+    positives = (labels[:, None] == labels).float() * others
+    log_prob = sim - (sim.exp() * others).sum(dim=1, keepdim=True).log()
+    return -((positives * log_prob).sum(dim=1) / positives.sum(dim=1)).mean()
 
-    def loss(z: Tensor) -> Tensor:
-        sim = z @ z.T / tau
-        sim = sim - sim.max(dim=1, keepdim=True).values.detach()
-        others = 1 - torch.eye(len(z))
-        positives = (labels[:, None] == labels).float() * others
-        log_prob = sim - (sim.exp() * others).sum(dim=1, keepdim=True).log()
-        return -((positives * log_prob).sum(dim=1) / positives.sum(dim=1)).mean()
 
-    return differentiate(loss)
+def supcontrast(problem: Problem) -> Step:
+    labels = problem.labels()
+    return under_autocast(problem, lambda z: supcontrast_loss(z, labels, problem.tau))
 
 
 def pytorch_metric_learning(problem: Problem) -> Step:
     losses = library("pytorch_metric_learning.losses")
     loss_fn, labels = losses.SupConLoss(temperature=problem.tau), problem.labels()
-    return differentiate(lambda z: loss_fn(z, labels))
+    return under_autocast(problem, lambda z: loss_fn(z, labels))
 
 
 def monai(problem: Problem) -> Step:
     loss_fn = library("monai.losses").ContrastiveLoss(temperature=problem.tau)
-    return differentiate(lambda z: loss_fn(*z.chunk(2)))
+    return under_autocast(problem, lambda z: loss_fn(*z.chunk(2)))
 
 
 def lightly(problem: Problem) -> Step:
     loss_fn = library("lightly.loss").NTXentLoss(temperature=problem.tau)
-    return differentiate(lambda z: loss_fn(*z.chunk(2)))
-
-
-def library(name: str) -> Any:
-    """Import a library that need not be there."""
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # torchvision beside a torch of another build raises RuntimeError
-        package = name.split(".")[0]
-        raise UnavailableError(f"{package} does not import here: {error}") from error
+    return under_autocast(problem, lambda z: loss_fn(*z.chunk(2)))
 
 
 def matrices(count: float) -> Callable[[Problem], int]:
@@ -215,15 +294,19 @@ def with_tiles(problem: Problem) -> int:
 PROVIDERS: dict[str, Provider] = {
     "products": Provider(products, SQUARE, matrices(1), is_loss=False),
     "dense": Provider(dense, num_floats=matrices(6)),
-    "torch.compile": Provider(compiled, ONE_LABEL, matrices(3)),
+    "torch.compile": Provider(compiled, (*ONE_LABEL, *DIAGONAL), matrices(3)),
     "chunked": Provider(functools.partial(ours, "chunked")),
-    "native": Provider(functools.partial(ours, "native"), num_floats=with_tiles),
-    "native, no cache": Provider(functools.partial(native_with, 0)),
+    "native": Provider(functools.partial(ours, "native"), num_floats=with_tiles, devices=("cpu",)),
+    "native, no cache": Provider(functools.partial(native_with, 0), devices=("cpu",)),
     "SupContrast": Provider(supcontrast, LIBRARIES, matrices(6.5)),
     "pytorch-metric-learning": Provider(
         pytorch_metric_learning, LIBRARIES, matrices(12), normalises=True
     ),
     "lightly": Provider(lightly, ("ntxent",), matrices(8), normalises=True),
     "MONAI": Provider(monai, ("ntxent",), lambda p: 6 * p.num_pairs * p.dim, normalises=True),
+    "triton": Provider(functools.partial(ours, "triton"), devices=("cuda",)),
+    **{
+        name: Provider(functools.partial(peer, name), DIAGONAL, devices=("cuda",)) for name in PEERS
+    },
 }
-OURS = ("dense", "chunked", "native", "native, no cache")
+OURS = ("dense", "chunked", "native", "native, no cache", "triton")

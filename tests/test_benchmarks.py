@@ -24,6 +24,7 @@ from benchmarks import (  # noqa: E402
 from benchmarks.__main__ import grid, main, parse  # noqa: E402
 from benchmarks._provenance import write_result  # noqa: E402
 from benchmarks.compare import Comparison, Limits  # noqa: E402
+from benchmarks.device import CLEAR_REFS, Ceiling, Cpu  # noqa: E402
 from benchmarks.gate import Gate, RefusedError, exact  # noqa: E402
 from benchmarks.plot import write_plot  # noqa: E402
 from benchmarks.problem import Problem  # noqa: E402
@@ -41,7 +42,8 @@ CASES = [
     (kind, name)
     for kind in ALL
     for name, provider in PROVIDERS.items()
-    if kind in provider.kinds and name != "torch.compile"  # compiles for seconds
+    # compiles for seconds
+    if kind in provider.kinds and "cpu" in provider.devices and name != "torch.compile"
 ]
 
 
@@ -219,7 +221,7 @@ def test_native_is_left_out_where_it_is_not_built(monkeypatch):
             PROVIDERS[name].build(Problem("supcon", 32))
 
 
-@pytest.mark.skipif(not measure.CLEAR_REFS.exists(), reason="needs Linux")
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
 def test_memory_is_that_of_the_matrices():
     problem = Problem("supcon", 2048, dim=16)  # one matrix: 16 MiB
     assert measure.peak_mib("products", problem, 1) == pytest.approx(16, abs=4)
@@ -229,7 +231,7 @@ def test_memory_is_that_of_the_matrices():
 def test_rounds():
     calls = []
     steps = {name: lambda z, name=name: calls.append(name) for name in "ab"}
-    times = measure.time_steps(steps, torch.zeros(1), rounds=2)
+    times = measure.time_steps(measure.on(steps, torch.zeros(1)), 2, Cpu())
     rounds = ["".join(calls[i : i + 2]) for i in range(0, len(calls), 2)]
     assert set(rounds) == {"ab", "ba"}
     assert times["a"]["rounds"] == 100 == len(calls) / 2
@@ -239,24 +241,29 @@ def test_rounds():
 def test_a_long_step_gets_two_runs(monkeypatch):
     monkeypatch.setattr(measure, "MOST_SECONDS", 0.0)
     calls = []
-    measure.time_steps({"a": calls.append}, torch.zeros(1), rounds=7)
+    measure.time_steps({"a": lambda: calls.append(1)}, 7, Cpu())
     assert len(calls) == 2
 
 
 def test_rate_of_the_machine():
-    steps = {"1000 x 10 x 100": {"time_ms": 1.0}, "10 x 10 x 10": {"time_ms": 1e-3}}
-    assert measure.best_sgemm(steps) == pytest.approx(2.0)  # 2e6 flops in a millisecond
+    ceilings = {"a": Ceiling("mm", 2e6, int), "b": Ceiling("mm", 2e3, int)}
+    ceilings["c"] = Ceiling("copy", 3e6, int)
+    times = {"a": {"time_ms": 1.0}, "b": {"time_ms": 0.1}, "c": {"time_ms": 1.0}}
+    assert measure.best_rate("mm", ceilings, times) == pytest.approx(2.0)
+    assert measure.best_rate("copy", ceilings, times) == pytest.approx(3.0)
+    assert measure.best_rate("mm", {}, {}) is None
 
 
 def test_flops_count_a_pair_once():
     assert Problem("supcon", 32, dim=8).num_flops == 4 * 32**2 * 8
     assert Problem("bank", 32, dim=8, refs=100).num_flops == 8 * 32 * 100 * 8
+    assert Problem("clip", 32, dim=8).num_flops == 8 * 32 * 32 * 8
 
 
 def test_star_varies_one_list_at_a_time():
     lists = ["--n", "64", "--dim", "8", "16", "--classes", "4", "2", "--threads", "1"]
     points = grid(parse([*lists, "--problem", "supcon", "--star"]))
-    assert [point[2:4] for point in points] == [(8, 4), (8, 2), (16, 4)]
+    assert [point[3:5] for point in points] == [(8, 4), (8, 2), (16, 4)]
     assert len(grid(parse([*lists, "--problem", "supcon"]))) == 4
 
 
@@ -321,7 +328,7 @@ def test_ratio_to_one_label():
     assert table[3].startswith("| 64 | 8, 50, 2 | 3.00 | - | 1.50 | 3.00 |")
 
 
-@pytest.mark.skipif(not measure.CLEAR_REFS.exists(), reason="needs Linux")
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
 @pytest.mark.parametrize("impl", ["native", "chunked"])  # with a cache and without
 def test_memory_of_a_step(impl, tmp_path, monkeypatch):
     if impl == "native" and not spcl_fast.native.is_built():
@@ -345,7 +352,8 @@ def test_memory_of_a_step(impl, tmp_path, monkeypatch):
         ({"tau": 0.0}, "tau and pace must be above 0"),
         ({"classes": 0}, "dim, classes and refs must be positive"),
         ({"refs": 0}, "dim, classes and refs must be positive, got 128, 64, 0"),
-        ({"kind": "clip"}, "kind must be one of self-paced, .* bank, got 'clip'"),
+        ({"kind": "triplet"}, "kind must be one of self-paced, .* clip, got 'triplet'"),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
     ],
 )
 def test_problem_refuses(arguments, message):

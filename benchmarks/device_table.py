@@ -1,0 +1,64 @@
+"""Print what a GPU did as a table of Markdown, from result files of `python -m benchmarks`.
+
+    python -m benchmarks.device_table benchmarks/results/NAME/losses.json
+
+TFLOP/s counts 4 N^2 D flops, of N x M pairs 8 N M D. `of mm` is its share of the best torch.mm in
+the same dtype and rounds; `of copy` what the embeddings, read twice, and the gradient, written
+once, would take of the copy bandwidth.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost_tables import NAMES, both, cell_time, number, source, table
+
+HEAD = ("loss", "dtype", "D", "N", "provider", "ms", "MiB", "TFLOP/s", "of mm", "of copy")
+MORE_NAMES = {"infonce": "InfoNCE", "clip": "CLIP"}
+
+
+def render(result: dict[str, Any], name: str) -> str:
+    """Return the tables of one result file: what it ran on, every row, who was left out and why."""
+    device = result["device"]
+    versions = f"CUDA {device['cuda']}, Triton {device['triton']}, PyTorch {result['torch']}"
+    head = f"{device['name']}, driver {device['driver']}, {versions}."
+    lines = [cells(row) for row in both(result)]
+    reasons = dict.fromkeys(
+        f"- {row['provider']}, {label(row['problem'])}, {row['dtype']}, N = {row['n']:,}: "
+        f"{row['reason']}"
+        for row in result["left_out"]
+    )
+    parts = [head, table(HEAD, lines), "\n".join(reasons), source(name, result, ".")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return the texts of HEAD."""
+    start = [label(row["problem"]), row["dtype"], str(row["dim"]), f"{row['n']:,}"]
+    start += [row["provider"], cell_time(row)]
+    if "time_ms" not in row:
+        return [*start, "-", "-", "-", "-"]
+    peak = "-" if row["peak_mib"] is None else number(row["peak_mib"])
+    mm, copy = (share(row, key) for key in ("mm_share", "copy_share"))
+    return [*start, peak, f"{row['gflops'] / 1e3:.2f}", mm, copy]
+
+
+def share(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:.1%}".replace("%", " %") if key in row else "-"
+
+
+def label(problem: str) -> str:
+    return (NAMES | MORE_NAMES)[problem]
+
+
+def main(paths: Sequence[str]) -> None:
+    for path in map(Path, paths):
+        print(render(json.loads(path.read_text(encoding="utf-8")), path.name))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
