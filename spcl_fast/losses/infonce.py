@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.distributed import infonce_rows, num_ranks
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class InfoNCELoss(nn.Module):
@@ -32,6 +37,9 @@ class InfoNCELoss(nn.Module):
             defined and used.
         learnable_tau: make log tau a parameter that starts at `tau`.
         impl: implementation of the ops.
+        group: process group whose ranks bring the pairs of one batch together, as for
+            `SelfPacedContrastiveLoss`; None for this process alone. References beyond the anchors
+            must be the same on every rank, and are not gathered.
 
     Raises:
         ValueError: `tau` is not finite and above 0.
@@ -44,11 +52,13 @@ class InfoNCELoss(nn.Module):
         *,
         learnable_tau: bool = False,
         impl: Impl = "auto",
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.temperature = Temperature(tau, learnable_tau)
         self.symmetric = symmetric
         self.impl: Impl = impl
+        self.group = group
 
     def forward(self, anchors: Tensor, refs: Tensor) -> ContrastiveLossOutput:
         """Compute the loss.
@@ -71,23 +81,23 @@ class InfoNCELoss(nn.Module):
                 f"refs must have at least as many rows as anchors, {anchors.shape[0]}, "
                 f"got {refs.shape[0]}"
             )
+        is_symmetric = self.symmetric and refs.shape[0] == anchors.shape[0]
+        if num_ranks(self.group) > 1:
+            rows = infonce_rows(
+                anchors,
+                refs,
+                self.temperature(),
+                symmetric=is_symmetric,
+                group=self.group,
+                impl=self.impl,
+            )
+            return _output(rows.anchors, rows.lse, rows.pairs)
         tau = self.temperature()
         lse, lse_refs = pair_lse(anchors, tau, refs=refs, impl=self.impl)
-        pairs = self._diagonal(anchors, lse, refs, tau)
-        loss = mean_over_anchors(pairs.loss, pairs.num_pos)
-        if self.symmetric and refs.shape[0] == anchors.shape[0]:
-            back = self._diagonal(refs, lse_refs, anchors, tau)
-            loss = (loss + mean_over_anchors(back.loss, back.num_pos)) / 2
-        num_pairs = pairs.num_pos.sum()
-        return ContrastiveLossOutput(
-            loss=loss,
-            objective=loss.detach(),
-            mean_weight=pairs.weight_sum.sum() / num_pairs.clamp_min(1),
-            num_anchors=num_pairs,
-            collapse=collapse_index(anchors),
-            lse=lse.detach(),
-            terms={},
-        )
+        pairs = [self._diagonal(anchors, lse, refs, tau)]
+        if is_symmetric:
+            pairs.append(self._diagonal(refs, lse_refs, anchors, tau))
+        return _output(anchors, lse.detach(), pairs)
 
     def _diagonal(
         self, z: Tensor, lse: Tensor, refs: Tensor, tau: float | Tensor
@@ -104,3 +114,19 @@ class InfoNCELoss(nn.Module):
             ref_labels=index,
             impl=self.impl,
         )
+
+
+def _output(anchors: Tensor, lse: Tensor, pairs: list[PositivePairLoss]) -> ContrastiveLossOutput:
+    """Return the mean over the directions, with what is told of the first, from the anchors."""
+    directions = [mean_over_anchors(x.loss, x.num_pos) for x in pairs]
+    loss = torch.stack(directions).mean()
+    num_pairs = pairs[0].num_pos.sum()
+    return ContrastiveLossOutput(
+        loss=loss,
+        objective=loss.detach(),
+        mean_weight=pairs[0].weight_sum.sum() / num_pairs.clamp_min(1),
+        num_anchors=num_pairs,
+        collapse=collapse_index(anchors),
+        lse=lse,
+        terms={},
+    )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.distributed import rank_in
 from spcl_fast.losses.result import ContrastiveLossOutput
 from spcl_fast.losses.supcon import SupConLoss
 from spcl_fast.ops import Impl
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+# Images of one rank: more than any batch has, and 2^31 ranks fit an int64.
+IMAGES_PER_RANK = 1 << 32
 
 
 class NTXentLoss(nn.Module):
@@ -23,16 +32,24 @@ class NTXentLoss(nn.Module):
         tau: temperature.
         learnable_tau: make log tau a parameter that starts at `tau`.
         impl: implementation of the ops.
+        group: process group whose ranks bring the rows of one batch together, as for
+            `SelfPacedContrastiveLoss`; None for this process alone.
 
     Raises:
         ValueError: `tau` is not finite and above 0.
     """
 
     def __init__(
-        self, tau: float = 0.5, *, learnable_tau: bool = False, impl: Impl = "auto"
+        self,
+        tau: float = 0.5,
+        *,
+        learnable_tau: bool = False,
+        impl: Impl = "auto",
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.supcon = SupConLoss(tau, learnable_tau=learnable_tau, impl=impl)
+        self.supcon = SupConLoss(tau, learnable_tau=learnable_tau, impl=impl, group=group)
+        self.group = group
 
     def forward(self, view1: Tensor, view2: Tensor) -> ContrastiveLossOutput:
         """Compute the loss.
@@ -55,6 +72,9 @@ class NTXentLoss(nn.Module):
                 f"{tuple(view1.shape)} {view1.dtype} {view1.device}, "
                 f"got {tuple(view2.shape)} {view2.dtype} {view2.device}"
             )
-        labels = torch.arange(view1.shape[0], device=view1.device).repeat(2)
+        images = torch.arange(view1.shape[0], device=view1.device)
+        if self.group is not None:
+            images += IMAGES_PER_RANK * rank_in(self.group)
+        labels = images.repeat(2)
         out: ContrastiveLossOutput = self.supcon(torch.cat([view1, view2]), labels)
         return out

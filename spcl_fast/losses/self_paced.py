@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.losses._batch_rows import batch_rows
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, label_term
-from spcl_fast.ops import Impl, contrastive_rows
+from spcl_fast.ops import Impl
 from spcl_fast.pair_weights import Mode, check_mode
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 
@@ -41,6 +45,11 @@ class SelfPacedContrastiveLoss(nn.Module):
             label name sets it for some labels only.
         learnable_tau: make log tau a parameter that starts at `tau`.
         impl: implementation of the ops.
+        group: process group whose ranks bring the rows of one batch together; None for this
+            process alone. Every rank computes a W-th of the pairs and returns the loss of the
+            whole batch; its gradient is scaled for DistributedDataParallel to average
+            (docs/distributed.md). All ranks must call forward, and backward on the same terms of
+            the output: where one does not, the others wait for the timeout of the group.
 
     Raises:
         ValueError: `tau` or `mode` does not fit.
@@ -55,6 +64,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         window: float | Mapping[str, float | None] | None = None,
         learnable_tau: bool = False,
         impl: Impl = "auto",
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         check_mode(mode)
@@ -63,6 +73,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         self.correct_grad = correct_grad
         self.window = window
         self.impl: Impl = impl
+        self.group = group
 
     def forward(
         self,
@@ -70,23 +81,31 @@ class SelfPacedContrastiveLoss(nn.Module):
         labels: Tensor | Mapping[str, Tensor],
         gamma: float | Tensor | Mapping[str, float | Tensor] = math.inf,
         weight: float | Mapping[str, float] = 1.0,
+        *,
+        bank: Tensor | None = None,
+        bank_labels: Tensor | Mapping[str, Tensor] | None = None,
     ) -> ContrastiveLossOutput:
         """Compute the loss.
 
         Args:
-            z: (N, D), floating, rows L2-normalised by the caller.
+            z: (N, D), floating, rows L2-normalised by the caller; N may differ between the ranks
+                of a group, and be 0.
             labels: (N,), integer (any real dtype with a window), below 0 where unknown; or a
                 non-empty dict of them by name.
             gamma: pace, above 0, inf for plain SupCon; one for all labels or a dict by name.
             weight: lambda; one for all labels or a dict by name.
+            bank: (M, D), dtype and device of `z`: memory of further rows that the anchors, the rows
+                of `z`, are compared with, as negatives and positives. The same on every rank.
+            bank_labels: (M,), or a dict of them by name, as `labels`.
 
         Returns:
-            A `ContrastiveLossOutput`; its loss is differentiable in `z` and a learnable tau.
+            A `ContrastiveLossOutput`, with lse of the rows of this rank and all else of the whole
+            batch; its loss is differentiable in `z`, `bank` and a learnable tau.
 
         Raises:
             TypeError: a dtype does not fit.
             ValueError: a shape, a device or a range does not fit; the names of a dict are not those
-                of `labels`.
+                of `labels`; the ranks differ in what must be the same.
         """
         named = labels if isinstance(labels, Mapping) else {"": labels}
         if not named:
@@ -94,30 +113,33 @@ class SelfPacedContrastiveLoss(nn.Module):
         gammas: dict[str, float | Tensor] = _by_name("gamma", gamma, labels)
         lambdas: dict[str, float] = _by_name("weight", weight, labels)
         windows = _windows(self.window, labels)
-        tau = self.temperature()
-        lse, rows = contrastive_rows(
+        banks = _bank_labels(bank, bank_labels, labels)
+        rows = batch_rows(
             z,
-            tau,
+            self.temperature(),
             list(named.values()),
             gammas=[gammas[name] for name in named],
             windows=[windows[name] for name in named],
             mode=self.mode,
+            bank=bank,
+            bank_labels=[banks[name] for name in named] if bank is not None else [],
             impl=self.impl,
+            group=self.group,
         )
-        pairs = dict(zip(named, rows, strict=True))
+        pairs = dict(zip(named, rows.pairs, strict=True))
         terms = {
             name: label_term(pairs[name], gammas[name], self.mode, correct_grad=self.correct_grad)
             for name in named
         }
-        num_pos = torch.stack([rows.num_pos for rows in pairs.values()])  # (labels, N)
-        weight_sum = torch.stack([rows.weight_sum for rows in pairs.values()])
+        num_pos = torch.stack([x.num_pos for x in pairs.values()])  # (labels, N)
+        weight_sum = torch.stack([x.weight_sum for x in pairs.values()])
         return ContrastiveLossOutput(
             loss=torch.stack([lambdas[name] * term.loss for name, term in terms.items()]).sum(),
             objective=torch.stack([lambdas[n] * term.objective for n, term in terms.items()]).sum(),
             mean_weight=weight_sum.sum() / num_pos.sum().clamp_min(1),
             num_anchors=(num_pos > 0).any(0).sum(),
-            collapse=collapse_index(z),
-            lse=lse.detach(),
+            collapse=collapse_index(rows.z),
+            lse=rows.lse,
             terms=terms if isinstance(labels, Mapping) else {},
         )
 
@@ -148,3 +170,19 @@ def _windows(
     if extra:
         raise ValueError(f"window must name the labels {sorted(labels)} only, got extra {extra}")
     return {name: window.get(name) for name in labels}
+
+
+def _bank_labels(
+    bank: Tensor | None,
+    bank_labels: Tensor | Mapping[str, Tensor] | None,
+    labels: Tensor | Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return the labels of the bank by name, empty without a bank."""
+    if (bank is None) != (bank_labels is None):
+        given = "bank" if bank_labels is None else "bank_labels"
+        raise ValueError(f"bank and bank_labels must be given together, got {given} alone")
+    if bank_labels is None:
+        return {}
+    if isinstance(labels, Mapping) and not isinstance(bank_labels, Mapping):
+        raise ValueError("bank_labels must be a dict by name as labels, got a tensor")
+    return _by_name("bank_labels", bank_labels, labels)

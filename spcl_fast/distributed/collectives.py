@@ -1,0 +1,237 @@
+"""The collectives of the distributed losses, each with its gradient.
+
+Every rank computes the same scalar loss L from a share of the pairs. What crosses the ranks:
+
+    gathered rows x      forward: all-gather           backward: W sum over ranks of dx, own rows
+    replicated tensors   forward: nothing              backward: sum over ranks
+    sums                 forward: sum over ranks       backward: sum over ranks
+    results              forward: all-gather           backward: own rows (L is on every rank)
+
+The W in the first line is what DistributedDataParallel divides by: the average of the gradients
+that W ranks compute from W dx is the gradient of L. A replicated tensor, such as a temperature or a
+memory bank, has the whole gradient on every rank, which the average leaves as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from spcl_fast.ops._first_order import first_order_only
+from spcl_fast.precision import dtype_of_results
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Shared(NamedTuple):
+    """A gathered batch."""
+
+    rows: list[Tensor]
+    """(N, D) each, rows of all ranks in order of rank; differentiable."""
+    replicated: list[Tensor]
+    """What every rank held already; differentiable, its gradient is summed over ranks."""
+    sizes: list[int]
+    """Rows of every rank."""
+
+
+def num_ranks(group: dist.ProcessGroup | None) -> int:
+    """Return the number of ranks of `group`, 1 without one.
+
+    Raises:
+        ValueError: this process is not in `group`.
+    """
+    if group is None:
+        return 1
+    if dist.get_rank(group) < 0:
+        raise ValueError("group must hold this process, got a group of others")
+    return dist.get_world_size(group)
+
+
+def rank_in(group: Any) -> int:
+    """Return the rank of this process in `group`."""
+    return dist.get_rank(group)
+
+
+def share(
+    rows: Sequence[Tensor],
+    replicated: Sequence[Tensor],
+    group: dist.ProcessGroup,
+    dtype: torch.dtype,
+) -> Shared:
+    """Gather rows, and let the gradients of all inputs be summed over the ranks.
+
+    The numbers of rows are read by the host, the only synchronisation. With a gradient needed on
+    any rank all ranks take part in the backward, also one whose inputs need none.
+
+    Args:
+        rows: (n, D) each, floating; n may differ between ranks and be 0.
+        replicated: floating, the same on every rank.
+        group: the ranks.
+        dtype: of the gathered rows.
+
+    Raises:
+        ValueError: the ranks differ in the number of features, the dtype, or the shape of what is
+            replicated. Every rank raises.
+    """
+    inputs = [*rows, *replicated]
+    needs = [torch.is_grad_enabled() and x.requires_grad for x in inputs]
+    layout = [rows[0].shape[1], DTYPES.index(rows[0].dtype), *(x.numel() for x in replicated)]
+    facts = _exchange([rows[0].shape[0], *layout, *needs], group, rows[0].device)
+    layouts = {tuple(fact[1 : 1 + len(layout)]) for fact in facts}
+    if len(layouts) > 1:
+        raise ValueError(
+            "all ranks must give as many features, one dtype and replicated tensors of one size, "
+            f"got (features, dtype, sizes) {sorted(layouts)}"
+        )
+    sizes = [fact[0] for fact in facts]
+    # One for all ranks: their backwards run the same collectives.
+    needed = [any(fact[1 + len(layout) + k] for fact in facts) for k in range(len(inputs))]
+    grad = torch.is_grad_enabled() and any(needed)
+    anchor = rows[0].new_zeros((), requires_grad=grad)
+    outputs = _Share.apply(  # type: ignore[no-untyped-call]
+        anchor, group, sizes, dtype, needed, len(rows), *inputs
+    )
+    outputs = [x if need else x.detach() for x, need in zip(outputs, needed, strict=True)]
+    return Shared(outputs[: len(rows)], outputs[len(rows) :], sizes)
+
+
+def gather_columns(columns: Sequence[Tensor], sizes: list[int], group: Any) -> list[Tensor]:
+    """Return (N,) from the (n,) of every rank, of any dtypes, by one all-gather of their bytes."""
+    packed = torch.cat([_bytes(x[:, None]) for x in columns], 1)
+    gathered = torch.split(_gather(packed, sizes, group), [x.element_size() for x in columns], 1)
+    return [
+        column.contiguous().view(x.dtype).squeeze(1)
+        for column, x in zip(gathered, columns, strict=True)
+    ]
+
+
+def gather_results(x: Tensor, sizes: list[int], group: Any) -> Tensor:
+    """Return (N, ...) from the (n, ...) of every rank; the gradient is that of the own rows."""
+    return _GatherResults.apply(x, sizes, group)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def sum_over_ranks(x: Tensor, group: Any) -> Tensor:
+    """Return the sum of `x` over the ranks; the gradients are summed too."""
+    return _SumOverRanks.apply(x, group)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def max_over_ranks(x: Tensor, group: Any) -> Tensor:
+    """Return the maximum of `x` over the ranks, detached."""
+    return _all_reduced(x.detach(), group, dist.ReduceOp.MAX)
+
+
+class _Share(torch.autograd.Function):
+    """One node for all inputs: its collectives run in one order whatever the rest of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchor: Tensor,  # makes the outputs require a gradient where another rank needs one
+        group: Any,
+        sizes: list[int],
+        dtype: torch.dtype,
+        needed: list[bool],
+        num_gathered: int,
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.group, ctx.sizes, ctx.num_gathered = group, sizes, num_gathered
+        ctx.needed, ctx.dtypes = needed, [x.dtype for x in inputs]
+        gathered = [_gather(x, sizes, group).to(dtype) for x in inputs[:num_gathered]]
+        return (*gathered, *(x.view_as(x) for x in inputs[num_gathered:]))
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        W = len(ctx.sizes)
+        gradients: list[Tensor | None] = [None] * len(upstream)
+        for k, dx in enumerate(upstream):
+            if ctx.needed[k]:
+                dx = dx.to(dtype_of_results(dx))
+                if k < ctx.num_gathered:
+                    dx = _own_rows_of_sum(dx, ctx.sizes, ctx.group) * W
+                else:
+                    dx = _all_reduced(dx, ctx.group, dist.ReduceOp.SUM)
+                gradients[k] = dx.to(ctx.dtypes[k])
+        return (None,) * 6 + tuple(gradients)
+
+
+class _GatherResults(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int], group: Any) -> Tensor:
+        ctx.sizes, ctx.rank = sizes, dist.get_rank(group)
+        return _gather(x, sizes, group)
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None, None]:
+        return torch.split(dx, ctx.sizes)[ctx.rank], None, None
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _all_reduced(x, group, dist.ReduceOp.SUM)
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
+        return _all_reduced(dx, ctx.group, dist.ReduceOp.SUM), None
+
+
+def _exchange(facts: list[int], group: Any, device: torch.device) -> list[list[int]]:
+    own = torch.tensor([facts], device=device)
+    everyone: list[list[int]] = _gather(own, [1] * dist.get_world_size(group), group).tolist()
+    return everyone
+
+
+def _gather(x: Tensor, sizes: list[int], group: Any) -> Tensor:
+    """Return the rows of all ranks; fewer rows than the most of a rank travel padded."""
+    most = max(sizes)
+    if most == 0:
+        return x.clone()
+    if x.shape[0] < most:
+        x = torch.cat([x, x.new_zeros(most - x.shape[0], *x.shape[1:])])
+    everyone = x.new_empty(len(sizes), *x.shape)
+    # The name of the collective changed with PyTorch 2.13.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(_bytes(everyone).flatten(), _bytes(x).flatten(), group=group)
+    if min(sizes) == most:
+        return everyone.flatten(0, 1)
+    return torch.cat([rows[:size] for rows, size in zip(everyone, sizes, strict=True)])
+
+
+def _own_rows_of_sum(x: Tensor, sizes: list[int], group: Any) -> Tensor:
+    """Return this rank's rows of the sum of `x` (N, D) over the ranks."""
+    rank = dist.get_rank(group)
+    if not has_reduce_scatter(x.device, group):
+        return torch.split(_all_reduced(x, group, dist.ReduceOp.SUM), sizes)[rank]
+    most = max(sizes)
+    padded = x.new_zeros(len(sizes), most, x.shape[1])
+    for mine, rows in zip(padded, torch.split(x, sizes), strict=True):
+        mine[: rows.shape[0]] = rows
+    out = x.new_empty(most, x.shape[1])
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    scatter(out, padded.flatten(0, 1), group=group)
+    return out[: sizes[rank]]
+
+
+def has_reduce_scatter(device: torch.device, group: Any) -> bool:
+    """Return whether sums are scattered; gloo got it late, and is given an all-reduce instead."""
+    return device.type != "cpu" and dist.get_backend(group) != "gloo"
+
+
+def _all_reduced(x: Tensor, group: Any, op: Any) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    if x.numel() > 0:
+        dist.all_reduce(x, op, group=group)
+    return x
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """Return a contiguous view or copy as bytes, which every backend moves whatever the dtype."""
+    return x.contiguous().view(torch.uint8)

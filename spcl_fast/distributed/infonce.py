@@ -1,0 +1,114 @@
+"""InfoNCE of pairs that are spread over ranks: each takes W-th part of the anchors.
+
+Anchors and their references are gathered, and cut into W blocks of pairs. Rank r compares the
+anchors of block r with all references; the log-sum-exps of its rows are complete, those of the
+references are merged over the ranks as in contrastive_rows.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spcl_fast.distributed.collectives import (
+    gather_columns,
+    max_over_ranks,
+    num_ranks,
+    rank_in,
+    share,
+    sum_over_ranks,
+)
+from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs
+from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+from spcl_fast.ops._checks import check_refs, check_rows
+from spcl_fast.ops._impl import resolve
+from spcl_fast.ops.merge import merge_lse
+from spcl_fast.precision import dtype_of_results
+
+
+class InfoNCERows(NamedTuple):
+    """The anchors of a whole batch, the same on every rank."""
+
+    anchors: Tensor
+    """(N, D), detached."""
+    lse: Tensor
+    """(n,) of the anchors that this rank brought, detached."""
+    pairs: list[PositivePairLoss]
+    """(N,) of the anchors; then of the references, if both directions were asked for."""
+
+
+def infonce_rows(
+    anchors: Tensor,
+    refs: Tensor,
+    tau: float | Tensor,
+    *,
+    symmetric: bool,
+    group: Any,
+    impl: Impl = "auto",
+) -> InfoNCERows:
+    """Compute the losses of the anchors of all ranks, each with its share of the similarities.
+
+    Args:
+        anchors: (n, D), floating; n may differ between ranks and be 0.
+        refs: (n + M, D): the positives of the anchors, then a bank that is the same on every rank.
+        tau: temperature, or a 0-dim floating tensor.
+        symmetric: the direction from the references too; needs M = 0.
+        group: process group with more than one rank.
+        impl: implementation of the ops.
+
+    Returns:
+        The rows, first order only: the gradients of `anchors` and of the first n `refs` are W
+        times, those of the bank and of `tau` whole, as in contrastive_rows.py.
+
+    Raises:
+        TypeError: the inputs are not floating, or their dtypes differ.
+        ValueError: a shape or a device does not fit; the ranks differ.
+    """
+    check_rows("anchors", anchors)
+    check_refs(anchors, refs)
+    rank = rank_in(group)
+    is_half_wanted = resolve(impl, anchors.device, anchors.dtype) == "triton"
+    dtype = anchors.dtype if is_half_wanted else dtype_of_results(anchors)
+    paired, bank = torch.split(refs, [anchors.shape[0], refs.shape[0] - anchors.shape[0]])
+    replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
+    shared = share([anchors, paired], replicated, group, dtype)
+    if isinstance(tau, Tensor):
+        tau = shared.replicated[1]
+    blocks = blocks_of(shared.rows[0].shape[0], num_ranks(group), rank)
+    own, own_refs = (torch.split(x, blocks.sizes)[rank] for x in shared.rows)
+    everything = torch.cat([shared.rows[1], shared.replicated[0].to(dtype)])
+    lse, of_refs = pair_lse(own, tau, refs=everything, impl=impl)
+    pairs = [_diagonal(own, lse, own_refs, tau, impl)]
+    if symmetric:
+        lse_refs = merge_lse(
+            [of_refs],
+            maximum=lambda x: max_over_ranks(x, group),
+            total=lambda x: sum_over_ranks(x, group),
+        )
+        pairs.append(_diagonal(own_refs, torch.split(lse_refs, blocks.sizes)[rank], own, tau, impl))
+    (lse_of_all,) = gather_columns([lse.detach()], blocks.sizes, group)
+    return InfoNCERows(
+        shared.rows[0].detach(),
+        torch.split(lse_of_all, shared.sizes)[rank],
+        gather_pairs(pairs, blocks.sizes, group),
+    )
+
+
+def _diagonal(
+    z: Tensor, lse: Tensor, refs: Tensor, tau: float | Tensor, impl: Impl
+) -> PositivePairLoss:
+    index = torch.arange(z.shape[0], device=z.device)
+    return positive_pair_loss(
+        z,
+        lse,
+        index,
+        tau=tau,
+        gamma=math.inf,
+        mode="linear",
+        refs=refs,
+        ref_labels=index,
+        impl=impl,
+    )
