@@ -1,0 +1,62 @@
+"""Losses over listed pairs, in memory of the order of the list."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 22
+
+
+def pair_similarities(z: Tensor, refs: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return z[first] . refs[second], (pairs,), differentiable in `z` and `refs`.
+
+    Args:
+        z: (N, D), float32 or float64.
+        refs: (M, D).
+        first: (pairs,) int64, rows of `z`.
+        second: (pairs,) int64, rows of `refs`.
+    """
+    return _PairSimilarities.apply(z, refs, first, second)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _PairSimilarities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, refs: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(z, refs, first, second)
+        step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
+        parts = zip(torch.split(first, step), torch.split(second, step), strict=True)
+        return torch.cat([(z[a] * refs[b]).sum(1) for a, b in parts])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        z, refs, first, second = ctx.saved_tensors
+        dz, drefs = torch.zeros_like(z), torch.zeros_like(refs)
+        step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
+        chunks = (torch.split(x, step) for x in (first, second, upstream))
+        for a, b, grad in zip(*chunks, strict=True):
+            dz.index_add_(0, a, grad[:, None] * refs[b])
+            drefs.index_add_(0, b, grad[:, None] * z[a])
+        return dz, drefs, None, None
+
+
+def grouped_lse(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """Return the log-sum-exp of the values of every group, -inf of none.
+
+    Args:
+        values: (pairs,), floating.
+        group: (pairs,) int64.
+        num_groups: G.
+
+    Returns:
+        (G,), differentiable.
+    """
+    top = values.new_full((num_groups,), -math.inf)
+    top = top.scatter_reduce(0, group, values.detach(), "amax")
+    top = torch.where(top.isinf(), 0, top)
+    total = torch.zeros_like(top).index_add(0, group, (values - top[group]).exp())
+    return total.log() + top

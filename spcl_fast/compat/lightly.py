@@ -1,0 +1,149 @@
+"""`NTXentLoss` of lightly, in O(N D) memory.
+
+Compared with lightly 1.6.0. What differs:
+
+- `temperature` must be positive.
+- With `gather_distributed`, every rank returns the mean over all ranks, where theirs returns the
+  mean over its own rows; the gradients are the same.
+- How far the bank is filled is kept on the host, where theirs reads it back from the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from spcl_fast.losses.ntxent import NTXentLoss as GroupNTXentLoss
+from spcl_fast.ops import Impl, contrastive_rows, pair_lse
+from spcl_fast.precision import at_least_float32
+
+
+class MemoryBankModule(nn.Module):
+    """Rows of earlier batches, random unit rows at first.
+
+    Args:
+        size: 0 for none, or (rows, D).
+        gather_distributed: store the rows of all ranks.
+
+    Raises:
+        ValueError: `size` is neither.
+    """
+
+    def __init__(self, size: int | Sequence[int] = 0, gather_distributed: bool = False) -> None:
+        super().__init__()
+        shape = (size,) if isinstance(size, int) else tuple(size)
+        if min(shape) < 0 or (shape != (0,) and len(shape) != 2):
+            raise ValueError(f"memory_bank_size must be 0 or (rows, features), got {size}")
+        self.size = shape
+        self.gather_distributed = gather_distributed
+        self.bank: Tensor
+        self.bank_ptr: Tensor
+        rows = normalize(torch.randn(shape), dim=-1) if len(shape) == 2 else torch.empty(0)
+        self.register_buffer("bank", rows, persistent=False)
+        self.register_buffer("bank_ptr", torch.zeros(1, dtype=torch.long), persistent=False)
+        self._position = 0
+
+    @torch.no_grad()
+    def enqueue(self, rows: Tensor) -> None:
+        """Overwrite from the position on, and start again at the end, as theirs does."""
+        if self.gather_distributed and _world_size() > 1:
+            gathered = [torch.empty_like(rows) for _ in range(_world_size())]
+            torch.distributed.all_gather(gathered, rows.contiguous())
+            rows = torch.cat(gathered)
+        space = self.size[0] - self._position
+        self.bank[self._position : self._position + len(rows)] = rows[:space].to(self.bank.dtype)
+        self._position = 0 if len(rows) >= space else self._position + len(rows)
+        self.bank_ptr.fill_(self._position)
+
+
+class NTXentLoss(nn.Module):
+    """NT-Xent (arXiv:2002.05709), or with a bank the loss of MoCo (arXiv:1911.05722).
+
+    Rows are normalised here. Without a bank the other rows of the batch are the negatives. With
+    one, the anchors are `out0`, and the rows of the bank are their only negatives; `out1` enters
+    the bank where `out0` requires a gradient.
+
+    Example:
+        >>> loss = NTXentLoss(temperature=0.5)
+        >>> loss(view1, view2).backward()
+
+    Args:
+        temperature: tau.
+        memory_bank_size: 0 for none, or (rows, D).
+        gather_distributed: compare with the rows of all ranks; they must be used with
+            DistributedDataParallel.
+        impl: implementation of the ops.
+
+    Raises:
+        ValueError: `temperature` is below 1e-8, the size does not fit, or torch has no
+            distributed package to gather with.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+        *,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        if not temperature >= 1e-8:
+            raise ValueError(f"temperature must be at least 1e-8, got {temperature}")
+        if gather_distributed and not torch.distributed.is_available():
+            raise ValueError("gather_distributed must be False where torch has no distributed")
+        self.memory_bank = MemoryBankModule(memory_bank_size, gather_distributed)
+        self.temperature = temperature
+        self.gather_distributed = gather_distributed
+        self.impl: Impl = impl
+
+    def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            out0: (B, D), floating, of any length.
+            out1: (B, D), the other view.
+
+        Returns:
+            The loss, 0-dim, differentiable in both; not in the bank.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if out0.shape != out1.shape:
+            raise ValueError(f"out1 must be {tuple(out0.shape)} as out0, got {tuple(out1.shape)}")
+        tau = self.temperature
+        needs_bank_update = out0.requires_grad
+        out0 = normalize(at_least_float32(out0), dim=1)
+        out1 = normalize(at_least_float32(out1), dim=1)
+        if self.memory_bank.size[0] > 0:
+            bank = self.memory_bank.bank.to(out0, copy=True)  # the update must not reach backward
+            lse, _ = pair_lse(out0, tau, refs=bank, impl=self.impl)
+            own = (out0 * out1).sum(1) / tau
+            if needs_bank_update:
+                self.memory_bank.enqueue(out1)
+            return (torch.logaddexp(own, lse) - own).mean()
+        if self.gather_distributed and _world_size() > 1:
+            group = torch.distributed.group.WORLD
+            gathered: Tensor = GroupNTXentLoss(tau, impl=self.impl, group=group)(out0, out1).loss
+            return gathered
+        labels = torch.arange(out0.shape[0], device=out0.device).repeat(2)
+        _, (rows,) = contrastive_rows(
+            torch.cat([out0, out1]),
+            tau,
+            [labels],
+            gammas=[math.inf],
+            windows=[None],
+            mode="linear",
+            impl=self.impl,
+        )
+        return rows.loss.mean()
+
+
+def _world_size() -> int:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1

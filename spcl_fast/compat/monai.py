@@ -1,0 +1,74 @@
+"""`ContrastiveLoss` of MONAI, in O(N D) memory.
+
+Compared with MONAI 1.6.1. What differs: no overflow where `temperature` is below 0.012 (the
+exponentials there are not shifted), a `temperature` that is not rounded to float32 for float64
+inputs, and that must be above 0.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.ops import Impl, contrastive_rows
+
+
+class ContrastiveLoss(nn.modules.loss._Loss):
+    """NT-Xent (arXiv:2002.05709) of two views, whose rows are normalised here.
+
+    Example:
+        >>> loss = ContrastiveLoss(temperature=0.5)
+        >>> loss(view1, view2).backward()
+
+    Args:
+        temperature: tau.
+        batch_size: of no use; anything but -1 warns.
+        impl: implementation of the ops.
+    """
+
+    def __init__(
+        self, temperature: float = 0.5, batch_size: int = -1, *, impl: Impl = "auto"
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.impl: Impl = impl
+        if batch_size != -1:
+            warnings.warn("batch_size is read from the input, and need not be set", stacklevel=2)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            input: (B, D), floating.
+            target: (B, D); row i shows what row i of `input` does.
+
+        Returns:
+            The loss, 0-dim, differentiable in both.
+
+        Raises:
+            ValueError: an input is not of 2 dimensions, or the shapes differ.
+        """
+        if input.ndim != 2 or target.ndim != 2:
+            raise ValueError(
+                f"input and target must be (B, D), got {tuple(input.shape)} {tuple(target.shape)}"
+            )
+        if input.shape != target.shape:
+            raise ValueError(
+                f"target must be {tuple(input.shape)} as input, got {tuple(target.shape)}"
+            )
+        # 1e-8: the bound on lengths of torch.nn.functional.cosine_similarity
+        z = nn.functional.normalize(torch.cat([input, target]), dim=1, eps=1e-8)
+        labels = torch.arange(input.shape[0], device=z.device).repeat(2)
+        _, (pairs,) = contrastive_rows(
+            z,
+            self.temperature,
+            [labels],
+            gammas=[math.inf],
+            windows=[None],
+            mode="linear",
+            impl=self.impl,
+        )
+        return pairs.loss.mean()

@@ -1,0 +1,208 @@
+"""`SelfPacedSupConLoss` of the authors of arXiv:2107.13741, in O(N D) memory.
+
+Compared with its formula in `contrastyou/losses/contrast_loss3.py` of
+jizongFox/Self-paced-Contrastive-Learning. What differs:
+
+- `downgrade_ratio` is copied to the host when it is read, not in every step, and the dense
+  `sp_mask`, `sim_logits`, `sim_exp`, `pos_mask` and `neg_mask` are computed when they are read.
+- Normalised rows are the caller's duty: they are not asserted, and a NaN loss is returned, not
+  raised, since both would wait for the device.
+- A row without positives (only a mask can make one) is left out of the mean, not NaN.
+- Entries of a mask other than 1 are negatives; theirs leaves out what is neither 0 nor 1.
+- No 1e-16 in the logarithm, which caps the loss of rows far below the largest similarity.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from spcl_fast.compat._labels import class_indices
+from spcl_fast.compat._panels import panels
+from spcl_fast.losses.result import label_term
+from spcl_fast.ops import Impl, PositivePairLoss, contrastive_rows, pair_lse
+from spcl_fast.pair_weights import Mode, pair_weights
+from spcl_fast.precision import at_least_float32, no_autocast
+
+
+class _Last(NamedTuple):
+    """What the dense attributes follow from, all detached."""
+
+    z: Tensor  # (2 B, D)
+    lse: Tensor
+    positive: Tensor  # labels (B,) or mask (B, B)
+    gamma: float
+    ratio: Tensor
+
+
+class SelfPacedSupConLoss(nn.Module):
+    """Self-paced supervised contrastive loss of two views.
+
+    Example:
+        >>> loss = SelfPacedSupConLoss(weight_update="soft")
+        >>> loss.set_gamma(5.0)
+        >>> loss(view1, view2, target=position).backward()
+        >>> loss.downgrade_ratio
+
+    Args:
+        temperature: tau.
+        weight_update: "hard", or anything else for linear weights ("soft").
+        correct_grad: divide the loss by the mean weight where that is above 0.
+        impl: implementation of the ops.
+        kwargs: ignored, as theirs are.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        weight_update: str = "hard",
+        correct_grad: bool = False,
+        *,
+        impl: Impl = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self._t = temperature
+        self._weight_update = weight_update
+        self._correct_grad = correct_grad
+        self._gamma = 1e6
+        self._last: _Last | None = None
+        self.impl: Impl = impl
+
+    def forward(
+        self,
+        proj_feat1: Tensor,
+        proj_feat2: Tensor,
+        target: Tensor | list[float] | None = None,
+        mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            proj_feat1: (B, D), floating, rows L2-normalised by the caller.
+            proj_feat2: (B, D), the other view.
+            target: (B,), equal values are positive; without target and mask the two views of an
+                image are.
+            mask: (B, B), 1 where image j is a positive of image i; taken rather than `target`.
+                Costs one more visit of all pairs.
+            kwargs: ignored.
+
+        Returns:
+            The loss, 0-dim, differentiable in both views.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        if proj_feat1.shape != proj_feat2.shape:
+            raise ValueError(
+                f"proj_feat2 must be {tuple(proj_feat1.shape)} as proj_feat1, "
+                f"got {tuple(proj_feat2.shape)}"
+            )
+        B = proj_feat1.shape[0]
+        z = torch.cat([proj_feat1, proj_feat2])
+        mode: Mode = "hard" if self._weight_update == "hard" else "linear"
+        if mask is not None:
+            if mask.shape != (B, B):
+                raise ValueError(f"mask must be ({B}, {B}), got {tuple(mask.shape)}")
+            positive = mask.to(z.device) == 1
+            lse = pair_lse(z, self._t, impl=self.impl)
+            pairs = _masked_rows(z, lse, positive, self._t, self._gamma, mode)
+        else:
+            target = torch.arange(B) if target is None else torch.as_tensor(target)
+            (positive,) = class_indices(target.to(z.device))
+            lse, (pairs,) = contrastive_rows(
+                z,
+                self._t,
+                [positive.repeat(2)],
+                gammas=[self._gamma],
+                windows=[None],
+                mode=mode,
+                impl=self.impl,
+            )
+        term = label_term(pairs, self._gamma, mode, correct_grad=self._correct_grad)
+        self._last = _Last(z.detach(), lse.detach(), positive, self._gamma, term.mean_weight)
+        return term.loss
+
+    def set_gamma(self, gamma: float) -> None:
+        """Set the pace, above 0."""
+        self._gamma = float(gamma)
+
+    @property
+    def age_param(self) -> float:
+        """The pace."""
+        return self._gamma
+
+    @property
+    def downgrade_ratio(self) -> float:
+        """Mean weight of the positive pairs of the last call; waits for the device."""
+        return self._seen().ratio.item()
+
+    @property
+    def pos_mask(self) -> Tensor:
+        """(2 B, 2 B), 1 at the positive pairs of the last call; dense."""
+        positive = self._seen().positive
+        positive = positive[:, None] == positive if positive.ndim == 1 else positive
+        return positive.repeat(2, 2).fill_diagonal_(False).float()
+
+    @property
+    def neg_mask(self) -> Tensor:
+        """(2 B, 2 B), 1 at the negative pairs of the last call; dense."""
+        return (1 - self.pos_mask).fill_diagonal_(0)
+
+    @property
+    def sim_logits(self) -> Tensor:
+        """(2 B, 2 B), similarities over tau of the last call less their maximum; dense."""
+        z = at_least_float32(self._seen().z)
+        sim = z @ z.T / self._t
+        return sim - sim.max()
+
+    @property
+    def sim_exp(self) -> Tensor:
+        """(2 B, 2 B), exponentials of `sim_logits`; dense."""
+        return self.sim_logits.exp()
+
+    @property
+    def sp_mask(self) -> Tensor:
+        """(2 B, 2 B), weights of the positive pairs of the last call, 1 elsewhere; dense."""
+        last, mode = self._seen(), "hard" if self._weight_update == "hard" else "linear"
+        z = at_least_float32(last.z)
+        pair_loss = last.lse[:, None] - z @ z.T / self._t
+        weight = pair_weights(pair_loss, last.gamma, mode)  # type: ignore[arg-type]
+        return torch.where(self.pos_mask > 0, weight, 1)
+
+    def _seen(self) -> _Last:
+        if self._last is None:
+            raise RuntimeError("the loss must have been called before this is read, got no call")
+        return self._last
+
+    def extra_repr(self) -> str:
+        """Return the settings for `repr`."""
+        return f"T: {self._t}, method: {self._weight_update}, gamma: {self._gamma}"
+
+
+def _masked_rows(
+    z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float, mode: Mode
+) -> PositivePairLoss:
+    """Return the rows of a mask (B, B) of both views, panel by panel, recomputed backward."""
+    z = at_least_float32(z)
+
+    def panel(start: int, stop: int, z: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.arange(start, stop, device=z.device)
+        positive = mask[rows % mask.shape[0]].repeat(1, 2)
+        positive = positive.scatter(1, rows[:, None], False)
+        with no_autocast(z.device):
+            pair_loss = lse[start:stop, None] - z[start:stop] @ z.T / tau
+        weight = torch.where(positive, pair_weights(pair_loss.detach(), gamma, mode), 0)
+        num_pos = positive.sum(1)
+        loss = torch.where(positive, weight * pair_loss, 0).sum(1) / num_pos.clamp_min(1)
+        return loss, weight.sum(1), num_pos
+
+    parts = [
+        checkpoint(panel, start, stop, z, lse, use_reentrant=False, preserve_rng_state=False)
+        for start, stop in panels(z.shape[0], z.shape[0])
+    ]
+    return PositivePairLoss(*(torch.cat(column) for column in zip(*parts, strict=True)))
