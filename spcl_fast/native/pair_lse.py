@@ -12,7 +12,7 @@ from spcl_fast.native.tile_cache import num_kept
 
 torch.library.define(
     "spcl_fast::pair_lse_fwd_native",
-    "(Tensor z, Tensor? refs, Tensor tau, int num_kept) -> (Tensor, Tensor, Tensor)",
+    "(Tensor z, Tensor? refs, Tensor tau, SymInt num_kept) -> (Tensor, Tensor, Tensor)",
 )
 torch.library.define(
     "spcl_fast::pair_lse_bwd_native",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spcl_fast import native
 from spcl_fast.ops._checks import check_labels, check_rows, check_scalar
-from spcl_fast.ops._first_order import first_order_only
+from spcl_fast.ops._first_order import OpFunction, first_order_only
 from spcl_fast.ops._impl import Impl, resolve, rows_for
 from spcl_fast.ops._library import (
     pair_lse_bwd,
@@ -93,20 +93,18 @@ def contrastive_rows(
     )
     choice = (name, mode, tuple(windows), has_backward)
     lse, *rows = _ContrastiveRows.apply(z, tau, tuple(labels), tuple(paces), choice)
-    return lse, [PositivePairLoss(*rows[k : k + 3]) for k in range(0, len(rows), 3)]
+    return lse, [PositivePairLoss(*rows[k : k + 3]) for k in range(0, 3 * len(paces), 3)]
 
 
-class _ContrastiveRows(torch.autograd.Function):
+class _ContrastiveRows(OpFunction):
     @staticmethod
     def forward(
-        ctx: Any,
         z: Tensor,
         tau: float | Tensor,
         labels: tuple[Tensor, ...],
         gammas: tuple[float | Tensor, ...],
         choice: tuple[str, Mode, tuple[float | None, ...], bool],
     ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
         name, mode, windows, has_backward = choice
         outputs: list[Tensor] = []
         with no_autocast(z.device):
@@ -114,28 +112,36 @@ class _ContrastiveRows(torch.autograd.Function):
             for label, gamma, window in zip(labels, gammas, windows, strict=True):
                 operands = (z, lse, label, None, None)
                 outputs += positive_pair_loss_fwd(name, operands, tau, gamma, mode, window)
-        ctx.mark_non_differentiable(*outputs[1::3], *outputs[2::3])
-        ctx.choice = choice
+        # no None: torch.compile would give what follows it the gradient of another output
+        return lse, *outputs, *([] if kept is None else [kept])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, tau, labels, gammas, ctx.choice = inputs
+        K = len(labels)
+        lse, *outputs = output
+        sums, kept = [*outputs[1 : 3 * K : 3], *outputs[2 : 3 * K : 3]], outputs[3 * K :]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*sums, *kept)
         # A number or tensor is saved as a number and an optional tensor.
         ctx.numbers = [None if isinstance(x, Tensor) else x for x in (tau, *gammas)]
         tensors = [x if isinstance(x, Tensor) else None for x in (tau, *gammas)]
-        sums = [*outputs[1::3], *outputs[2::3]]
-        ctx.save_for_backward(z, lse, kept, *labels, *tensors, *sums)
-        return lse, *outputs
+        ctx.save_for_backward(z, lse, *labels, *tensors, *sums, *kept)
 
     @staticmethod
     @first_order_only
     def backward(ctx: Any, dlse: Tensor | None, *dpositives: Tensor | None) -> tuple[Any, ...]:
         name, mode, windows, _ = ctx.choice
         K = len(windows)
-        z, lse, kept, *saved = ctx.saved_tensors
-        labels, tensors, sums = saved[:K], saved[K : 2 * K + 1], saved[2 * K + 1 :]
+        z, lse, *saved = ctx.saved_tensors
+        labels, tensors, sums = saved[:K], saved[K : 2 * K + 1], saved[2 * K + 1 : 4 * K + 1]
+        kept: Any = saved[4 * K + 1] if len(saved) > 4 * K + 1 else None
         joined = zip(ctx.numbers, tensors, strict=True)
         tau, *gammas = (tensor if number is None else number for number, tensor in joined)
         needs_z, needs_tau = ctx.needs_input_grad[:2]
         dlse = torch.zeros_like(lse) if dlse is None else dlse
         gradients: list[native.LabelGradient] = []
-        for k, dloss in enumerate(dpositives[::3]):
+        for k, dloss in enumerate(dpositives[: 3 * K : 3]):
             if dloss is not None:
                 weight_sum, num_pos = sums[k], sums[K + k]
                 c = dloss / num_pos.clamp_min(1)

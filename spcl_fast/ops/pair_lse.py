@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
-from spcl_fast.ops._first_order import first_order_only
+from spcl_fast.ops._first_order import OpFunction, first_order_only
 from spcl_fast.ops._impl import Impl, resolve, rows_for
 from spcl_fast.ops._library import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
@@ -77,36 +77,45 @@ def pair_lse(
     has_backward = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in (z, refs, tau)
     )
-    lse, lse_refs = _PairLse.apply(z, refs, tau, name, has_backward)
-    return lse if refs is None else (lse, lse_refs)
+    lse, *others = _PairLse.apply(z, refs, tau, name, has_backward)
+    return lse if refs is None else (lse, others[0])
 
 
-class _PairLse(torch.autograd.Function):
+class _PairLse(OpFunction):
     @staticmethod
     def forward(
-        ctx: Any,
         z: Tensor,
         refs: Tensor | None,
         tau: float | Tensor,
         name: str,
         has_backward: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.set_materialize_grads(False)
+    ) -> tuple[Tensor, ...]:
         with no_autocast(z.device):
-            lse, lse_refs, kept = pair_lse_fwd(name, z, refs, tau, has_backward=has_backward)
+            outputs = pair_lse_fwd(name, z, refs, tau, has_backward=has_backward)
+        # no None: torch.compile would give what follows it the gradient of another output
+        return tuple(x for x in outputs if x is not None)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, refs, tau, name, _ = inputs
+        lse, *others = output
+        lse_refs = None if refs is None else others.pop(0)
+        kept = others[0] if others else None
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*others)
         ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
         ctx.save_for_backward(z, refs, lse, lse_refs, tau_tensor, kept)
         ctx.name = name
-        return lse, lse_refs
 
     @staticmethod
     @first_order_only
     def backward(
-        ctx: Any, dlse: Tensor | None, dlse_refs: Tensor | None
+        ctx: Any, dlse: Tensor | None, *dothers: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        z, refs, lse, lse_refs, tau_tensor, kept = ctx.saved_tensors
+        dlse_refs = None if refs is None else dothers[0]
         if dlse is None and dlse_refs is None:
             return None, None, None, None, None
-        z, refs, lse, lse_refs, tau_tensor, kept = ctx.saved_tensors
         tau = ctx.tau if tau_tensor is None else tau_tensor
         needs_z, needs_refs, needs_tau, _, _ = ctx.needs_input_grad
         dlse = torch.zeros_like(lse) if dlse is None else dlse

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_pairs, check_scalar
-from spcl_fast.ops._first_order import first_order_only
+from spcl_fast.ops._first_order import OpFunction, first_order_only
 from spcl_fast.ops._impl import Impl, resolve, rows_for
 from spcl_fast.ops._library import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.pair_weights import Mode, check_mode
@@ -108,10 +107,9 @@ def positive_pair_loss(
     )
 
 
-class _PositivePairLoss(torch.autograd.Function):
+class _PositivePairLoss(OpFunction):
     @staticmethod
     def forward(
-        ctx: Any,
         z: Tensor,
         lse: Tensor,
         labels: Tensor,
@@ -121,20 +119,21 @@ class _PositivePairLoss(torch.autograd.Function):
         gamma: float | Tensor,
         choice: tuple[str, Mode, float | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
         name, mode, window = choice
         with no_autocast(z.device):
-            loss, weight_sum, num_pos = positive_pair_loss_fwd(
+            return positive_pair_loss_fwd(
                 name, (z, lse, labels, refs, ref_labels), tau, gamma, mode, window
             )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *operands, tau, gamma, ctx.choice = inputs
+        _, weight_sum, num_pos = output
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(weight_sum, num_pos)
         ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
         ctx.gamma, gamma_tensor = (None, gamma) if isinstance(gamma, Tensor) else (gamma, None)
-        ctx.choice = choice
-        ctx.save_for_backward(
-            z, lse, labels, refs, ref_labels, weight_sum, num_pos, tau_tensor, gamma_tensor
-        )
-        return loss, weight_sum, num_pos
+        ctx.save_for_backward(*operands, weight_sum, num_pos, tau_tensor, gamma_tensor)
 
     @staticmethod
     @first_order_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from spcl_fast.data.augment import augment
 from spcl_fast.data.sampler import GroupSampler
 from spcl_fast.data.slices import Slices
 from spcl_fast.models import UNet
+from spcl_fast.momentum import average_tensors
 from spcl_fast.train.contrast import contrastive_step, label_columns
 
 if TYPE_CHECKING:
@@ -28,13 +30,12 @@ def mean_teacher(student: UNet, decay: float) -> AveragedModel:
     forgotten.
     """
 
-    def average(teacher: Tensor, value: Tensor, num_averaged: Tensor | int) -> Tensor:
-        if not teacher.is_floating_point():
-            return value
-        keep = min(decay, 1 - 1 / (int(num_averaged) + 1))
-        return torch.lerp(value, teacher, keep)
+    def average(
+        teacher: Sequence[Tensor], values: Sequence[Tensor], num_averaged: Tensor | int
+    ) -> None:
+        average_tensors(teacher, values, min(decay, 1 - 1 / (int(num_averaged) + 1)))
 
-    return AveragedModel(student, avg_fn=average, use_buffers=True).eval()
+    return AveragedModel(student, multi_avg_fn=average, use_buffers=True).eval()
 
 
 class Unlabelled:

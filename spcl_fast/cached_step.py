@@ -1,0 +1,271 @@
+"""Exact gradients of a batch whose activations do not fit: gradients cached at the embeddings.
+
+    e = model(batch)          chunk by chunk, without a graph
+    g = dloss(e)/de           on all embeddings
+    dtheta = sum_k (de_k/dtheta)^T g_k     chunk by chunk, each forward run again for its graph
+
+(arXiv:2101.06983.) Memory: activations of one chunk, and the embeddings of the batch. Time: one
+forward more than the plain step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spcl_fast.losses import ContrastiveLossOutput
+from spcl_fast.precision import no_autocast
+
+Tensors = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+LossValue = Tensor | ContrastiveLossOutput
+
+
+def cached_step(
+    model: nn.Module,
+    batch: Tensors,
+    loss: Callable[[Any], LossValue],
+    *,
+    chunk: int,
+    scaler: GradScaler | None = None,
+) -> LossValue:
+    """Accumulate the gradients of `loss(model(batch))` with the activations of one chunk at a time.
+
+    The gradients are those of the plain step up to rounding, and are added to `.grad` as by
+    `.backward()`: of the model, and of what `loss` holds, such as a learnable temperature. A batch
+    of at most `chunk` rows is a plain step,
+    but on several ranks.
+
+    Random numbers of torch are drawn once a chunk and replayed, so dropout is that of the chunks
+    run one after the other, and so is the random state afterwards; Python's and NumPy's are not
+    replayed. Buffers that the forward changes are changed once. An autocast around the call holds
+    for the forwards and the loss, not for the backwards.
+
+    `DistributedDataParallel` communicates in the last chunk alone. Parameters that only `loss`
+    uses must not be among those of the wrapped model: wrap a loss with parameters by itself.
+
+    Example:
+        >>> out = cached_step(encoder, images, lambda z: loss(z, labels), chunk=64)
+        >>> optimizer.step()
+
+    Args:
+        model: called as `model(tensor)`, `model(*tuple)` or `model(**dict)`; it returns a tensor,
+            or a tuple or dict of tensors, with a row for every row of the batch, computed from
+            that row alone.
+        batch: a tensor, or a tuple or dict of tensors, all of N rows; cut along dim 0.
+        loss: takes what the model would return for the whole batch; returns a 0-dim tensor or a
+            `ContrastiveLossOutput`.
+        chunk: rows of a chunk, at least 1; the last may have fewer.
+        scaler: scales the loss before the backward; unscaling and stepping are the caller's.
+
+    Returns:
+        What `loss` returned, detached and not scaled.
+
+    Raises:
+        TypeError: `chunk` is no int; the batch, the embeddings or the loss are of another type.
+        ValueError: `chunk` is below 1; the numbers of rows differ; a BatchNorm of the model would
+            normalise every chunk by itself.
+        RuntimeError: gradients are switched off.
+    """
+    _check_chunk(chunk)
+    if not torch.is_grad_enabled():
+        raise RuntimeError("cached_step must be called with gradients, got torch.no_grad() around")
+    inputs = _parts("batch", batch)
+    num_rows = _num_rows(inputs)
+    if num_rows > chunk:
+        _check_batch_norm(model)
+    elif not list(_outermost(model)):  # all ranks communicate in one order, few rows or many
+        return _backward(loss(_call(model, batch)), scaler)
+    random = _RandomStates([*inputs, *model.parameters()])
+    buffers = _Buffers(model)
+    cuts = [slice(start, start + chunk) for start in range(0, max(num_rows, 1), chunk)]
+
+    with _NoSync(model):
+        states, pieces = [], []
+        for cut in cuts:
+            states.append(random.capture())
+            with torch.no_grad():
+                output = _call(model, _like(batch, [x[cut] for x in inputs]))
+            pieces.append(_embeddings(output, num_rows=len(range(num_rows)[cut])))
+        # older PyTorch gives casts made without a graph to forwards that need one
+        torch.clear_autocast_cache()
+        buffers.forward_is_done()
+        columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
+        leaves = [x.requires_grad_() if x.is_floating_point() else x for x in columns]
+        value = _backward(loss(_like(output, leaves)), scaler)
+
+    after = random.capture()
+    buffers.rewind()
+    for state, cut in zip(states, cuts, strict=True):
+        with ExitStack() as stack:
+            if cut is not cuts[-1]:
+                stack.enter_context(_NoSync(model))
+            random.restore(state)
+            output = _call(model, _like(batch, [x[cut] for x in inputs]))
+            _backward_chunk(_parts("model", output), [x.grad for x in leaves], cut)
+    random.restore(after)
+    return value
+
+
+def _backward(value: LossValue, scaler: GradScaler | None) -> LossValue:
+    """Differentiate the loss and return it detached."""
+    scalar = value.loss if isinstance(value, ContrastiveLossOutput) else value
+    if not isinstance(scalar, Tensor) or scalar.ndim != 0:
+        got = tuple(scalar.shape) if isinstance(scalar, Tensor) else type(scalar).__name__
+        raise TypeError(f"loss must return a 0-dim tensor or a ContrastiveLossOutput, got {got}")
+    with no_autocast(scalar.device):
+        (scalar if scaler is None else scaler.scale(scalar)).backward()  # type: ignore[no-untyped-call]
+    if isinstance(value, Tensor):
+        return value.detach()
+    terms = {name: term._replace(loss=term.loss.detach()) for name, term in value.terms.items()}
+    return value._replace(loss=value.loss.detach(), terms=terms)
+
+
+def _backward_chunk(outputs: list[Tensor], gradients: list[Tensor | None], cut: slice) -> None:
+    """Differentiate the outputs of one chunk, given the gradients of all rows."""
+    pairs = [
+        (output, gradient[cut])
+        for output, gradient in zip(outputs, gradients, strict=True)
+        if output.requires_grad and gradient is not None
+    ]
+    if pairs:
+        with no_autocast(pairs[0][0].device):
+            torch.autograd.backward([x for x, _ in pairs], [x for _, x in pairs])
+
+
+class _NoSync(ExitStack):
+    """Keep the data-parallel modules in the model from communicating."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for module in _outermost(model):
+            self.enter_context(module.no_sync())  # type: ignore[operator]
+
+
+def _outermost(module: nn.Module) -> Iterator[nn.Module]:
+    if hasattr(module, "no_sync"):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child)
+
+
+class _RandomStates:
+    """The random states of the CPU and of the devices of some tensors."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        devices = {x.device for x in tensors} - {torch.device("cpu"), torch.device("meta")}
+        # MPS is one device, whose functions take none
+        self._calls = [
+            (torch.get_device_module(d), () if d.type == "mps" else (d,)) for d in devices
+        ]
+
+    def capture(self) -> list[Tensor]:
+        """Return the states now."""
+        return [
+            torch.get_rng_state(),
+            *(module.get_rng_state(*device) for module, device in self._calls),
+        ]
+
+    def restore(self, states: list[Tensor]) -> None:
+        """Go back to what `capture` returned."""
+        torch.set_rng_state(states[0])
+        for (module, device), state in zip(self._calls, states[1:], strict=True):
+            module.set_rng_state(state, *device)
+
+
+class _Buffers:
+    """The buffers of the modules in training mode, and those that a forward changes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._before = [
+            (module, name, buffer, buffer._version, buffer.clone())
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+            if module.training and buffer is not None
+        ]
+        self._changed: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+
+    def forward_is_done(self) -> None:
+        """Note what has changed, and keep nothing else."""
+        self._changed = [
+            (module, name, buffer, copy)
+            for module, name, buffer, version, copy in self._before
+            if module._buffers[name] is not buffer or buffer._version != version
+        ]
+        self._before = []
+
+    def rewind(self) -> None:
+        """Return what has changed to what it was, for the same forward to change it again."""
+        with torch.no_grad():
+            for module, name, buffer, copy in self._changed:
+                module._buffers[name] = buffer.copy_(copy)
+
+
+def _check_chunk(chunk: int) -> None:
+    if isinstance(chunk, bool) or not isinstance(chunk, int):
+        raise TypeError(f"chunk must be an int, got {type(chunk).__name__}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+
+
+def _check_batch_norm(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise ValueError(
+                "model must be without batch statistics, which chunks and the whole batch do not "
+                f"share, got {type(module).__name__} {name!r} in training mode: call its eval() or "
+                "use GroupNorm (SyncBatchNorm does not help)"
+            )
+
+
+def _parts(name: str, value: Any) -> list[Tensor]:
+    """Return the tensors of a tensor, tuple or dict."""
+    parts = value.values() if isinstance(value, Mapping) else value
+    parts = [parts] if isinstance(parts, Tensor) else parts
+    kind = type(value).__name__
+    if isinstance(value, (Tensor, tuple, list, Mapping)):
+        parts = list(parts)
+        if parts and all(isinstance(x, Tensor) for x in parts):
+            return parts
+        kind += f" of {', '.join(sorted({type(x).__name__ for x in parts})) or 'nothing'}"
+    verb = "be" if name == "batch" else "return"
+    raise TypeError(f"{name} must {verb} a tensor, or a tuple or dict of tensors, got {kind}")
+
+
+def _like(value: Any, parts: list[Tensor]) -> Any:
+    """Return `parts` in the container that `_parts` took them from."""
+    if isinstance(value, Tensor):
+        return parts[0]
+    if isinstance(value, Mapping):
+        return dict(zip(value, parts, strict=True))
+    return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return model(batch)
+    return model(**batch) if isinstance(batch, Mapping) else model(*batch)
+
+
+def _num_rows(inputs: list[Tensor]) -> int:
+    shapes = [tuple(x.shape) for x in inputs]
+    if any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
+        raise ValueError(f"batch must have tensors of the same number of rows, got {shapes}")
+    return int(shapes[0][0])
+
+
+def _embeddings(output: Any, *, num_rows: int) -> list[Tensor]:
+    parts = _parts("model", output)
+    for x in parts:
+        if x.shape[:1] != (num_rows,):
+            raise ValueError(
+                f"model must return a row for every row of the batch, got {tuple(x.shape)} "
+                f"for {num_rows} rows"
+            )
+    return parts

@@ -1,0 +1,150 @@
+"""A queue of embeddings of earlier batches, as more references for a loss (arXiv:1911.05722)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+UNKNOWN = -1
+
+
+class MemoryQueue(nn.Module):
+    """Keep the last `size` embeddings, and their labels.
+
+    How many rows are filled is known on the host from the shapes of the batches, so that `rows`
+    and `labels` are the filled part alone, and nothing waits for the device. The state dict holds
+    rows, labels and positions. Keep the queue out of a `DistributedDataParallel` model, which
+    would overwrite it with the first rank's.
+
+    Example:
+        >>> queue = MemoryQueue(65_536, 128)
+        >>> loss(z, torch.cat([keys, queue.rows])).loss.backward()  # InfoNCELoss(symmetric=False)
+        >>> queue.enqueue(keys)
+
+    Args:
+        size: rows of the full queue.
+        dim: D, features of a row.
+        label: None for one label a row, or the names of several; `enqueue` and `labels` then deal
+            in dicts.
+        label_dtype: of the labels; floating for a loss with a window.
+        dtype: of the rows.
+        device: of rows and labels.
+
+    Raises:
+        TypeError: `dtype` is not floating.
+        ValueError: `size` or `dim` is below 1; `label` is empty or names one twice.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        label: Sequence[str] | None = None,
+        label_dtype: torch.dtype = torch.int64,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"size": size, "dim": dim}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype must be floating, got {dtype}")
+        if label is not None and (not label or len(set(label)) < len(label)):
+            raise ValueError(f"label must be None or different names, got {list(label)}")
+        self.names = None if label is None else tuple(label)
+        num_labels = 1 if label is None else len(label)
+        self._all_rows: Tensor
+        self._all_labels: Tensor
+        self.register_buffer("_all_rows", torch.zeros(size, dim, dtype=dtype, device=device))
+        labels = torch.full((num_labels, size), UNKNOWN, dtype=label_dtype, device=device)
+        self.register_buffer("_all_labels", labels)
+        self._position = 0  # where the next row goes
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return the number of filled rows."""
+        return self._count
+
+    @property
+    def rows(self) -> Tensor:
+        """The filled rows, (len, D), not in the order of their coming; a view of the queue."""
+        return self._all_rows[: self._count]
+
+    @property
+    def labels(self) -> Tensor | dict[str, Tensor]:
+        """Their labels, (len,), -1 where unknown, or a dict of them; views of the queue."""
+        labels = self._all_labels[:, : self._count]
+        return labels[0] if self.names is None else dict(zip(self.names, labels, strict=True))
+
+    @torch.no_grad()
+    def enqueue(self, z: Tensor, labels: Tensor | Mapping[str, Tensor] | None = None) -> None:
+        """Put rows in the place of the oldest.
+
+        Call it after the backward of a loss that took `rows`: autograd raises otherwise. Call it
+        outside of what torch.compile compiles, which would do so for every position.
+
+        Args:
+            z: (B, D), dtype and device of the queue, B of any size; kept without its graph.
+            labels: (B,), or a dict of them by the queue's names; None for unknown.
+
+        Raises:
+            TypeError: the dtype of `z` is not that of the queue; a label's dtype does not fit.
+            ValueError: a shape, a device or the names of the labels do not fit.
+        """
+        size, dim = self._all_rows.shape
+        if z.ndim != 2 or z.shape[1] != dim:
+            raise ValueError(f"z must be (B, {dim}), got {tuple(z.shape)}")
+        if z.dtype != self._all_rows.dtype:
+            raise TypeError(f"z must be {self._all_rows.dtype} as the queue, got {z.dtype}")
+        columns = self._columns(labels, z.shape[0])
+        for x in (z, *columns):
+            if x.device != self._all_rows.device:
+                raise ValueError(
+                    f"z and labels must be on {self._all_rows.device} as the queue, got {x.device}"
+                )
+        start = self._position
+        kept = min(z.shape[0], size)  # of a larger batch, the last rows
+        first = min(kept, size - start)
+        for store, new in ((self._all_rows, z), *zip(self._all_labels, columns, strict=True)):
+            last = new[new.shape[0] - kept :]
+            store[start : start + first] = last[:first]
+            store[: kept - first] = last[first:]
+        self._position = (start + kept) % size
+        self._count = min(self._count + kept, size)
+
+    def _columns(self, labels: Tensor | Mapping[str, Tensor] | None, num_rows: int) -> list[Tensor]:
+        """Return the values of every label, in the order of the names."""
+        names = self.names
+        if labels is None:
+            unknown = self._all_labels.new_full((num_rows,), UNKNOWN)
+            return [unknown] * (1 if names is None else len(names))
+        if isinstance(labels, Mapping) != (names is not None) or (
+            isinstance(labels, Mapping) and set(labels) != set(names or ())
+        ):
+            kind = "a tensor" if names is None else f"a dict of {sorted(names)}"
+            got = f"a dict of {sorted(labels)}" if isinstance(labels, Mapping) else "a tensor"
+            raise ValueError(f"labels must be {kind}, got {got}")
+        columns = [labels] if isinstance(labels, Tensor) else [labels[n] for n in names or ()]
+        for column in columns:
+            if column.shape != (num_rows,):
+                raise ValueError(f"labels must be ({num_rows},), got {tuple(column.shape)}")
+            if column.is_floating_point() and not self._all_labels.is_floating_point():
+                raise TypeError(f"labels must be integer as label_dtype, got {column.dtype}")
+        return columns
+
+    def get_extra_state(self) -> Tensor:
+        """Return position and count for the state dict."""
+        return torch.tensor([self._position, self._count])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take position and count from a state dict."""
+        self._position, self._count = state.tolist()
+
+    def extra_repr(self) -> str:
+        """Return sizes for `repr`."""
+        size, dim = self._all_rows.shape
+        return f"size={size}, dim={dim}, filled={self._count}"
