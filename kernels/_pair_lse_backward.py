@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from spcl_fast.kernels._pair_lse_forward import LOG2_E, exponent_scale, is_bounded, rounded_sim
-from spcl_fast.kernels._tiles import load_tile, scalar
+from spcl_fast.kernels._tiles import load_tile, multiple_of, scalar
 
 # log(2) in two parts, the first with so few bits that its products with small integers are exact.
 _LN_2_HIGH = tl.constexpr(0.693359375)
@@ -114,6 +114,7 @@ def row_gradient_kernel(
     BLOCK_M: tl.constexpr,  # rows of z owned by one program
     BLOCK_N: tl.constexpr,  # rows of refs visited per step
     BLOCK_D: tl.constexpr,
+    ALIGNMENT: tl.constexpr,  # what D and the strides of rows are multiples of
     IS_SQUARE: tl.constexpr,
     IS_BOUNDED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -122,6 +123,9 @@ def row_gradient_kernel(
     tau = scalar(tau)
     if is_bounded(norm_ptr, refs_norm_ptr, tau) != IS_BOUNDED:
         return
+    D = multiple_of(D, ALIGNMENT)
+    stride_n = multiple_of(stride_n, ALIGNMENT)
+    refs_stride_n = multiple_of(refs_stride_n, ALIGNMENT)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     z_i = load_tile(z_ptr, rows, N, d, D, stride_n, stride_d)
@@ -179,6 +183,7 @@ def both_gradients_kernel(
     BLOCK_M: tl.constexpr,  # rows of z owned by one program
     BLOCK_N: tl.constexpr,  # rows of refs visited per step, a divisor of BLOCK_M
     BLOCK_D: tl.constexpr,
+    ALIGNMENT: tl.constexpr,  # what D and the strides of rows are multiples of
     IS_SQUARE: tl.constexpr,
     IS_BOUNDED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -187,6 +192,9 @@ def both_gradients_kernel(
     tau = scalar(tau)
     if is_bounded(norm_ptr, refs_norm_ptr, tau) != IS_BOUNDED:
         return
+    D = multiple_of(D, ALIGNMENT)
+    stride_n = multiple_of(stride_n, ALIGNMENT)
+    refs_stride_n = multiple_of(refs_stride_n, ALIGNMENT)
     block = tl.program_id(0)
     tiles = tl.cdiv(M, BLOCK_N)
     first = tl.program_id(1) * chunk

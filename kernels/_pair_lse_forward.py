@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spcl_fast.kernels._tiles import dots_by_blocks, load_tile, scalar
+from spcl_fast.kernels._tiles import dots_by_blocks, load_tile, multiple_of, scalar
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
@@ -70,6 +70,7 @@ def pair_sums_kernel(
     BLOCK_M: tl.constexpr,  # rows of z owned by one program
     BLOCK_N: tl.constexpr,  # rows of refs visited per step, a divisor of BLOCK_M
     BLOCK_D: tl.constexpr,
+    ALIGNMENT: tl.constexpr,  # what D and the strides of rows are multiples of
     IS_SQUARE: tl.constexpr,
     IS_WIDE: tl.constexpr,  # D > BLOCK_D
     IS_BOUNDED: tl.constexpr,
@@ -83,6 +84,9 @@ def pair_sums_kernel(
     tau = scalar(tau)
     if is_bounded(norm_ptr, refs_norm_ptr, tau) != IS_BOUNDED:
         return
+    D = multiple_of(D, ALIGNMENT)
+    stride_n = multiple_of(stride_n, ALIGNMENT)
+    refs_stride_n = multiple_of(refs_stride_n, ALIGNMENT)
     block = first_block + tl.program_id(0)
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
     own_parts = own_ptr + tl.program_id(1).to(tl.int64) * own_stride + rows - first_block * BLOCK_M

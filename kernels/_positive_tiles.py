@@ -48,9 +48,13 @@ def as_scalar(value: float | Tensor) -> float | Tensor:
 
 @triton.jit
 def columns_to_visit(first, last):
-    """Return the ends of the smallest range of columns that holds the intervals of all rows."""
+    """Return the ends of the smallest range of columns that holds the intervals of all rows.
+
+    Without any, begin is end: from 2^31 - 1 the loads that a pipeline issues ahead would overflow.
+    """
+    end = tl.max(last, 0)
     begin = tl.min(tl.where(last > first, first, 2147483647), 0)
-    return begin, tl.max(last, 0)
+    return tl.minimum(begin, end), end
 
 
 @triton.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _FLOAT32 = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 # tl.dot takes no fewer features.
 _MIN_BLOCK_D = 16
+# Triton finds out by itself whether an integer is a multiple of this, but of no smaller one.
+_KNOWN_MULTIPLE = tl.constexpr(16)
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -30,6 +33,17 @@ def dot_precision(dtype: torch.dtype) -> str:
 def padded_features(dim: int) -> int:
     """Return the power of two of features that hold a row of `dim`."""
     return int(max(triton.next_power_of_2(dim), _MIN_BLOCK_D))
+
+
+def row_alignment(*matrices: Tensor) -> int:
+    """Return the power of two, 16 at most, that divides features and row strides of all."""
+    sizes = [size for z in matrices for size in (z.shape[1], z.stride(0))]
+    return math.gcd(_KNOWN_MULTIPLE.value, *sizes)
+
+
+def is_aligned(*matrices: Tensor) -> bool:
+    """Return whether all rows can be read 16 bytes at a time."""
+    return row_alignment(*matrices) * matrices[0].element_size() >= 16
 
 
 def device_of(z: Tensor) -> AbstractContextManager[Any]:
@@ -55,6 +69,17 @@ def scalar(value):
             value = tl.load(value)
         return value.to(tl.float32)
     return tl.full((), value, tl.float32)  # the interpreter leaves a Python float as it is
+
+
+@triton.jit
+def multiple_of(value, ALIGNMENT: tl.constexpr):
+    """Return a multiple of ALIGNMENT as what the compiler knows to be one.
+
+    Rows of 100 features are then read 4 at a time, else one at a time.
+    """
+    if ALIGNMENT > 1 and ALIGNMENT < _KNOWN_MULTIPLE:
+        value = value // ALIGNMENT * ALIGNMENT
+    return value
 
 
 @triton.jit

@@ -30,6 +30,8 @@ from spcl_fast.kernels._tiles import (
     dots_by_blocks,
     launch_options,
     load_tile,
+    multiple_of,
+    row_alignment,
     scalar,
 )
 from spcl_fast.kernels.pair_lse import _Pairs, _Terms, _terms
@@ -119,6 +121,7 @@ def _fill_gradient(dz: Tensor, pairs: _Pairs, own: _Terms, others: _Terms) -> No
                 *z.stride(),
                 *refs.stride(),
                 BLOCK_D=block_d,
+                ALIGNMENT=row_alignment(z, refs),
                 IS_SQUARE=pairs.is_square,
                 IS_BOUNDED=bounded,
                 IS_SCALED=z.dtype == torch.float16,
@@ -187,6 +190,7 @@ def h_panel_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    ALIGNMENT: tl.constexpr,  # what D and the strides of rows are multiples of
     IS_SQUARE: tl.constexpr,
     IS_BOUNDED: tl.constexpr,
     IS_SCALED: tl.constexpr,  # leave in what brings h_ij into the range of float16
@@ -196,6 +200,9 @@ def h_panel_kernel(
     tau = scalar(tau)
     if is_bounded(norm_ptr, refs_norm_ptr, tau) != IS_BOUNDED:
         return
+    D = multiple_of(D, ALIGNMENT)
+    stride_n = multiple_of(stride_n, ALIGNMENT)
+    refs_stride_n = multiple_of(refs_stride_n, ALIGNMENT)
     first_in_panel = tl.program_id(0) % num_blocks * BLOCK_M
     first_col = tl.program_id(0) // num_blocks * BLOCK_N
     rows = first_row + first_in_panel + tl.arange(0, BLOCK_M)

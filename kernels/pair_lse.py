@@ -35,12 +35,27 @@ from spcl_fast.kernels._pair_lse_backward import (
     row_gradient_kernel,
     row_weights_kernel,
 )
-from spcl_fast.kernels._pair_lse_configs import BY_PAIRS, BY_ROWS, FORWARD, WIDE
+from spcl_fast.kernels._pair_lse_configs import (
+    BY_PAIRS,
+    BY_PAIRS_UNALIGNED,
+    BY_ROWS,
+    BY_ROWS_UNALIGNED,
+    FORWARD,
+    WIDE,
+)
 from spcl_fast.kernels._pair_lse_forward import merge_parts_kernel, pair_sums_kernel
-from spcl_fast.kernels._tiles import device_of, dot_precision, launch_options, padded_features
+from spcl_fast.kernels._tiles import (
+    device_of,
+    dot_precision,
+    is_aligned,
+    launch_options,
+    padded_features,
+    row_alignment,
+)
 
-# The backward holds whole rows; see kernels/_wide.py for more features.
-_MAX_BLOCK_D = 256
+# The backward holds whole rows; see kernels/_wide.py for more features. The halves of whole rows of
+# 256 would fill the registers of three products.
+_MAX_BLOCK_D = {"tf32": 256, "ieee": 256, "tf32x3": 128}
 # Features per step of a forward with more.
 _WIDE_BLOCK_D = 64
 # A sum of fewer terms is as exact as float32 allows only if the largest is shifted to 1.
@@ -117,7 +132,7 @@ def pair_lse_bwd(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dz (N, D) and drefs (M, D), contiguous, as `z`, None where not needed."""
     needs_refs = needs_refs and refs is not None
-    if z.shape[1] > _MAX_BLOCK_D:
+    if z.shape[1] > _MAX_BLOCK_D[dot_precision(z.dtype)]:
         from spcl_fast.kernels._wide import pair_lse_bwd_wide
 
         return pair_lse_bwd_wide(
@@ -150,8 +165,7 @@ def _sum_panels(pairs: _Pairs, lse: Tensor, lse_refs: Tensor) -> None:
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()
     block_d = padded_features(D)
-    # The halves of whole rows of 256 would fill the registers of three products.
-    is_wide = block_d > (128 if dot_precision(z.dtype) == "tf32x3" else _MAX_BLOCK_D)
+    is_wide = block_d > _MAX_BLOCK_D[dot_precision(z.dtype)]
     config_d = WIDE if is_wide else block_d
     config = pick("pair_lse_fwd", FORWARD, z.dtype, config_d, z.device)
     num_blocks, num_tiles = triton.cdiv(N, config.block_m), triton.cdiv(M, config.block_n)
@@ -184,6 +198,7 @@ def _sum_panels(pairs: _Pairs, lse: Tensor, lse_refs: Tensor) -> None:
                 *z.stride(),
                 *refs.stride(),
                 BLOCK_D=_WIDE_BLOCK_D if is_wide else block_d,
+                ALIGNMENT=row_alignment(z, refs),
                 IS_SQUARE=pairs.is_square,
                 IS_WIDE=is_wide,
                 IS_BOUNDED=is_bounded,
@@ -282,7 +297,8 @@ def _gradient_by_rows(pairs: _Pairs, rows: _Terms, others: _Terms) -> Tensor:
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()
     block_d = padded_features(D)
-    config = pick("pair_lse_bwd", BY_ROWS, z.dtype, block_d, z.device)
+    table = BY_ROWS if is_aligned(z, refs) else BY_ROWS_UNALIGNED
+    config = pick("pair_lse_bwd", table, z.dtype, block_d, z.device)
     num_blocks, num_tiles = triton.cdiv(N, config.block_m), triton.cdiv(M, config.block_n)
     splits = min(_NUM_PROGRAMS // 4 // num_blocks, pairs.part_bytes() // (4 * N * D), num_tiles)
     chunk = triton.cdiv(num_tiles, max(1, splits)) * config.block_n
@@ -310,6 +326,7 @@ def _gradient_by_rows(pairs: _Pairs, rows: _Terms, others: _Terms) -> Tensor:
             *z.stride(),
             *refs.stride(),
             BLOCK_D=block_d,
+            ALIGNMENT=row_alignment(z, refs),
             IS_SQUARE=pairs.is_square,
             IS_BOUNDED=is_bounded,
             PRECISION=dot_precision(z.dtype),
@@ -325,7 +342,8 @@ def _gradients_by_pairs(
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()
     block_d = padded_features(D)
-    config = pick("pair_lse_bwd_pairs", BY_PAIRS, z.dtype, block_d, z.device)
+    table = BY_PAIRS if is_aligned(z, refs) else BY_PAIRS_UNALIGNED
+    config = pick("pair_lse_bwd_pairs", table, z.dtype, block_d, z.device)
     num_blocks, num_tiles = triton.cdiv(N, config.block_m), triton.cdiv(M, config.block_n)
     visits = num_blocks * num_tiles // (2 if pairs.is_square else 1)
     chunk = max(1, triton.cdiv(visits, _NUM_PROGRAMS))
@@ -353,6 +371,7 @@ def _gradients_by_pairs(
             *z.stride(),
             *refs.stride(),
             BLOCK_D=block_d,
+            ALIGNMENT=row_alignment(z, refs),
             IS_SQUARE=pairs.is_square,
             IS_BOUNDED=is_bounded,
             PRECISION=dot_precision(z.dtype),

@@ -110,15 +110,24 @@ def histogram(rows: Rows) -> None:
 
 BACKWARDS = (backward_by_rows, backward_by_pairs)
 CALLS: tuple[Call, ...] = (forward, *BACKWARDS, positive_pairs, histogram)
+DEFAULT = (forward, backward_by_rows, positive_pairs)
 # The sizes of the tables of configurations, where each dtype differs; float16 has those of
-# bfloat16, and float32 without tf32 is tried where it is not slow to compile.
+# bfloat16, and only float32 at "highest" precision goes by pairs where nobody asks for it.
 COMMON: list[tuple[Rows, tuple[Call, ...]]] = [
-    *((Rows(dtype, dim), CALLS) for dtype in ("bf16", "fp32 tf32") for dim in (64, 128, 256)),
-    (Rows("fp16", 128), CALLS),
+    *((Rows(dtype, 128), CALLS) for dtype in ("bf16", "fp32 tf32")),
+    *((Rows(dtype, dim), CALLS[:-1]) for dtype in ("bf16", "fp32 tf32") for dim in (64, 256)),
+    (Rows("fp16", 128), DEFAULT),
     *((Rows("fp32 ieee", dim), CALLS[:-1]) for dim in (64, 128)),
-    # `pick` has no backward by pairs for it
-    *((Rows("fp32 tf32x3", dim), (forward, backward_by_rows, positive_pairs)) for dim in (64, 128)),
-    *((Rows(dtype, 100, is_ragged=True), CALLS) for dtype in ("bf16", "fp32 tf32")),
+    (Rows("fp32 ieee", 256), BACKWARDS),
+    # Without a backward by pairs.
+    *((Rows("fp32 tf32x3", dim), DEFAULT) for dim in (64, 128)),
+    (Rows("fp32 tf32x3", 256), (backward_by_rows,)),
+    # Read 8 and 16 bytes at a time, and one feature at a time.
+    (Rows("bf16", 100, is_ragged=True), CALLS),
+    (Rows("fp32 tf32", 100, is_ragged=True), CALLS[:-1]),
+    (Rows("fp32 ieee", 100, is_ragged=True), (backward_by_pairs,)),
+    (Rows("fp32 tf32x3", 100, is_ragged=True), (backward_by_rows,)),
+    *((Rows(dtype, 101, is_ragged=True), BACKWARDS) for dtype in ("bf16", "fp32 tf32")),
     (Rows("bf16", 128, has_refs=True), CALLS[:-1]),
     *((Rows(dtype, 512), (forward, backward_by_rows)) for dtype in ("bf16", "fp16", "fp32 tf32")),
 ]

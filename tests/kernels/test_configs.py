@@ -13,6 +13,13 @@ from triton.runtime.errors import OutOfResources
 
 from spcl_fast.kernels import _configs, _tuning
 from spcl_fast.kernels._configs import Config, pick
+from spcl_fast.kernels._pair_lse_configs import (
+    BY_PAIRS,
+    BY_PAIRS_UNALIGNED,
+    BY_ROWS,
+    BY_ROWS_UNALIGNED,
+)
+from spcl_fast.kernels._tiles import is_aligned, row_alignment
 from spcl_fast.kernels._tuning import tune, use_tuned_configs
 
 SMALL, LARGE, HOPPER = Config(64, 32, 4, 3), Config(32, 32, 4, 2), Config(128, 64, 8, 3)
@@ -65,6 +72,29 @@ def test_size_and_precision() -> None:
 def test_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton.knobs.runtime, "interpret", True)
     assert pick("k", {}, torch.float32, 64, torch.device("cpu")) == Config(32, 32, 1, 1)
+
+
+# Whole 16 bytes, 8 of them, and one feature at a time; rows of a wider matrix with an odd stride.
+@pytest.mark.parametrize(
+    ("width", "dim", "dtype", "alignment", "aligned"),
+    [
+        (128, 128, torch.float16, 16, True),
+        (104, 104, torch.float16, 8, True),
+        (100, 100, torch.float16, 4, False),
+        (100, 100, torch.float32, 4, True),
+        (101, 101, torch.float32, 1, False),
+        (129, 128, torch.float32, 1, False),
+    ],
+)
+def test_alignment(width: int, dim: int, dtype: torch.dtype, alignment: int, aligned: bool) -> None:
+    z, other = torch.empty(3, width, dtype=dtype)[:, :dim], torch.empty(2, dim, dtype=dtype)
+    assert row_alignment(z, other) == row_alignment(other, z) == alignment
+    assert is_aligned(z, other) == aligned
+
+
+def test_unaligned_rows_have_a_configuration_wherever_aligned_ones_have() -> None:
+    assert BY_ROWS_UNALIGNED.keys() >= BY_ROWS.keys()
+    assert BY_PAIRS_UNALIGNED.keys() >= BY_PAIRS.keys()
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_several_labels_equal_the_reference(dtype: torch.dtype, device: str) -> 
             size = float((z.double() * truth["dz"]).abs().sum()) / 0.1
             assert abs(float(value - truth[name])) <= torch.finfo(dtype).eps * size
         else:
-            assert_within_budget(value, truth[name], eager[name], factor=2.5, name=name)
+            assert_within_budget(value, truth[name], eager[name], factor=3, name=name)
 
 
 @pytest.mark.breadth

@@ -1,0 +1,41 @@
+"""The table of docs/swap-in.md: a training step with the loss people have, and with ours."""
+
+from __future__ import annotations
+
+from benchmarks.cost_tables import processor, read, source, table
+
+
+def step() -> str:
+    """Return time and peak memory by batch, and the largest batch within the limit."""
+    result = read("step.json")
+    losses = list(dict.fromkeys(row["loss"] for row in result["rows"]))
+    cells = {(row["n"], row["loss"]): row for row in result["rows"]}
+    largest = {
+        loss: max(row["n"] for row in result["rows"] if row["loss"] == loss and "failed" not in row)
+        for loss in losses
+    }
+    shown = [n for n in sorted({n for n, _ in cells}) if n & (n - 1) == 0 or n in largest.values()]
+    lines = []
+    for n in shown:
+        line = [f"{n:,}"]
+        for loss in losses:
+            row = cells.get((n, loss), {})
+            if "failed" in row or (not row and n > largest[loss]):
+                line += ["fails", "fails"]
+            elif row:
+                line += [f"{row['seconds']:.2f}", f"{row['peak_mib']:,.0f}"]
+            else:
+                line += ["-", "-"]
+        lines.append(line)
+    head = ["rows", *(f"{loss}, {unit}" for loss in losses for unit in ("s", "MiB"))]
+    ratio = largest["swapped"] / largest["dense"]
+    note = (
+        f"Under {result['limit_mib'] / 1024:g} GiB of data the largest batch is "
+        f"{largest['dense']:,} rows with the dense loss and at least {largest['swapped']:,} with "
+        f"ours, {ratio:.0f} times as many: there time ended the measurement, not memory. "
+        f"{result['threads']} threads of {processor(result)}."
+    )
+    return "\n\n".join([table(head, lines), note, source("step.json", result)])
+
+
+TABLES = {"step": step}
