@@ -1,6 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What compat and examples are compared and run with; two of them would bring another torchvision.
+PEERS := lightly open_clip_torch pytorch-metric-learning tqdm \
+	lightning lightning-utilities pytorch-lightning torchmetrics
 
 .PHONY: demo test sanitize lint types package clean
 
@@ -8,7 +11,7 @@ demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 # The native ops with checks of memory and of undefined behaviour, in a build of their own.
 sanitize: .venv/installed-dev
@@ -40,4 +43,5 @@ clean:
 
 .venv/installed-dev: .venv/installed-train
 	$(PIP) --no-build-isolation --editable '.[train,dev]'
+	$(PIP) --no-deps $(PEERS)
 	touch $@

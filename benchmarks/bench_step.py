@@ -8,8 +8,8 @@ writes it (benchmarks/providers.py, SupContrast), `swapped` is `spcl_fast.compat
 import line apart. Every batch runs in a fresh process whose data may not exceed the limit
 (RLIMIT_DATA, as `ulimit -d`); a loss grows by factors of two until it fails or takes longer than
 `--most-seconds`, and the largest batch of one that failed is found by bisection. After a step of a
-few rows, the peak is that of resident memory above what was held with the batch in
-place, the time the median of up to five steps, of one where that takes long.
+few rows, the peak is that of resident memory above what was held with the batch in place; the time
+is the median of further steps, at least five where they are short, the first where it is long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODULE = "benchmarks.bench_step"
 LOSSES = ("dense", "swapped")
 FEATURES, HIDDEN, DIM, CLASSES, TAU = 64, 128, 64, 64, 0.07
 SMALLEST = 1024
-MOST_SECONDS = 8.0  # of the steps of one batch
+LEAST_SECONDS, MOST_SECONDS = 0.5, 8.0  # of the steps of one batch
 STEP = 1024  # of the bisection
 
 
@@ -118,7 +118,8 @@ def measure(loss: str, n: int) -> dict[str, float]:
     first = weigh_step(step, Cpu())
     seconds = [first["seconds"]]
     begin = time.perf_counter()
-    while sum(seconds) < MOST_SECONDS and time.perf_counter() - begin < 5 * seconds[0]:
+    most = max(LEAST_SECONDS, 5 * seconds[0])
+    while sum(seconds) < MOST_SECONDS and time.perf_counter() - begin < most:
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import cost_tables, kernel_tables
+from benchmarks import cost_tables, kernel_tables, swap_tables
 from benchmarks._provenance import REPOSITORY
 from benchmarks.cost_tables import read, source
 
@@ -49,6 +49,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"losses": cost_tables.summary, "one_scan": one_scan},
     "docs/benchmarks.md": cost_tables.TABLES,
     "docs/kernels.md": kernel_tables.TABLES,
+    "docs/swap-in.md": swap_tables.TABLES,
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from spcl_fast.losses import ContrastiveLossOutput
 from spcl_fast.precision import no_autocast
 
 Tensors = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
-LossValue = Tensor | ContrastiveLossOutput
+LossValue = TypeVar("LossValue", Tensor, ContrastiveLossOutput)
 
 
 def cached_step(
@@ -38,8 +38,7 @@ def cached_step(
 
     The gradients are those of the plain step up to rounding, and are added to `.grad` as by
     `.backward()`: of the model, and of what `loss` holds, such as a learnable temperature. A batch
-    of at most `chunk` rows is a plain step,
-    but on several ranks.
+    of at most `chunk` rows is a plain step, but on several ranks.
 
     Random numbers of torch are drawn once a chunk and replayed, so dropout is that of the chunks
     run one after the other, and so is the random state afterwards; Python's and NumPy's are not
@@ -75,7 +74,7 @@ def cached_step(
     _check_chunk(chunk)
     if not torch.is_grad_enabled():
         raise RuntimeError("cached_step must be called with gradients, got torch.no_grad() around")
-    inputs = _parts("batch", batch)
+    inputs: list[Tensor] = _parts("batch", batch)
     num_rows = _num_rows(inputs)
     if num_rows > chunk:
         _check_batch_norm(model)

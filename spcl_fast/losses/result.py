@@ -98,4 +98,4 @@ def collapse_index(z: Tensor) -> Tensor:
     own = z.square().sum()
     pairs = z.sum(0).square().sum() - own
     scale = own * (z.shape[0] - 1)
-    return torch.where(scale > 0, pairs / scale, 0)
+    return torch.where(scale == 0, 0, pairs / scale)  # NaN where a row is
