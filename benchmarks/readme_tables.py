@@ -49,7 +49,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"losses": cost_tables.summary, "one_scan": one_scan},
     "docs/benchmarks.md": cost_tables.TABLES,
     "docs/kernels.md": kernel_tables.TABLES,
-    "docs/swap-in.md": swap_tables.TABLES,
+    "docs/swap-in.md": {"step": swap_tables.step},
+    "docs/distributed.md": {"scaling": swap_tables.scaling},
 }
 
 

@@ -1,4 +1,4 @@
-"""The table of docs/swap-in.md: a training step with the loss people have, and with ours."""
+"""The tables of docs/swap-in.md and docs/distributed.md: a training step, and ranks."""
 
 from __future__ import annotations
 
@@ -38,4 +38,29 @@ def step() -> str:
     return "\n\n".join([table(head, lines), note, source("step.json", result)])
 
 
-TABLES = {"step": step}
+def scaling() -> str:
+    """Return how time falls with the number of ranks, and what each computes."""
+    result = read("scaling.json")
+    lines = [
+        [
+            row["problem"],
+            f"{row['n']:,}",
+            str(row["ranks"]),
+            f"{row['time_ms']:,.0f}",
+            f"{row['speedup']:.2f}",
+            f"{row['processor_speedup']:.2f}",
+            f"{row['multiply_adds']:.2g}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["loss", "rows", "ranks", "ms", "faster", "less processor time", "multiply-adds a rank"]
+    counted = [[f"{row['ranks']:,}", f"{row['multiply_adds']:.3g}"] for row in result["counted"]]
+    rows = f"{result['counted'][0]['n']:,}"
+    return "\n\n".join(
+        [
+            table(head, lines),
+            source("scaling.json", result),
+            f"Multiply-adds of the busiest rank, counted for {rows} rows:",
+            table(["ranks", "multiply-adds"], counted),
+        ]
+    )

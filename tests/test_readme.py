@@ -11,7 +11,10 @@ import torch
 from spcl_fast.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENT_PATHS = ("README.md", "docs/benchmarks.md", "docs/kernels.md", "docs/swap-in.md")
+DOCUMENT_PATHS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("benchmarks", "distributed", "kernels", "swap-in")),
+)
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = {path: (REPOSITORY / path).read_text("utf-8") for path in DOCUMENT_PATHS}
 
