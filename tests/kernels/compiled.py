@@ -129,7 +129,7 @@ COMMON: list[tuple[Rows, tuple[Call, ...]]] = [
     (Rows("fp32 tf32x3", 100, is_ragged=True), (backward_by_rows,)),
     *((Rows(dtype, 101, is_ragged=True), BACKWARDS) for dtype in ("bf16", "fp32 tf32")),
     (Rows("bf16", 128, has_refs=True), CALLS[:-1]),
-    *((Rows(dtype, 512), (forward, backward_by_rows)) for dtype in ("bf16", "fp16", "fp32 tf32")),
+    *((Rows(dtype, 512), (forward, backward_by_rows)) for dtype in ("bf16", "fp32 tf32")),
 ]
 PROBLEMS = {
     "sm_80": COMMON,
