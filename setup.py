@@ -1,21 +1,29 @@
 """Build the C++ extension spcl_fast._C; everything else is in pyproject.toml.
 
-SPCL_BUILD=auto (default) builds it where a compiler and PyTorch are there, and else installs the
-package without it; SPCL_BUILD=cpu fails instead; SPCL_BUILD=none never builds it;
-SPCL_BUILD=sanitize builds it with checks of memory and of undefined behaviour, for make sanitize.
+SPCL_BUILD=auto (default) builds it where a compiler and PyTorch are there, with CUDA where PyTorch
+and the toolkit are for CUDA, and else installs the package with less, or without it;
+SPCL_BUILD=cpu builds it without CUDA and SPCL_BUILD=cuda with it, and both fail instead;
+SPCL_BUILD=none never builds it; SPCL_BUILD=sanitize builds it with checks of memory and of
+undefined behaviour, for make sanitize. TORCH_CUDA_ARCH_LIST names the GPUs; none need be there.
 PyTorch must be seen by the build: pip install --no-build-isolation.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-MODES = ("auto", "cpu", "sanitize", "none")
+MODES = ("auto", "cpu", "cuda", "sanitize", "none")
 SOURCES = ["csrc/module.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
+CUDA_SOURCES = [str(x) for x in sorted(Path("csrc/cuda").glob("*")) if x.suffix in (".cpp", ".cu")]
 FLAGS = ["-O3", "-g0", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
 if sys.platform == "linux":
     # at::parallel_for is serial without it. Not linked: the runtime must be the one in PyTorch.
@@ -23,12 +31,98 @@ if sys.platform == "linux":
 # Lines in the reports, and the overflows that Python's own -fwrapv defines away.
 SANITIZE = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv"]
 SANITIZE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# One of each generation, which the later ones of the same generation run too, and what is newer
+# still compiles for itself from the last. 10.0 and 12.0 need a toolkit that knows them.
+ARCHITECTURES = {(12, 8): "7.5;8.0;9.0;10.0;12.0+PTX", (0, 0): "7.5;8.0;9.0+PTX"}
 
 
-def skip(reason: object) -> None:
-    """Say in one line that the package goes without the extension."""
+def warn(reason: object, less: str = "the C++ extension") -> None:
+    """Say in one line what the package goes without."""
     line = " ".join(str(reason).split())
-    sys.stderr.write(f"spcl_fast: installing without the C++ extension: {line}\n")
+    sys.stderr.write(f"spcl_fast: installing without {less}: {line}\n")
+
+
+def cuda_lacks(torch_version: str, torch_cuda: str | None, cuda_home: str | None) -> str:
+    """Return what is missing to compile for CUDA, "" where nothing is; no GPU is needed."""
+    if torch_cuda is None:
+        return f"a PyTorch built for CUDA, got {torch_version}"
+    if not cuda_home:
+        return "the CUDA toolkit, in CUDA_HOME or with nvcc on PATH"
+    if shutil.which("nvcc", path=str(Path(cuda_home, "bin"))) is None:
+        return f"the CUDA toolkit, and there is no bin/nvcc in CUDA_HOME={cuda_home}"
+    return ""
+
+
+def architectures(listed: str | None, toolkit: tuple[int, int]) -> str:
+    """Return what TORCH_CUDA_ARCH_LIST says, split by semicolons, or what `toolkit` can compile."""
+    if not listed:
+        return next(value for since, value in ARCHITECTURES.items() if toolkit >= since)
+    names = re.split(r"[;, ]+", listed.strip(";, "))
+    for name in names:
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST must be like 8.0;9.0+PTX, got {name!r} in it")
+    return ";".join(names)
+
+
+def toolkit_release(cuda_home: str) -> tuple[int, int]:
+    """Return major and minor release of the compiler in `cuda_home`."""
+    command = [str(Path(cuda_home, "bin", "nvcc")), "--version"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", printed)
+    if release is None:
+        raise RuntimeError(f"nvcc --version must name a release, got {printed!r}")
+    return int(release[1]), int(release[2])
+
+
+def cpu_extension(sanitize: Sequence[str] = ()) -> Extension:
+    """Return the extension for CPU tensors alone."""
+    from torch.utils.cpp_extension import CppExtension
+
+    return CppExtension(
+        "spcl_fast._C",
+        SOURCES,
+        extra_compile_args={"cxx": [*FLAGS, *sanitize]},
+        extra_link_args=[*sanitize],
+    )
+
+
+def cuda_extension(cuda_home: str) -> Extension:
+    """Return the extension for tensors on CPU and GPU."""
+    from torch.utils.cpp_extension import CUDAExtension
+
+    listed = architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), toolkit_release(cuda_home))
+    os.environ["TORCH_CUDA_ARCH_LIST"] = listed  # read when the compiler is called
+    has_cuda = f"-DSPCL_CUDA_ARCHITECTURES={listed.replace(';', ',')}"
+    return CUDAExtension(
+        "spcl_fast._C",
+        [*SOURCES, *CUDA_SOURCES],
+        extra_compile_args={"cxx": [*FLAGS, has_cuda], "nvcc": ["-O3"]},
+    )
+
+
+def build_command(mode: str, has_cuda: bool) -> type[build_ext]:
+    """Return the command that compiles; under auto it leaves out what fails."""
+    from torch.utils.cpp_extension import BuildExtension
+
+    class Build(BuildExtension):
+        """Under auto a failure is one line, not an error."""
+
+        def run(self) -> None:
+            compiler = self.compiler  # a name, which the run replaces
+            for is_cuda_left in [True, False] if has_cuda else [False]:
+                self.compiler = compiler
+                try:
+                    super().run()
+                    return
+                except Exception as error:  # no compiler, an old one, a half-installed PyTorch
+                    if mode != "auto":
+                        raise
+                    warn(error, "its CUDA kernels" if is_cuda_left else "the C++ extension")
+                if is_cuda_left:
+                    vars(self.extensions[0]).update(vars(cpu_extension()))
+            self.extensions = []
+
+    return Build
 
 
 def extension_options(mode: str) -> dict[str, object]:
@@ -38,33 +132,23 @@ def extension_options(mode: str) -> dict[str, object]:
     if mode == "none":
         return {}
     try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME
     except ImportError as error:
         if mode != "auto":
             raise SystemExit(f"SPCL_BUILD={mode} needs PyTorch at build time: {error}") from error
-        skip(f"PyTorch is not there at build time ({error}); use --no-build-isolation")
+        warn(f"PyTorch is not there at build time ({error}); use --no-build-isolation")
         return {}
-
-    class Build(BuildExtension):
-        """Under auto a failure is one line, not an error."""
-
-        def run(self) -> None:
-            try:
-                super().run()
-            except Exception as error:  # no compiler, an old one, a half-installed PyTorch
-                if mode != "auto":
-                    raise
-                skip(error)
-                self.extensions = []
-
+    lack = cuda_lacks(torch.__version__, torch.version.cuda, CUDA_HOME)
+    if lack and mode == "cuda":
+        raise SystemExit(f"SPCL_BUILD=cuda needs {lack}")
+    if lack and mode == "auto" and torch.version.cuda is not None:
+        warn(f"they need {lack}", "its CUDA kernels")
+    has_cuda = mode in ("auto", "cuda") and not lack
     sanitize = SANITIZE if mode == "sanitize" else []
-    extension = CppExtension(
-        "spcl_fast._C",
-        SOURCES,
-        extra_compile_args={"cxx": [*FLAGS, *sanitize]},
-        extra_link_args=sanitize,
-    )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+    extension = cuda_extension(str(CUDA_HOME)) if has_cuda else cpu_extension(sanitize)
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": build_command(mode, has_cuda)}}
 
 
-setup(**extension_options(os.environ.get("SPCL_BUILD", "auto")))
+if __name__ == "__main__":
+    setup(**extension_options(os.environ.get("SPCL_BUILD", "auto")))

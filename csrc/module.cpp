@@ -6,6 +6,15 @@
 #include "cpu/schedule.h"
 #include "cpu/tile_kernels.h"
 
+#ifdef SPCL_CUDA_ARCHITECTURES  // set where csrc/cuda is compiled too: 8.0,9.0+PTX
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#define SPCL_AS_TEXT(...) #__VA_ARGS__
+#define SPCL_TEXT_OF(...) SPCL_AS_TEXT(__VA_ARGS__)
+#endif
+
 namespace {
 
 void check_python_signals() {
@@ -26,6 +35,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     info["torch"] = TORCH_VERSION;
     info["compiler"] = __VERSION__;
     info["cpu_kernels"] = spcl::best_tile_kernels().name;
+#ifdef SPCL_CUDA_ARCHITECTURES
+    info["cuda"] = std::to_string(CUDART_VERSION / 1000) + "." +
+                   std::to_string(CUDART_VERSION % 1000 / 10);
+    info["cuda_architectures"] = SPCL_TEXT_OF(SPCL_CUDA_ARCHITECTURES);
+#endif
     return info;
   });
 }

@@ -9,9 +9,9 @@ from typing import get_args
 import torch
 
 from spcl_fast._version import __version__
-from spcl_fast.native import build_info
+from spcl_fast.native import build_info, cuda_architectures
 from spcl_fast.ops import _triton
-from spcl_fast.ops._impl import Impl, resolve
+from spcl_fast.ops._impl import MAX_TRITON_D, Impl, resolve
 
 
 def describe() -> dict[str, str]:
@@ -24,12 +24,32 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _describe_triton(),
-        "extension": ", ".join(f"{k} {v}" for k, v in build_info().items()) or "not built",
+        "extension": ", ".join(f"{k} {v}" for k, v in _host_facts().items()) or "not built",
+        "extension on cuda": _describe_cuda(),
         "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
     }
     for device in devices:
         facts[f"auto on {device}"] = resolve("auto", torch.device(device))
+    wide = resolve("auto", torch.device("cuda"), num_features=MAX_TRITON_D + 1)
+    facts[f"auto on cuda, D > {MAX_TRITON_D}"] = wide
     return facts
+
+
+def _host_facts() -> dict[str, str]:
+    return {k: v for k, v in build_info().items() if not k.startswith("cuda")}
+
+
+def _describe_cuda() -> str:
+    if not cuda_architectures():
+        return "not built"
+    built = f"cuda {build_info()['cuda']}, architectures {cuda_architectures()}"
+    if not torch.cuda.is_available():
+        return f"{built}; no GPU is visible"
+    try:
+        resolve("native", torch.device("cuda"))
+    except RuntimeError as error:
+        return f"{built}, does not run here: {error}"
+    return f"{built}, runs here"
 
 
 def _describe_triton() -> str:

@@ -11,6 +11,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KERNELS = {f"spcl_fast/kernels/{path.name}" for path in (REPOSITORY / "kernels").glob("*.py")}
+CSRC = {
+    str(path.relative_to(REPOSITORY))
+    for path in (REPOSITORY / "csrc").rglob("*")
+    if path.suffix in (".cpp", ".h", ".cu", ".cuh")
+}
 
 pytestmark = pytest.mark.packaging
 
@@ -44,7 +49,8 @@ def test_sdist_can_be_built_from(archives):
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
         links = [member.name for member in archive.getmembers() if member.issym()]
     files = {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/presets/demo.yaml"}
-    assert files | KERNELS <= names
+    assert files | KERNELS | CSRC <= names
+    assert any(name.endswith(".cu") for name in CSRC)
     assert links == []
 
 

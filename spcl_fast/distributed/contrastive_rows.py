@@ -35,11 +35,10 @@ from spcl_fast.distributed.collectives import (
 )
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
 from spcl_fast.ops._checks import check_labels, check_rows
-from spcl_fast.ops._impl import resolve
+from spcl_fast.ops._impl import dtype_for, resolve_for
 from spcl_fast.ops.bank_rows import check_bank, positive_rows
 from spcl_fast.ops.merge import merge_lse
 from spcl_fast.pair_weights import Mode, check_mode
-from spcl_fast.precision import dtype_of_results
 
 Span = tuple[int, int]
 
@@ -127,8 +126,7 @@ def contrastive_rows(
     """
     _check(z, labels, windows, mode, bank, bank_labels)
     W, rank = num_ranks(group), rank_in(group)
-    is_half_wanted = resolve(impl, z.device, z.dtype) == "triton"
-    dtype = z.dtype if is_half_wanted else dtype_of_results(z)
+    dtype = dtype_for(resolve_for(impl, z), z)
     replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
     shared = share([z], replicated, group, dtype)
     (rows,) = shared.rows

@@ -24,9 +24,8 @@ from spcl_fast.distributed.collectives import (
 from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
 from spcl_fast.ops._checks import check_refs, check_rows
-from spcl_fast.ops._impl import resolve
+from spcl_fast.ops._impl import dtype_for, resolve_for
 from spcl_fast.ops.merge import merge_lse
-from spcl_fast.precision import dtype_of_results
 
 
 class InfoNCERows(NamedTuple):
@@ -70,8 +69,7 @@ def infonce_rows(
     check_rows("anchors", anchors)
     check_refs(anchors, refs)
     rank = rank_in(group)
-    is_half_wanted = resolve(impl, anchors.device, anchors.dtype) == "triton"
-    dtype = anchors.dtype if is_half_wanted else dtype_of_results(anchors)
+    dtype = dtype_for(resolve_for(impl, anchors), anchors)
     paired, bank = torch.split(refs, [anchors.shape[0], refs.shape[0] - anchors.shape[0]])
     replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
     shared = share([anchors, paired], replicated, group, dtype)

@@ -1,10 +1,17 @@
-"""The ops in C++, on the CPU: tiles that stay in the cache, O(N D) memory, float32.
+"""The ops in C++ and CUDA, O(N D) memory: tiles that stay in the cache on a CPU, panels on a GPU.
 
 Importing this package needs PyTorch alone; running an op needs the extension spcl_fast._C, which
-`is_built()` reports. The algorithm is described at the head of csrc/cpu/<op>.cpp.
+`is_built()` reports, on a GPU with CUDA, which `has_code_for()` reports. The algorithm is described
+at the head of csrc/cpu/<op>.cpp and csrc/cuda/<op>.cuh.
 """
 
-from spcl_fast.native._extension import build_info, is_built, release_kept_memory
+from spcl_fast.native._extension import (
+    build_info,
+    cuda_architectures,
+    has_code_for,
+    is_built,
+    release_kept_memory,
+)
 from spcl_fast.native.contrastive_rows import LabelGradient, contrastive_rows_bwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.native.positive_pair_histogram import positive_pair_histogram
@@ -15,7 +22,9 @@ __all__ = [
     "LabelGradient",
     "build_info",
     "contrastive_rows_bwd",
+    "cuda_architectures",
     "get_tile_cache_mib",
+    "has_code_for",
     "is_built",
     "pair_lse_bwd",
     "pair_lse_fwd",

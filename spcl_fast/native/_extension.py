@@ -31,7 +31,10 @@ def is_built() -> bool:
 
 
 def build_info() -> dict[str, str]:
-    """Return facts about the build by name: torch, compiler, cpu_kernels; empty if not built."""
+    """Return facts about the build by name, empty if not built.
+
+    torch, compiler and cpu_kernels; built with CUDA, cuda and cuda_architectures too.
+    """
     return {} if _extension is None else dict(_extension.build_info())
 
 
@@ -39,3 +42,30 @@ def release_kept_memory() -> None:
     """Free the memory that is held between steps for kept tiles."""
     if _extension is not None:
         _extension.release_kept_memory()
+
+
+# Constants, for torch.compile too.
+_CUDA_ARCHITECTURES = build_info().get("cuda_architectures", "")
+
+
+def cuda_architectures() -> str:
+    """Return the architectures of GPUs built for, like "8.0,9.0+PTX", "" without CUDA."""
+    return _CUDA_ARCHITECTURES
+
+
+def has_code_for(capability: tuple[int, int]) -> bool:
+    """Return whether the extension has code for GPUs of a compute capability.
+
+    The code of an architecture runs on later GPUs of its generation, with +PTX on all later ones,
+    and that of one with an "a" on no other.
+    """
+    for name in cuda_architectures().split(","):
+        number, _, is_portable = name.partition("+")
+        major, _, minor = number.rstrip("af").partition(".")
+        if not minor:
+            continue
+        known = (int(major), int(minor))
+        reaches_later = not number.endswith("a") and (is_portable or known[0] == capability[0])
+        if known == capability or (known < capability and reaches_later):
+            return True
+    return False

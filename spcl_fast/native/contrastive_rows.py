@@ -11,6 +11,7 @@ from torch import Tensor
 from spcl_fast.native.pair_lse import pair_lse_bwd
 from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd
 from spcl_fast.pair_weights import Mode
+from spcl_fast.precision import dtype_of_results
 
 
 class LabelGradient(NamedTuple):
@@ -31,7 +32,7 @@ def contrastive_rows_bwd(
     mode: Mode,
     kept: Tensor,
 ) -> Tensor:
-    """Return dz (N, D); dlse holds what the labels add to it."""
+    """Return dz (N, D), float32 if several are added; dlse holds what the labels add to it."""
     joins = [_joins(x, mode) for x in gradients]
     linear = [x for x, is_linear in zip(gradients, joins, strict=True) if is_linear]
     dz, _ = pair_lse_bwd(
@@ -67,7 +68,7 @@ def contrastive_rows_bwd(
                 needs_refs=False,
             )
             assert part is not None
-            dz.add_(part)
+            dz = dz.to(dtype_of_results(z)).add_(part)
     return dz
 
 

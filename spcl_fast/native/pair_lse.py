@@ -1,4 +1,7 @@
-"""`pair_lse` in C++ (csrc/cpu/pair_lse.cpp); the mathematics is in spcl_fast/ops/pair_lse.py."""
+"""`pair_lse` in C++ (csrc/cpu/pair_lse.cpp) and CUDA (csrc/cuda/pair_lse.cuh).
+
+The mathematics is in spcl_fast/ops/pair_lse.py.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ def _fake_pair_lse_fwd(
     z: Tensor, refs: Tensor | None, tau: Tensor, num_kept: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_refs = 0 if refs is None else refs.shape[0]
-    return z.new_empty(z.shape[0]), z.new_empty(num_refs), z.new_empty(num_kept)
+    lse = z.new_empty(z.shape[0], dtype=torch.float32)
+    return lse, lse.new_empty(num_refs), lse.new_empty(num_kept)
 
 
 def _fake_pair_lse_bwd(
@@ -54,7 +58,7 @@ torch.library.register_fake("spcl_fast::pair_lse_bwd_native", _fake_pair_lse_bwd
 
 
 def pair_lse_fwd(
-    z: Tensor,  # (N, D) float32
+    z: Tensor,  # (N, D) float32, half types on a GPU too
     refs: Tensor | None,  # (M, D)
     tau: float | Tensor,
     *,
@@ -62,7 +66,8 @@ def pair_lse_fwd(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return lse (N,), lse of the references (M,) if any, and what `pair_lse_bwd` takes as kept."""
     num_refs = None if refs is None else refs.shape[0]
-    size = num_kept(z.shape[0], num_refs) if keep else 0
+    # On a GPU the products are as fast as the memory that tiles would lie in.
+    size = num_kept(z.shape[0], num_refs) if keep and z.device.type == "cpu" else 0
     lse, lse_refs, kept = torch.ops.spcl_fast.pair_lse_fwd_native(z, refs, as_tensor(tau), size)
     return lse, None if refs is None else lse_refs, kept
 

@@ -1,4 +1,4 @@
-"""`positive_pair_loss` in C++ (csrc/cpu/positive_pair_loss.cpp).
+"""`positive_pair_loss` in C++ (csrc/cpu/positive_pair_loss.cpp) and CUDA (csrc/cuda).
 
 The mathematics is in spcl_fast/ops/positive_pair_loss.py.
 """
@@ -35,8 +35,8 @@ def _fake_positive_pair_loss_fwd(
     is_hard: bool,
     window: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    N = z.shape[0]
-    return z.new_empty(N), z.new_empty(N), z.new_empty(N, dtype=torch.int64)
+    loss = z.new_empty(z.shape[0], dtype=torch.float32)
+    return loss, torch.empty_like(loss), torch.empty_like(loss, dtype=torch.int64)
 
 
 def _fake_positive_pair_loss_bwd(
@@ -67,7 +67,7 @@ torch.library.register_fake(
 
 
 def positive_pair_loss_fwd(
-    z: Tensor,  # (N, D) float32
+    z: Tensor,  # (N, D) float32, half types on a GPU too
     lse: Tensor,  # (N,)
     labels: Tensor,  # (N,)
     refs: Tensor | None,  # (M, D)

@@ -6,7 +6,10 @@ import importlib.util
 
 import torch
 
+from spcl_fast.ops import _device
+
 OLDEST = (3, 6)
+OLDEST_GPU = (8, 0)  # what Triton compiles for; earlier ones have neither bfloat16 nor tf32
 # A constant, so that torch.compile can trace the question.
 _IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -29,7 +32,10 @@ def lacks(device: torch.device) -> str:
     if (int(major), int(minor)) < OLDEST:
         return f"needs triton {OLDEST[0]}.{OLDEST[1]} or later, got {found}"
     if device.type == "cuda":
-        return ""
+        capability = _device.capability(device)
+        if capability is None or capability >= OLDEST_GPU:
+            return ""
+        return "needs a GPU of compute capability 8.0 or later, got {}.{}".format(*capability)
     if device.type != "cpu":
         return f"must be given tensors on a GPU, got {device}"
     # Tracing asks only about a GPU; a kernel that no driver can run says so when it is launched.

@@ -21,7 +21,7 @@ from torch import Tensor
 from spcl_fast import native
 from spcl_fast.ops._checks import check_labels, check_rows, check_scalar
 from spcl_fast.ops._first_order import OpFunction, first_order_only
-from spcl_fast.ops._impl import Impl, resolve, rows_for
+from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.ops._library import (
     pair_lse_bwd,
     pair_lse_fwd,
@@ -71,7 +71,7 @@ def contrastive_rows(
             "labels, gammas and windows must be as many, got "
             f"{len(labels)}, {len(gammas)} and {len(windows)}"
         )
-    name = resolve(impl, z.device, z.dtype)
+    name = resolve_for(impl, z)
     if name == "reference":
         lse = pair_lse(z, tau, impl=impl)
         options: dict[str, Any] = {"tau": tau, "mode": mode, "impl": impl}

@@ -22,7 +22,7 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
 from spcl_fast.ops._first_order import OpFunction, first_order_only
-from spcl_fast.ops._impl import Impl, resolve, rows_for
+from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.ops._library import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
 
@@ -45,8 +45,8 @@ def pair_lse(
     """Compute log-sum-exp over the similarities of every row, without the row itself.
 
     Memory is O(N D) except with impl="reference", which alone can be differentiated twice.
-    Half types are computed in float32, under `torch.autocast` too; impl="triton" multiplies them
-    as they are, and has float32 from there on.
+    Half types are computed in float32, under `torch.autocast` too; triton, and native on a
+    GPU, multiply them as they are, and have float32 from there on.
 
     Args:
         z: (N, D), floating. Rows need not be normalised.
@@ -68,7 +68,7 @@ def pair_lse(
     check_scalar("tau", tau, z, finite=True)
     if refs is not None:
         check_refs(z, refs)
-    name = resolve(impl, z.device, z.dtype)
+    name = resolve_for(impl, z)
     z, refs = rows_for(name, z, refs)
     if name == "reference":
         with no_autocast(z.device):

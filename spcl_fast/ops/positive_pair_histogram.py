@@ -8,7 +8,7 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops import _library
 from spcl_fast.ops._checks import check_pairs, check_scalar
-from spcl_fast.ops._impl import Impl, resolve, rows_for
+from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.precision import dtype_of_results, no_autocast
 
 
@@ -54,7 +54,7 @@ def positive_pair_histogram(
     check_scalar("upper", upper, z, finite=True)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    name = resolve(impl, z.device, z.dtype)
+    name = resolve_for(impl, z)
     z, refs = rows_for(name, z, refs)
     lse = lse.to(dtype_of_results(z))
     with no_autocast(z.device):

@@ -23,7 +23,7 @@ from torch import Tensor
 from spcl_fast import reference
 from spcl_fast.ops._checks import check_pairs, check_scalar
 from spcl_fast.ops._first_order import OpFunction, first_order_only
-from spcl_fast.ops._impl import Impl, resolve, rows_for
+from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.ops._library import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.pair_weights import Mode, check_mode
 from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
@@ -55,8 +55,9 @@ def positive_pair_loss(
 ) -> PositivePairLoss:
     """Compute the weighted mean of lse_i - z_i . z_j / tau over the positives of every row.
 
-    Half types are computed in float32, under `torch.autocast` too; impl="triton" multiplies them
-    as they are, and has float32 from there on. impl="reference" alone can be differentiated twice.
+    Half types are computed in float32, under `torch.autocast` too; triton, and native on a
+    GPU, multiply them as they are, and have float32 from there on. impl="reference"
+    alone can be differentiated twice.
 
     Args:
         z: (N, D), floating.
@@ -83,7 +84,7 @@ def positive_pair_loss(
     check_pairs(z, lse, labels, tau=tau, window=window, refs=refs, ref_labels=ref_labels)
     check_scalar("gamma", gamma, z, finite=False)
     check_mode(mode)
-    name = resolve(impl, z.device, z.dtype)
+    name = resolve_for(impl, z)
     z, refs = rows_for(name, z, refs)
     gamma = gamma.detach() if isinstance(gamma, Tensor) else float(gamma)
     lse = lse.to(dtype_of_results(z))

@@ -1,0 +1,49 @@
+// positive_pair_histogram by panels of products; the contract is in
+// spcl_fast/ops/positive_pair_histogram.py.
+//
+// Memory: O(N D) as pair_lse. Multiply-adds, by cuBLAS: N^2 D / 2, as positive_pair_loss.
+#include "positive_pair_histogram.cuh"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/library.h>
+
+#include "device_checks.h"
+#include "launch.h"
+#include "positives.h"
+
+namespace spcl {
+
+at::Tensor positive_pair_histogram_cuda(const at::Tensor& z, const at::Tensor& lse,
+                                        const at::Tensor& labels, const OptionalTensor& refs,
+                                        const OptionalTensor& ref_labels, const at::Tensor& tau,
+                                        const at::Tensor& upper, int64_t bins,
+                                        std::optional<double> window) {
+  using namespace cuda;
+  check_pairs(z, lse, labels, refs, ref_labels, window);
+  check_scalar("tau", tau, z, true);
+  check_scalar("upper", upper, z, true);
+  TORCH_CHECK_VALUE(bins > 0, "bins must be at least 1, got ", bins);
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::cuda::CUDAGuard guard(z.device());
+  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+
+  Matrix matrix(z, refs);
+  const at::Tensor scale = scale_of(tau, matrix, stream), end = on_device(upper, matrix);
+  const at::Tensor row_lse = padded(lse);
+  const Positives positives(labels, ref_labels, window);
+  at::Tensor counts = at::zeros({bins}, matrix.float_options().dtype(at::kLong));
+  for (const Panel& panel : matrix.panels()) {
+    launch(count_positive_pairs, tiles(panel), kThreads, stream, matrix.products(panel), panel,
+           scale.const_data_ptr<float>(), row_lse.const_data_ptr<float>(),
+           reinterpret_cast<const int2*>(positives.ranges.const_data_ptr<int>()),
+           positives.ranks.const_data_ptr<int>(), end.const_data_ptr<float>(), bins,
+           reinterpret_cast<Count*>(counts.mutable_data_ptr<int64_t>()));
+  }
+  return counts;
+}
+
+TORCH_LIBRARY_IMPL(spcl_fast, CUDA, m) {
+  m.impl("positive_pair_histogram_native", &positive_pair_histogram_cuda);
+}
+
+}  // namespace spcl

@@ -1,0 +1,38 @@
+// Which pairs are positive: columns in order of their labels hold the positives of a row in one
+// interval. Row i has the columns whose rank, their place in that order, lies in range_i = [x, y),
+// itself among them where rows are columns. positive_ranges.cuh finds both.
+#pragma once
+
+#include "panel.cuh"
+
+namespace spcl::cuda {
+
+__device__ inline bool is_positive(int2 range, int rank) {
+  return static_cast<unsigned>(rank - range.x) < static_cast<unsigned>(range.y - range.x);
+}
+
+// The ranges of the rows of a warp: lane l has that of row l / kLanesOfRow.
+__device__ inline int2 load_range(const int2* ranges, const Panel& panel, const Share& share) {
+  const int r = lane() / kLanesOfRow;
+  return r < share.rows ? ranges[panel.row0 + share.row + r] : int2{0, 0};
+}
+
+__device__ inline int2 range_of_row(int2 range, int r) {
+  return {__shfl_sync(kAllLanes, range.x, r * kLanesOfRow),
+          __shfl_sync(kAllLanes, range.y, r * kLanesOfRow)};
+}
+
+// The self-paced weight of a pair from its loss; spcl_fast/pair_weights.py. NaN stays NaN.
+struct PairWeight {
+  float gamma, slope;
+  bool is_hard;
+
+  __device__ PairWeight(float pace, bool hard) : gamma(pace), slope(1 / pace), is_hard(hard) {}
+  __device__ float operator()(float pair_loss) const {
+    if (is_hard) return pair_loss <= gamma ? 1 : 0;
+    const float weight = 1 - pair_loss * slope;
+    return weight < 0 ? 0 : weight;
+  }
+};
+
+}  // namespace spcl::cuda

@@ -1,0 +1,373 @@
+// Runs the kernels of csrc/cuda on the host, panel by panel as their drivers do, against sums in
+// float64; prints what differs and fails. The simulator of kernels is included ahead of this file,
+// and SIMULATOR is its namespace.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "pair_lse.cuh"
+#include "panels.h"
+#include "positive_pair_histogram.cuh"
+#include "positive_pair_loss.cuh"
+#include "positive_ranges.cuh"
+#include "scale.cuh"
+
+namespace {
+
+using namespace spcl::cuda;
+
+constexpr int64_t D = 5, kElements = 128 * 300, kMinRows = 128;
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr double kGamma = 6, kUpper = 40;
+constexpr int64_t kBins = 16;
+int num_checks = 0, num_wrong = 0;
+
+struct Case {
+  std::string name;
+  int64_t N, M;  // M = 0: square
+  double tau, norm, spread;
+  double window;  // below 0: equal labels
+};
+
+double unit(int64_t k) { return static_cast<double>((k * 7919 + 104729) % 10007) / 10007; }
+
+std::vector<float> rows(const Case& c, int64_t size, int64_t seed) {
+  std::vector<float> z(size * D);
+  for (int64_t i = 0; i < size; ++i) {
+    double norm = 0;
+    for (int64_t d = 0; d < D; ++d) {
+      z[i * D + d] = static_cast<float>(unit(seed + i * D + d) - 0.5);
+      norm += z[i * D + d] * z[i * D + d];
+    }
+    const double length = c.norm * std::pow(c.spread, unit(seed + 31 * i));
+    for (int64_t d = 0; d < D; ++d) z[i * D + d] *= static_cast<float>(length / std::sqrt(norm));
+  }
+  return z;
+}
+
+std::vector<float> padded(const std::vector<float>& x) {
+  std::vector<float> out(round_up(x.size(), kColsOfLane), kNaN);
+  std::copy(x.begin(), x.end(), out.begin());
+  return out;
+}
+
+void check(const Case& c, const char* what, double actual, double truth, double tolerance) {
+  ++num_checks;
+  if (std::fabs(actual - truth) <= tolerance) return;
+  if (++num_wrong <= 10) {
+    std::printf("%s: %s is %g instead of %g\n", c.name.c_str(), what, actual, truth);
+  }
+}
+
+// The matrix of one case in float64, and what the kernels get of it.
+struct Problem {
+  Case c;
+  bool is_square;
+  int64_t num_cols;
+  std::vector<float> z, refs, scale, gamma, upper;
+  std::vector<double> labels, ref_labels;
+  std::vector<Panel> panels;
+
+  explicit Problem(const Case& given)
+      : c(given),
+        is_square(c.M == 0),
+        num_cols(is_square ? c.N : c.M),
+        z(rows(c, c.N, 1)),
+        refs(is_square ? z : rows(c, c.M, 5003)),
+        gamma{static_cast<float>(kGamma)},
+        upper{static_cast<float>(kUpper)},
+        panels(make_panels(c.N, num_cols, is_square, kElements, kMinRows)) {
+    scale.resize(4);
+    SIMULATOR::launch(set_scale, 1, 2, 0, is_square ? &c.tau : nullptr, c.tau, scale.data());
+    for (int64_t i = 0; i < c.N; ++i) labels.push_back(label(i));
+    for (int64_t j = 0; j < num_cols; ++j)
+      ref_labels.push_back(is_square ? labels[j] : label(3 * j));
+  }
+
+  double label(int64_t i) const {
+    if (i % 11 == 3) return -1;
+    return c.window < 0 ? static_cast<double>(i * 13 % 5) : unit(i);
+  }
+  double sim(int64_t i, int64_t j) const {
+    double sum = 0;
+    for (int64_t d = 0; d < D; ++d) sum += static_cast<double>(z[i * D + d]) * refs[j * D + d];
+    return sum / c.tau;
+  }
+  double size() const { return std::pow(c.norm * c.spread, 2) / c.tau; }  // of a similarity
+  bool is_pair(int64_t i, int64_t j) const { return !is_square || i != j; }
+  bool is_positive(int64_t i, int64_t j) const {
+    if (!is_pair(i, j) || labels[i] < 0 || ref_labels[j] < 0) return false;
+    return std::fabs(labels[i] - ref_labels[j]) <= std::max(0.0, c.window);
+  }
+  std::vector<float> products(const Panel& panel) const {
+    std::vector<float> x(panel_size(panel), kNaN);
+    for (int64_t r = 0; r < panel.num_rows; ++r) {
+      for (int64_t k = 0; k < panel.num_cols; ++k) {
+        const double product = sim(panel.row0 + r, panel.col0 + k) * c.tau;
+        x[r * panel.stride + k] = static_cast<float>(product);
+      }
+    }
+    return x;
+  }
+};
+
+dim3 tiles(const Panel& panel) {
+  return dim3(static_cast<unsigned>(row_parts(panel)), static_cast<unsigned>(col_parts(panel)));
+}
+dim3 blocks(int64_t size, int64_t of) { return dim3(static_cast<unsigned>(ceil_div(size, of))); }
+
+struct Lse {
+  std::vector<float> rows, cols;
+};
+
+Lse run_lse(const Problem& p) {
+  std::vector<LogSum> row_total(p.c.N, kNothing), own_col_total(p.c.M, kNothing);
+  std::vector<LogSum>& col_total = p.is_square ? row_total : own_col_total;
+  for (const Panel& panel : p.panels) {
+    const std::vector<float> x = p.products(panel);
+    std::vector<LogSum> row(row_parts(panel) * panel.num_rows, {kNaN, kNaN});
+    std::vector<LogSum> col(col_parts(panel) * panel.num_cols, {kNaN, kNaN});
+    SIMULATOR::launch(sum_exponentials, tiles(panel), kThreads, 0, x.data(), panel, p.scale.data(),
+                      row.data(), col.data());
+    SIMULATOR::launch(merge_log_sums, blocks(panel.num_rows, kWarpSize), kThreads, 0, row.data(),
+                      row_parts(panel), panel.num_rows, panel.num_rows, &row_total[panel.row0]);
+    const int64_t rest = panel.num_cols - panel.first_col;
+    if (rest == 0) continue;
+    SIMULATOR::launch(merge_log_sums, blocks(rest, kWarpSize), kThreads, 0, &col[panel.first_col],
+                      col_parts(panel), panel.num_cols, rest,
+                      &col_total[panel.col0 + panel.first_col]);
+  }
+  Lse lse = {std::vector<float>(p.c.N), std::vector<float>(p.c.M)};
+  SIMULATOR::launch(finish_log_sums, blocks(p.c.N, kThreads), kThreads, 0, row_total.data(), p.c.N,
+                    lse.rows.data());
+  if (p.is_square) {
+    lse.cols = lse.rows;
+  } else {
+    SIMULATOR::launch(finish_log_sums, blocks(p.c.M, kThreads), kThreads, 0, own_col_total.data(),
+                      p.c.M, lse.cols.data());
+  }
+  return lse;
+}
+
+void check_lse(const Problem& p, const Lse& lse) {
+  const auto expected = [&](int64_t own, int64_t others, bool is_row) {
+    double top = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (int pass = 0; pass < 2; ++pass) {
+      for (int64_t k = 0; k < others; ++k) {
+        if (!p.is_pair(own, k)) continue;
+        const double s = is_row ? p.sim(own, k) : p.sim(k, own);
+        if (pass == 0) top = std::max(top, s);
+        if (pass == 1) sum += std::exp(s - top);
+      }
+    }
+    return sum > 0 ? top + std::log(sum) : -std::numeric_limits<double>::infinity();
+  };
+  const double size = p.size();
+  for (int64_t i = 0; i < p.c.N; ++i) {
+    const double truth = expected(i, p.num_cols, true);
+    if (p.is_square && p.c.N == 1) {
+      check(p.c, "lse of one row", lse.rows[i] == truth, 1, 0);
+    } else {
+      check(p.c, "lse", lse.rows[i], truth, 1e-6 + 4e-7 * size);
+    }
+  }
+  for (int64_t j = 0; j < p.c.M; ++j) {
+    check(p.c, "lse of references", lse.cols[j], expected(j, p.c.N, false), 1e-6 + 4e-7 * size);
+  }
+}
+
+// The positives of all rows as the drivers find them, here from a stable sort.
+struct Ranges {
+  std::vector<int2> ranges;
+  std::vector<int> ranks;
+  std::vector<int64_t> num_pos;
+};
+
+template <class Key>
+Ranges find(const Problem& p, Key window) {
+  std::vector<Key> keys(p.labels.begin(), p.labels.end());
+  std::vector<Key> sorted(p.ref_labels.begin(), p.ref_labels.end());
+  std::vector<int64_t> order(p.num_cols);
+  for (int64_t j = 0; j < p.num_cols; ++j) order[j] = j;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return sorted[a] > sorted[b]; });
+  for (int64_t j = 0; j < p.num_cols; ++j) sorted[j] = static_cast<Key>(p.ref_labels[order[j]]);
+  Ranges out = {std::vector<int2>(p.c.N), std::vector<int>(round_up(p.num_cols, kColsOfLane), 0),
+                std::vector<int64_t>(p.c.N)};
+  SIMULATOR::launch(find_ranges<Key>, blocks(p.c.N, kThreads), kThreads, 0, keys.data(), p.c.N,
+                    sorted.data(), p.num_cols, window, static_cast<int64_t>(p.is_square),
+                    out.ranges.data(), out.num_pos.data());
+  SIMULATOR::launch(find_ranks, blocks(p.num_cols, kThreads), kThreads, 0, order.data(), p.num_cols,
+                    out.ranks.data());
+  return out;
+}
+
+Ranges find_positives(const Problem& p) {
+  return p.c.window < 0 ? find<int64_t>(p, 0) : find<double>(p, p.c.window);
+}
+
+double pair_weight(double loss, bool is_hard) {
+  return is_hard ? loss <= kGamma : std::max(0.0, 1 - loss / kGamma);
+}
+
+// dlse and c are made up; both are divided by tau, as the drivers do.
+std::vector<float> made_up(int64_t size, int64_t seed) {
+  std::vector<float> x(size);
+  for (int64_t i = 0; i < size; ++i) x[i] = static_cast<float>(unit(seed + i) - 0.3);
+  return x;
+}
+
+double value(float x) { return x; }
+double value(__half x) { return __half2float(x); }
+double value(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+struct Factors {
+  std::vector<float> row_a, col_a, c;
+};
+
+template <class T>
+void check_gradients(const Problem& p, const Lse& lse, const Ranges& positives, int64_t num_labels,
+                     double tolerance) {
+  const std::vector<float> a = made_up(p.c.N, 17), b = p.is_square ? a : made_up(p.num_cols, 29);
+  const std::vector<float> c = made_up(p.c.N, 43);
+  const std::vector<float> row_lse = padded(lse.rows), col_lse = padded(lse.cols);
+  const std::vector<float> row_a = padded(a), col_a = padded(b), own_c = padded(c);
+  for (const Panel& panel : p.panels) {
+    std::vector<float> x = p.products(panel);
+    std::vector<T> own(panel_size(panel));
+    T* h = own.data();
+    if constexpr (std::is_same_v<T, float>) h = x.data();  // in place
+    const LinearLabels labels = {num_labels, static_cast<int64_t>(own_c.size())};
+    SIMULATOR::launch(pair_gradient<T>, tiles(panel), kThreads, 0, x.data(), panel, h, panel.stride,
+                      p.scale.data(), row_lse.data(), row_a.data(), col_lse.data(), col_a.data(),
+                      labels, positives.ranges.data(), positives.ranks.data(), own_c.data(),
+                      p.gamma.data());
+    for (int64_t r = 0; r < panel.num_rows; ++r) {
+      for (int64_t k = 0; k < panel.num_cols; ++k) {
+        const int64_t i = panel.row0 + r, j = panel.col0 + k;
+        const double s = p.sim(i, j);
+        double truth = a[i] * std::exp(s - lse.rows[i]) + b[j] * std::exp(s - lse.cols[j]);
+        if (num_labels && p.is_positive(i, j)) {
+          truth += c[i] * pair_weight(lse.rows[i] - s, false);
+          truth += c[j] * pair_weight(lse.rows[j] - s, false);
+        }
+        if (!p.is_pair(i, j)) truth = 0;
+        check(p.c, "h", value(h[r * panel.stride + k]), truth, tolerance + 1e-7 * p.size());
+      }
+    }
+  }
+}
+
+template <class T>
+void check_positive_gradients(const Problem& p, const Lse& lse, const Ranges& positives,
+                              bool is_hard, double tolerance) {
+  const std::vector<float> c = made_up(p.c.N, 43);
+  const std::vector<float> row_lse = padded(lse.rows), own_c = padded(c);
+  for (const Panel& panel : p.panels) {
+    const std::vector<float> x = p.products(panel);
+    std::vector<T> h(panel_size(panel));
+    SIMULATOR::launch(positive_gradient<T>, tiles(panel), kThreads, 0, x.data(), panel, h.data(),
+                      panel.stride, p.scale.data(), row_lse.data(), positives.ranges.data(),
+                      positives.ranks.data(), own_c.data(), p.gamma.data(),
+                      static_cast<int64_t>(is_hard));
+    for (int64_t r = 0; r < panel.num_rows; ++r) {
+      for (int64_t k = 0; k < panel.num_cols; ++k) {
+        const int64_t i = panel.row0 + r, j = panel.col0 + k;
+        const double s = p.sim(i, j);
+        double truth = 0;
+        if (p.is_positive(i, j)) {
+          truth = c[i] * pair_weight(lse.rows[i] - s, is_hard);
+          if (p.is_square) truth += c[j] * pair_weight(lse.rows[j] - s, is_hard);
+        }
+        check(p.c, "h of positives", value(h[r * panel.stride + k]), truth, tolerance);
+      }
+    }
+  }
+}
+
+void check_positive_sums(const Problem& p, const Lse& lse, const Ranges& positives, bool is_hard) {
+  const std::vector<float> row_lse = padded(lse.rows);
+  std::vector<PairTotal> total(p.c.N, PairTotal{0, 0});
+  std::vector<Count> counts(kBins, 0);
+  for (const Panel& panel : p.panels) {
+    const std::vector<float> x = p.products(panel);
+    std::vector<PairSum> row(row_parts(panel) * panel.num_rows, {kNaN, kNaN});
+    std::vector<PairSum> col(p.is_square ? col_parts(panel) * panel.num_cols : 0, {kNaN, kNaN});
+    SIMULATOR::launch(sum_positive_pairs, tiles(panel), kThreads, 0, x.data(), panel,
+                      p.scale.data(), row_lse.data(), positives.ranges.data(),
+                      positives.ranks.data(), p.gamma.data(), static_cast<int64_t>(is_hard),
+                      row.data(), col.data());
+    SIMULATOR::launch(merge_pair_sums, blocks(panel.num_rows, kWarpSize), kThreads, 0, row.data(),
+                      row_parts(panel), panel.num_rows, panel.num_rows, &total[panel.row0]);
+    const int64_t rest = p.is_square ? panel.num_cols - panel.first_col : 0;
+    if (rest > 0) {
+      SIMULATOR::launch(merge_pair_sums, blocks(rest, kWarpSize), kThreads, 0,
+                        &col[panel.first_col], col_parts(panel), panel.num_cols, rest,
+                        &total[panel.col0 + panel.first_col]);
+    }
+    SIMULATOR::launch(count_positive_pairs, tiles(panel), kThreads, 0, x.data(), panel,
+                      p.scale.data(), row_lse.data(), positives.ranges.data(),
+                      positives.ranks.data(), p.upper.data(), kBins, counts.data());
+  }
+  std::vector<float> loss(p.c.N), weight_sum(p.c.N);
+  SIMULATOR::launch(finish_pair_sums, blocks(p.c.N, kThreads), kThreads, 0, total.data(),
+                    positives.num_pos.data(), p.c.N, loss.data(), weight_sum.data());
+  double num_pairs = 0, num_counted = 0, below = 0, counted_below = 0;
+  for (int64_t i = 0; i < p.c.N; ++i) {
+    double loss_sum = 0, sum = 0, count = 0;
+    for (int64_t j = 0; j < p.num_cols; ++j) {
+      if (!p.is_positive(i, j)) continue;
+      const double l = lse.rows[i] - p.sim(i, j), w = pair_weight(l, is_hard);
+      loss_sum += w * l, sum += w, ++count;
+      below += l < kUpper / 2;
+    }
+    num_pairs += count;
+    check(p.c, "num_pos", static_cast<double>(positives.num_pos[i]), count, 0);
+    check(p.c, "loss", loss[i], loss_sum / std::max(1.0, count), 2e-5);
+    check(p.c, "weight_sum", weight_sum[i], sum, 1e-5 * std::max(1.0, count));
+  }
+  for (int64_t k = 0; k < kBins; ++k) {
+    num_counted += static_cast<double>(counts[k]);
+    counted_below += k < kBins / 2 ? static_cast<double>(counts[k]) : 0;
+  }
+  check(p.c, "count of pairs", num_counted, num_pairs, 0);
+  check(p.c, "count of pairs below", counted_below, below, 1);
+}
+
+void run(const Case& c, bool is_short) {
+  const Problem p(c);
+  const Lse lse = run_lse(p);
+  check_lse(p, lse);
+  if (p.is_square && p.c.N == 1) return;  // lse is -inf
+  const Ranges positives = find_positives(p);
+  check_positive_sums(p, lse, positives, c.window >= 0);
+  check_gradients<float>(p, lse, positives, p.is_square, 2e-5);
+  if (is_short) return;
+  check_positive_gradients<float>(p, lse, positives, false, 2e-5);
+  check_gradients<__half>(p, lse, positives, p.is_square, 1e-3);
+  check_positive_gradients<__half>(p, lse, positives, true, 1e-3);
+  check_gradients<__nv_bfloat16>(p, lse, positives, 0, 1e-2);
+  check_positive_gradients<__nv_bfloat16>(p, lse, positives, false, 1e-2);
+}
+
+}  // namespace
+
+// The argument "short" leaves out the half types.
+int main(int argc, char** argv) {
+  const bool is_short = argc > 1 && std::strcmp(argv[1], "short") == 0;
+  SIMULATOR::seed = 1;
+  // Several panels, ragged tiles, both orders of a pair across panels; equal labels and windows.
+  run({"square of 260", 260, 0, 0.07, 1, 1, -1}, is_short);
+  // One row of a panel has a partner in another one only.
+  if (!is_short) run({"square of 129", 129, 0, 0.2, 1, 1, 0.1}, is_short);
+  run({"square of 1", 1, 0, 0.07, 1, 1, -1}, is_short);
+  // More columns than a panel is wide, more tiles than warps; no pair is left out.
+  run({"20 against 2100", 20, 2100, 0.07, 1, 1, 0.05}, is_short);
+  // Powers that no shift can share; the hard weight leaves pairs out.
+  run({"norms of 1 to 8", 150, 0, 0.07, 1, 8, 0.2}, is_short);
+  std::printf("%d checks, %d wrong\n", num_checks, num_wrong);
+  return num_wrong > 0;
+}

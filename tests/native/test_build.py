@@ -1,0 +1,211 @@
+"""What SPCL_BUILD and the machine make setup.py compile, decided without compiling anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from setuptools import Distribution  # type: ignore[import-untyped]
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return setup.py as a module, in a copy of the environment that names no GPU."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ.pop("TORCH_CUDA_ARCH_LIST", None)
+    spec = importlib.util.spec_from_file_location("spcl_fast_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+Pretend = Callable[..., None]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
+    """Return a function that makes PyTorch one for CUDA, and a toolkit with a compiler."""
+
+    def install(*, torch_cuda: str | None = "13.0", toolkit: str | None = "13.0") -> None:
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        if toolkit is not None:
+            nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {toolkit}, V0'\n")
+            nvcc.chmod(0o755)
+        monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+        monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+
+    return install
+
+
+def extension(options: dict[str, Any]) -> Any:
+    (found,) = options["ext_modules"]
+    return found
+
+
+# Every value that compiles, where CUDA is there and where PyTorch has none: no GPU is asked for.
+@pytest.mark.parametrize(
+    ("mode", "torch_cuda", "has_cuda"),
+    [
+        ("auto", "13.0", True),
+        ("cuda", "13.0", True),
+        ("cpu", "13.0", False),
+        ("sanitize", "13.0", False),
+        ("auto", None, False),
+        ("cpu", None, False),
+    ],
+)
+def test_what_is_compiled(
+    mode: str, torch_cuda: str | None, has_cuda: bool, build: Any, pretend: Pretend
+) -> None:
+    pretend(torch_cuda=torch_cuda)
+    found = extension(build.extension_options(mode))
+    assert found.sources == build.SOURCES + (build.CUDA_SOURCES if has_cuda else [])
+    flags = found.extra_compile_args["cxx"]
+    assert flags[: len(build.FLAGS)] == build.FLAGS
+    assert ("-fsanitize=address,undefined" in flags) == (mode == "sanitize")
+    assert any(flag.startswith("-DSPCL_CUDA_ARCHITECTURES=") for flag in flags) == has_cuda
+    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+def test_none_compiles_nothing(build: Any, pretend: Pretend) -> None:
+    pretend()
+    assert build.extension_options("none") == {}
+
+
+def test_the_lists_hold_every_source(build: Any) -> None:
+    files = {str(path) for suffix in ("cpp", "cu") for path in Path("csrc").rglob(f"*.{suffix}")}
+    assert {*build.SOURCES, *build.CUDA_SOURCES} == files
+    assert len(build.SOURCES) + len(build.CUDA_SOURCES) == len(files)
+
+
+# What may be missing for CUDA: asked for, it is an error; else one line, and none where PyTorch is
+# for CPUs anyway.
+@pytest.mark.parametrize(
+    ("facts", "message", "is_said"),
+    [
+        ({"torch_cuda": None}, "needs a PyTorch built for CUDA, got", False),
+        ({"toolkit": None}, "needs the CUDA toolkit, and there is no bin/nvcc in CUDA_HOME=", True),
+    ],
+)
+def test_what_cuda_needs(
+    facts: dict[str, Any],
+    message: str,
+    is_said: bool,
+    build: Any,
+    pretend: Pretend,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pretend(**facts)
+    with pytest.raises(SystemExit, match=f"^SPCL_BUILD=cuda {message}"):
+        build.extension_options("cuda")
+    assert extension(build.extension_options("auto")).sources == build.SOURCES
+    said = capfd.readouterr().err
+    assert said.startswith("spcl_fast: installing without its CUDA kernels: they need") == is_said
+    assert said.count("\n") == int(is_said)
+
+
+def test_cuda_home_can_be_missing(build: Any) -> None:
+    assert build.cuda_lacks("2.13.0", "13.0", None) == (
+        "the CUDA toolkit, in CUDA_HOME or with nvcc on PATH"
+    )
+
+
+def test_an_unknown_value_names_the_known_ones(build: Any) -> None:
+    with pytest.raises(SystemExit, match="one of auto, cpu, cuda, sanitize, none, got 'gpu'"):
+        build.extension_options("gpu")
+
+
+# The oldest and newest toolkits that PyTorch is built with, and the last before 10.0 and 12.0;
+# lists of users as PyTorch reads them.
+@pytest.mark.parametrize(
+    ("listed", "toolkit", "expected"),
+    [
+        (None, (11, 8), "7.5;8.0;9.0+PTX"),
+        ("", (12, 6), "7.5;8.0;9.0+PTX"),
+        (None, (12, 8), "7.5;8.0;9.0;10.0;12.0+PTX"),
+        (None, (13, 0), "7.5;8.0;9.0;10.0;12.0+PTX"),
+        ("8.6", (13, 0), "8.6"),
+        ("8.0 9.0a+PTX", (13, 0), "8.0;9.0a+PTX"),
+        ("8.0;9.0;", (11, 8), "8.0;9.0"),
+    ],
+)
+def test_architectures(
+    listed: str | None, toolkit: tuple[int, int], expected: str, build: Any
+) -> None:
+    assert build.architectures(listed, toolkit) == expected
+
+
+@pytest.mark.parametrize("listed", ["Hopper", "8.0;90", "sm_80"])
+def test_architectures_are_numbers(listed: str, build: Any) -> None:
+    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST must be like 8\.0;9\.0\+PTX, got"):
+        build.architectures(listed, (13, 0))
+
+
+def test_architectures_reach_the_compiler(build: Any, pretend: Pretend) -> None:
+    pretend()
+    os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0 9.0+PTX"
+    found = extension(build.extension_options("cuda"))
+    assert "-DSPCL_CUDA_ARCHITECTURES=8.0,9.0+PTX" in found.extra_compile_args["cxx"]
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0+PTX"
+
+
+# A compiler that fails with CUDA alone, and one that fails always.
+@pytest.mark.parametrize("works_without", [True, False])
+def test_auto_leaves_out_what_fails(
+    works_without: bool,
+    build: Any,
+    pretend: Pretend,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tried: list[list[str]] = []
+
+    def compile_extensions(self: Any) -> None:
+        assert self.compiler is None
+        self.compiler = object()
+        tried.extend(x.sources for x in self.extensions)
+        is_fine = works_without and not any(x.endswith(".cu") for x in tried[-1])
+        if self.extensions and not is_fine:
+            raise RuntimeError("no such\ncompiler")
+
+    pretend()
+    monkeypatch.setattr(cpp_extension.BuildExtension, "run", compile_extensions, raising=False)
+    for mode in ("auto", "cuda"):
+        options = build.extension_options(mode)
+        distribution = Distribution({"name": "x", "ext_modules": options["ext_modules"]})
+        command = options["cmdclass"]["build_ext"](distribution)
+        command.ensure_finalized()
+        if mode == "cuda":
+            with pytest.raises(RuntimeError, match="no such"):
+                command.run()
+            break
+        command.run()
+        assert tried == [build.SOURCES + build.CUDA_SOURCES, build.SOURCES]
+        assert [x.sources for x in command.extensions] == [build.SOURCES] * works_without
+        said = capfd.readouterr().err.splitlines()
+        of_cuda, *rest = [line for line in said if line.startswith("spcl_fast:")]
+        assert of_cuda == "spcl_fast: installing without its CUDA kernels: no such compiler"
+        assert len(rest) == (0 if works_without else 1)
+
+
+def test_the_variable_is_read() -> None:
+    command = [sys.executable, "setup.py", "--version"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"SPCL_BUILD": "x"}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("SPCL_BUILD must be one of auto")

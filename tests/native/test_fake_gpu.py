@@ -1,0 +1,77 @@
+"""The native ops state shapes, dtypes and devices of tensors on a GPU, where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from spcl_fast import native, pair_lse, positive_pair_histogram, positive_pair_loss
+
+CUDA = torch.device("cuda", 0)
+MODE = FakeTensorMode()
+
+
+@pytest.fixture(autouse=True)
+def _built_with_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(native, "is_built", lambda: True)
+    monkeypatch.setattr(native, "cuda_architectures", lambda: "8.0,9.0+PTX")
+    with MODE:
+        yield
+
+
+def on_a_gpu(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return FakeTensor(MODE, torch.empty(shape, dtype=dtype, device="meta"), CUDA)
+
+
+def facts(x: Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    return tuple(x.shape), x.dtype, x.device
+
+
+# Rows as the tensor cores take them; what is summed up is float32 all the same. A temperature and
+# a pace on either device: a number is on the host.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("has_tensors", [False, True])
+def test_forward(dtype: torch.dtype, has_tensors: bool) -> None:
+    z, refs = on_a_gpu(40, 300, dtype=dtype), on_a_gpu(9, 300, dtype=dtype)
+    labels, ref_labels = (on_a_gpu(n, dtype=torch.int64) for n in (40, 9))
+    tau, gamma = (on_a_gpu(), on_a_gpu()) if has_tensors else (0.1, 3.0)
+    lse, lse_refs = pair_lse(z, tau, refs=refs, impl="native")
+    assert facts(lse) == ((40,), torch.float32, CUDA)
+    assert facts(lse_refs) == ((9,), torch.float32, CUDA)
+    options: dict[str, Any] = {"tau": tau, "refs": refs, "ref_labels": ref_labels}
+    out = positive_pair_loss(z, lse, labels, gamma=gamma, mode="linear", impl="native", **options)
+    assert facts(out.loss) == facts(out.weight_sum) == ((40,), torch.float32, CUDA)
+    assert facts(out.num_pos) == ((40,), torch.int64, CUDA)
+    counts = positive_pair_histogram(z, lse, labels, upper=9.0, bins=7, impl="native", **options)
+    assert facts(counts) == ((7,), torch.int64, CUDA)
+
+
+# A label of every way through the backward: no weights, weights that join it, a window; of several
+# gradients the sum is float32.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_backward(dtype: torch.dtype) -> None:
+    z, refs = on_a_gpu(40, 300, dtype=dtype), on_a_gpu(9, 300, dtype=dtype)
+    row, col = on_a_gpu(40), on_a_gpu(9)
+    needs: dict[str, Any] = {"needs_z": True, "needs_refs": True}
+    dz, drefs = native.pair_lse_bwd(z, refs, row, col, row, col, 0.1, on_a_gpu(0), **needs)
+    assert dz is not None
+    assert drefs is not None
+    assert (facts(dz), facts(drefs)) == (facts(z), facts(refs))
+    labels = on_a_gpu(40, dtype=torch.int64)
+    ways = [(3.0, None), (math.inf, None), (3.0, 1.0)]
+    gradients = [native.LabelGradient(labels, row, gamma, window) for gamma, window in ways]
+    for k in (1, 3):
+        dz = native.contrastive_rows_bwd(z, row, row, gradients[:k], 0.1, "linear", on_a_gpu(0))
+        assert facts(dz) == ((40, 300), dtype if k == 1 else torch.float32, CUDA)
+
+
+# Tiles of the forward are kept in the memory of the host alone.
+def test_nothing_is_kept_on_a_gpu() -> None:
+    assert native.pair_lse_fwd(on_a_gpu(600, 8), None, 0.1, keep=True)[2].shape == (0,)
+    assert native.tile_cache.num_kept(600, None) > 0
