@@ -32,8 +32,32 @@ def render(result: dict[str, Any], name: str) -> str:
         f"{row['reason']}"
         for row in result["left_out"]
     )
-    parts = [head, table(HEAD, lines), "\n".join(reasons), source(name, result, ".")]
+    parts = [head, table(HEAD, lines), crossover(result["rows"]), "\n".join(reasons)]
+    parts.append(source(name, result, "."))
     return "\n\n".join(part for part in parts if part)
+
+
+def crossover(rows: Sequence[dict[str, Any]]) -> str:
+    """Return for every loss, dtype and N from which D on native is faster than triton.
+
+    That is what MAX_TRITON_D of spcl_fast/ops/_impl.py guesses.
+    """
+    times = {(r["problem"], r["dtype"], r["n"], r["dim"], r["provider"]): r for r in rows}
+    lines = []
+    for problem, dtype, n in dict.fromkeys(key[:3] for key in times):
+        faster = {
+            dim: times[problem, dtype, n, dim, "native"]["time_ms"] < triton["time_ms"]
+            for (*which, dim, provider), triton in times.items()
+            if which == [problem, dtype, n] and provider == "triton"
+            if (problem, dtype, n, dim, "native") in times
+        }
+        if faster:
+            wins = [dim for dim, is_faster in faster.items() if is_faster]
+            first = f"from D = {min(wins)} on" if wins else f"at no D up to {max(faster)}"
+            lines.append(
+                f"- native is faster than triton {first}: {label(problem)}, {dtype}, N = {n:,}"
+            )
+    return "\n".join(lines)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

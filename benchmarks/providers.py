@@ -296,7 +296,7 @@ PROVIDERS: dict[str, Provider] = {
     "dense": Provider(dense, num_floats=matrices(6)),
     "torch.compile": Provider(compiled, (*ONE_LABEL, *DIAGONAL), matrices(3)),
     "chunked": Provider(functools.partial(ours, "chunked")),
-    "native": Provider(functools.partial(ours, "native"), num_floats=with_tiles, devices=("cpu",)),
+    "native": Provider(functools.partial(ours, "native"), num_floats=with_tiles),
     "native, no cache": Provider(functools.partial(native_with, 0), devices=("cpu",)),
     "SupContrast": Provider(supcontrast, LIBRARIES, matrices(6.5)),
     "pytorch-metric-learning": Provider(

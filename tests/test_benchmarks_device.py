@@ -171,7 +171,7 @@ def test_without_a_device_nothing_is_written(capsys, tmp_path, monkeypatch):
 def test_what_runs_where():
     cpu, gpu = command.parse([]), command.parse(["--device", "cuda"])
     assert set(gpu.provider) - set(cpu.provider) == {"triton", *PEERS}
-    assert set(cpu.provider) - set(gpu.provider) == {"native", "native, no cache"}
+    assert set(cpu.provider) - set(gpu.provider) == {"native, no cache"}
     assert cpu.problem == ("self-paced", "supcon", "ntxent")
     assert gpu.problem == ALL
     for kind in ALL:
@@ -179,12 +179,24 @@ def test_what_runs_where():
         assert there == (set(PEERS) if kind in DIAGONAL else set())
 
 
+def test_crossover():
+    row = {"problem": "supcon", "dtype": "float32", "n": 64}
+    rows = [
+        row | {"dim": dim, "provider": name, "time_ms": time}
+        for dim, triton, native in ((128, 1.0, 2.0), (256, 2.0, 1.9), (512, 4.0, 3.0))
+        for name, time in (("triton", triton), ("native", native))
+    ]
+    assert "faster than triton from D = 256 on: SupCon" in device_table.crossover(rows)
+    assert "at no D up to 128" in device_table.crossover(rows[:2])
+    assert device_table.crossover(rows[:1]) == ""
+
+
 @pytest.fixture
 def result(cuda, tmp_path, monkeypatch, capsys):
     """The whole command on the fake device; the kernels are interpreted."""
     pytest.importorskip("triton")
     monkeypatch.setattr(command, "REPOSITORY", tmp_path)
-    some = ["--provider", "products", "dense", "triton", "native", "inf-cl"]
+    some = ["--provider", "products", "dense", "triton", "native, no cache", "inf-cl"]
     some += ["--problem", "supcon", "infonce"]
     arguments = ["--device", "cuda", *SMALL, *some, "--dtype", "float32", "float16"]
     assert command.main([*arguments, "--precision", "high"]) == 0
@@ -215,7 +227,7 @@ def test_result_of_a_device(result):
         assert row["time_ms"] == 0.25  # the fake clock stands still in a step
         assert row["peak_mib"] == 0.0
     reasons = {(row["provider"], row["reason"]) for row in result["left_out"]}
-    assert ("native", "runs on cpu only") in reasons
+    assert ("native, no cache", "runs on cpu only") in reasons
     assert any(name == "inf-cl" and "not import here" in reason for name, reason in reasons)
     assert torch.get_float32_matmul_precision() == "highest"
     lines = result["out"].splitlines()
@@ -232,8 +244,8 @@ def test_table_and_plot_of_a_device(result, tmp_path):
     assert first == "| loss | dtype | D | N | provider | ms | MiB | TFLOP/s | of mm | of copy |"
     assert {line.count("|") for line in lines} == {11}
     assert any(line.startswith("| InfoNCE | float16 | 16 | 32 | triton | 0.25 |") for line in lines)
-    assert any(line.endswith("| native | - | - | - | - | - |") for line in lines)
-    assert "- native, SupCon, float32, N = 32: runs on cpu only" in reasons.splitlines()
+    assert any(line.endswith("| native, no cache | - | - | - | - | - |") for line in lines)
+    assert "- native, no cache, SupCon, float32, N = 32: runs on cpu only" in reasons.splitlines()
     assert source.startswith("[losses.json](./losses.json) from `python -m benchmarks --device")
     write_plot(result, tmp_path / "losses.png")
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
