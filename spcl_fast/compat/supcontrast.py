@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
-from spcl_fast.ops import Impl, contrastive_rows, pair_lse, positive_pair_loss
+from spcl_fast.ops import Impl, contrastive_rows, pair_lse
+from spcl_fast.ops.bank_rows import positive_rows
+from spcl_fast.ops.merge import merge_lse
 from spcl_fast.precision import at_least_float32, no_autocast
 
 WithoutPositives = Literal["exclude", "zero", "nan"]
@@ -120,23 +122,18 @@ class SupConLoss(nn.Module):
             )
             return pairs.loss, pairs.num_pos > 0
         first, others, lse = z[:B], z[B:], self._lse(z, B)
-        inside = positive_pair_loss(
-            first, lse, labels, tau=tau, gamma=math.inf, mode="linear", impl=self.impl
-        )
-        across = positive_pair_loss(
+        pairs = positive_rows(
             first,
             lse,
             labels,
+            [(others, labels.repeat(V - 1))],
             tau=tau,
             gamma=math.inf,
+            window=None,
             mode="linear",
-            refs=others,
-            ref_labels=labels.repeat(V - 1),
             impl=self.impl,
         )
-        num_pos = inside.num_pos + across.num_pos
-        total = inside.loss * inside.num_pos + across.loss * across.num_pos
-        return total / num_pos.clamp_min(1), num_pos > 0
+        return pairs.loss, pairs.num_pos > 0
 
     def _by_mask(self, z: Tensor, mask: Tensor, V: int) -> tuple[Tensor, Tensor]:
         """Return the same from sum_j m_ij z_j, for which the views are summed first."""
@@ -161,7 +158,7 @@ class SupConLoss(nn.Module):
             return pair_lse(z, self.temperature, impl=self.impl)
         inside = pair_lse(z[:B], self.temperature, impl=self.impl)
         across, _ = pair_lse(z[:B], self.temperature, refs=z[B:], impl=self.impl)
-        return torch.logaddexp(inside, across)
+        return merge_lse([inside, across])
 
     def _mean(self, rows: Tensor, has_positives: Tensor) -> Tensor:
         if self.without_positives == "nan":
