@@ -40,7 +40,9 @@ class _NoSecondOrder(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> None:
-        raise RuntimeError('a second derivative needs impl="reference", the only one that has it')
+        raise RuntimeError(
+            'a second derivative needs impl="reference" and no group, where alone there is one'
+        )
 
 
 def first_order_only(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
