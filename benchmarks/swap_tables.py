@@ -23,7 +23,7 @@ def step() -> str:
             if "failed" in row or (not row and n > largest[loss]):
                 line += ["fails", "fails"]
             elif row:
-                line += [f"{row['seconds']:.2f}", f"{row['peak_mib']:,.0f}"]
+                line += [f"{row['seconds']:.2g}", f"{row['peak_mib']:,.0f}"]
             else:
                 line += ["-", "-"]
         lines.append(line)
