@@ -113,8 +113,7 @@ def in_fresh_process(loss: str, n: int, limit_mib: int) -> dict[str, Any]:
 def measure(loss: str, n: int) -> dict[str, float]:
     """Return peak MiB and seconds of a step with `n` rows, two views of n / 2 images."""
     step = training_step(loss, n)
-    weights = training_step(loss, SMALLEST)
-    weights()  # loads what is needed
+    training_step(loss, SMALLEST)()  # loads what is needed
     first = weigh_step(step, Cpu())
     seconds = [first["seconds"]]
     begin = time.perf_counter()

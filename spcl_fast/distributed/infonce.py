@@ -7,7 +7,6 @@ references are merged over the ranks as in contrastive_rows.py.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +21,10 @@ from spcl_fast.distributed.collectives import (
     sum_over_ranks,
 )
 from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs
-from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
 from spcl_fast.ops._checks import check_refs, check_rows
 from spcl_fast.ops._impl import dtype_for, resolve_for
+from spcl_fast.ops.diagonal_pairs import diagonal_pairs
 from spcl_fast.ops.merge import merge_lse
 
 
@@ -79,34 +79,19 @@ def infonce_rows(
     own, own_refs = (torch.split(x, blocks.sizes)[rank] for x in shared.rows)
     everything = torch.cat([shared.rows[1], shared.replicated[0].to(dtype)])
     lse, of_refs = pair_lse(own, tau, refs=everything, impl=impl)
-    pairs = [_diagonal(own, lse, own_refs, tau, impl)]
+    pairs = [diagonal_pairs(own, lse, own_refs, tau, impl)]
     if symmetric:
         lse_refs = merge_lse(
             [of_refs],
             maximum=lambda x: max_over_ranks(x, group),
             total=lambda x: sum_over_ranks(x, group),
         )
-        pairs.append(_diagonal(own_refs, torch.split(lse_refs, blocks.sizes)[rank], own, tau, impl))
+        pairs.append(
+            diagonal_pairs(own_refs, torch.split(lse_refs, blocks.sizes)[rank], own, tau, impl)
+        )
     (lse_of_all,) = gather_columns([lse.detach()], blocks.sizes, group)
     return InfoNCERows(
         shared.rows[0].detach(),
         torch.split(lse_of_all, shared.sizes)[rank],
         gather_pairs(pairs, blocks.sizes, group),
-    )
-
-
-def _diagonal(
-    z: Tensor, lse: Tensor, refs: Tensor, tau: float | Tensor, impl: Impl
-) -> PositivePairLoss:
-    index = torch.arange(z.shape[0], device=z.device)
-    return positive_pair_loss(
-        z,
-        lse,
-        index,
-        tau=tau,
-        gamma=math.inf,
-        mode="linear",
-        refs=refs,
-        ref_labels=index,
-        impl=impl,
     )

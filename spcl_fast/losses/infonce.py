@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 from spcl_fast.distributed import infonce_rows, num_ranks
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
-from spcl_fast.ops import Impl, PositivePairLoss, pair_lse, positive_pair_loss
+from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
+from spcl_fast.ops.diagonal_pairs import diagonal_pairs
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -94,26 +94,10 @@ class InfoNCELoss(nn.Module):
             return _output(rows.anchors, rows.lse, rows.pairs)
         tau = self.temperature()
         lse, lse_refs = pair_lse(anchors, tau, refs=refs, impl=self.impl)
-        pairs = [self._diagonal(anchors, lse, refs, tau)]
+        pairs = [diagonal_pairs(anchors, lse, refs, tau, self.impl)]
         if is_symmetric:
-            pairs.append(self._diagonal(refs, lse_refs, anchors, tau))
+            pairs.append(diagonal_pairs(refs, lse_refs, anchors, tau, self.impl))
         return _output(anchors, lse.detach(), pairs)
-
-    def _diagonal(
-        self, z: Tensor, lse: Tensor, refs: Tensor, tau: float | Tensor
-    ) -> PositivePairLoss:
-        index = torch.arange(refs.shape[0], device=z.device)
-        return positive_pair_loss(
-            z,
-            lse,
-            index[: z.shape[0]],
-            tau=tau,
-            gamma=math.inf,
-            mode="linear",
-            refs=refs,
-            ref_labels=index,
-            impl=self.impl,
-        )
 
 
 def _output(anchors: Tensor, lse: Tensor, pairs: list[PositivePairLoss]) -> ContrastiveLossOutput:
