@@ -10,15 +10,14 @@ Compared with lightly 1.6.0. What differs:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from spcl_fast.losses.ntxent import NTXentLoss as GroupNTXentLoss
-from spcl_fast.ops import Impl, contrastive_rows, pair_lse
+from spcl_fast.losses.ntxent import NTXentLoss as NormalisedNTXentLoss
+from spcl_fast.ops import Impl, pair_lse
 from spcl_fast.precision import at_least_float32
 
 
@@ -127,21 +126,10 @@ class NTXentLoss(nn.Module):
             if needs_bank_update:
                 self.memory_bank.enqueue(out1)
             return (torch.logaddexp(own, lse) - own).mean()
-        if self.gather_distributed and _world_size() > 1:
-            group = torch.distributed.group.WORLD
-            gathered: Tensor = GroupNTXentLoss(tau, impl=self.impl, group=group)(out0, out1).loss
-            return gathered
-        labels = torch.arange(out0.shape[0], device=out0.device).repeat(2)
-        _, (rows,) = contrastive_rows(
-            torch.cat([out0, out1]),
-            tau,
-            [labels],
-            gammas=[math.inf],
-            windows=[None],
-            mode="linear",
-            impl=self.impl,
-        )
-        return rows.loss.mean()
+        is_gathered = self.gather_distributed and _world_size() > 1
+        group = torch.distributed.group.WORLD if is_gathered else None
+        loss: Tensor = NormalisedNTXentLoss(tau, impl=self.impl, group=group)(out0, out1).loss
+        return loss
 
 
 def _world_size() -> int:

@@ -7,13 +7,12 @@ inputs, and that must be above 0.
 
 from __future__ import annotations
 
-import math
 import warnings
 
-import torch
 from torch import Tensor, nn
 
-from spcl_fast.ops import Impl, contrastive_rows
+from spcl_fast.losses import NTXentLoss
+from spcl_fast.ops import Impl
 
 
 class ContrastiveLoss(nn.modules.loss._Loss):
@@ -60,15 +59,6 @@ class ContrastiveLoss(nn.modules.loss._Loss):
                 f"target must be {tuple(input.shape)} as input, got {tuple(target.shape)}"
             )
         # 1e-8: the bound on lengths of torch.nn.functional.cosine_similarity
-        z = nn.functional.normalize(torch.cat([input, target]), dim=1, eps=1e-8)
-        labels = torch.arange(input.shape[0], device=z.device).repeat(2)
-        _, (pairs,) = contrastive_rows(
-            z,
-            self.temperature,
-            [labels],
-            gammas=[math.inf],
-            windows=[None],
-            mode="linear",
-            impl=self.impl,
-        )
-        return pairs.loss.mean()
+        views = (nn.functional.normalize(x, dim=1, eps=1e-8) for x in (input, target))
+        loss: Tensor = NTXentLoss(self.temperature, impl=self.impl)(*views).loss
+        return loss
