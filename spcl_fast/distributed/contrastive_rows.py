@@ -197,8 +197,13 @@ def _merged_lse(
     placed = [
         pad(part, (a, N - b), value=-math.inf).roll(blocks.start, 0) for (a, b), part in parts
     ]
+    return merge_over_ranks(placed, group)
+
+
+def merge_over_ranks(parts: Sequence[Tensor], group: Any) -> Tensor:
+    """Return `merge_lse` of the parts of all ranks, (N,) each."""
     return merge_lse(
-        placed,
+        parts,
         maximum=lambda x: max_over_ranks(x, group),
         total=lambda x: sum_over_ranks(x, group),
     )

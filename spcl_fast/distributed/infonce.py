@@ -14,18 +14,15 @@ from torch import Tensor
 
 from spcl_fast.distributed.collectives import (
     gather_columns,
-    max_over_ranks,
     num_ranks,
     rank_in,
     share,
-    sum_over_ranks,
 )
-from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs
+from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs, merge_over_ranks
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
 from spcl_fast.ops._checks import check_refs, check_rows
 from spcl_fast.ops._impl import dtype_for, resolve_for
 from spcl_fast.ops.diagonal_pairs import diagonal_pairs
-from spcl_fast.ops.merge import merge_lse
 
 
 class InfoNCERows(NamedTuple):
@@ -81,11 +78,7 @@ def infonce_rows(
     lse, of_refs = pair_lse(own, tau, refs=everything, impl=impl)
     pairs = [diagonal_pairs(own, lse, own_refs, tau, impl)]
     if symmetric:
-        lse_refs = merge_lse(
-            [of_refs],
-            maximum=lambda x: max_over_ranks(x, group),
-            total=lambda x: sum_over_ranks(x, group),
-        )
+        lse_refs = merge_over_ranks([of_refs], group)
         pairs.append(
             diagonal_pairs(own_refs, torch.split(lse_refs, blocks.sizes)[rank], own, tau, impl)
         )
