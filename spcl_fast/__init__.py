@@ -9,6 +9,7 @@ from spcl_fast.losses import (
     NTXentLoss,
     SelfPacedContrastiveLoss,
     SupConLoss,
+    YAwareLoss,
 )
 from spcl_fast.memory_queue import MemoryQueue
 from spcl_fast.momentum import momentum_update
@@ -23,6 +24,7 @@ __all__ = [
     "PositivePairLoss",
     "SelfPacedContrastiveLoss",
     "SupConLoss",
+    "YAwareLoss",
     "__version__",
     "cached_step",
     "momentum_update",

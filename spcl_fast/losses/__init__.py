@@ -5,6 +5,7 @@ from spcl_fast.losses.ntxent import NTXentLoss
 from spcl_fast.losses.result import ContrastiveLossOutput, LabelTerm
 from spcl_fast.losses.self_paced import SelfPacedContrastiveLoss
 from spcl_fast.losses.supcon import SupConLoss
+from spcl_fast.losses.y_aware import YAwareLoss
 
 __all__ = [
     "ContrastiveLossOutput",
@@ -13,4 +14,5 @@ __all__ = [
     "NTXentLoss",
     "SelfPacedContrastiveLoss",
     "SupConLoss",
+    "YAwareLoss",
 ]

@@ -1,0 +1,120 @@
+"""The y-aware contrastive loss: positives weighed by a Gaussian kernel on a continuous label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.losses._temperature import Temperature
+from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index
+from spcl_fast.ops import Impl, pair_lse
+
+PANEL_ROWS = 1024  # rows of the kernel matrix that exist at a time
+
+
+class YAwareLoss(nn.Module):
+    """Contrastive loss with every pair a positive, weighed by the distance of its labels.
+
+        k_ij = exp(-(y_i - y_j)^2 / (2 sigma^2))
+        L    = mean_i sum_{j != i} k_ij (lse_i - z_i . z_j / tau) / sum_{j != i} k_ij
+
+    (arXiv:2106.08808, with both views of an image among the rows, as everywhere here, and rows
+    normalised by their own sum of k.) Memory is O(N D + 1024 N).
+
+    Example:
+        >>> loss = YAwareLoss(sigma=0.1)
+        >>> loss(z, position).loss.backward()
+
+    Args:
+        tau: temperature.
+        sigma: width of the kernel in units of the label.
+        learnable_tau: make log tau a parameter that starts at `tau`.
+        impl: implementation of `pair_lse`.
+
+    Raises:
+        ValueError: `tau` or `sigma` is not finite and above 0.
+    """
+
+    def __init__(
+        self,
+        tau: float = 0.1,
+        sigma: float = 0.1,
+        *,
+        learnable_tau: bool = False,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        if not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be finite and above 0, got {sigma}")
+        self.temperature = Temperature(tau, learnable_tau)
+        self.sigma = sigma
+        self.impl: Impl = impl
+
+    def forward(self, z: Tensor, labels: Tensor) -> ContrastiveLossOutput:
+        """Compute the loss.
+
+        Args:
+            z: (N, D), floating, rows L2-normalised by the caller.
+            labels: (N,), any real dtype, below 0 where unknown: such a row is a negative only.
+
+        Returns:
+            A `ContrastiveLossOutput`, with the objective equal to the loss and weights of 1; its
+            loss is differentiable in `z` and a learnable tau.
+
+        Raises:
+            TypeError: a dtype does not fit.
+            ValueError: a shape or a device does not fit.
+        """
+        if labels.shape != z.shape[:1]:
+            raise ValueError(f"labels must be ({z.shape[0]},), got {tuple(labels.shape)}")
+        tau = self.temperature()
+        lse = pair_lse(z, tau, impl=self.impl)
+        rows = z.to(lse.dtype)
+        centre, has_positives = _KernelMean.apply(rows, labels.to(lse.dtype), self.sigma)  # type: ignore[no-untyped-call]
+        row_loss = torch.where(has_positives, lse - (rows * centre).sum(1) / tau, 0)
+        loss = row_loss.sum() / has_positives.sum().clamp_min(1)
+        num_anchors = has_positives.sum()
+        weight = (num_anchors > 0).to(loss.dtype)
+        collapse = collapse_index(z)
+        return ContrastiveLossOutput(
+            loss, loss.detach(), weight, num_anchors, collapse, lse.detach(), {}
+        )
+
+
+class _KernelMean(torch.autograd.Function):
+    """m_i = sum_{j != i} k_ij z_j / sum_{j != i} k_ij, panel by panel; k has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, labels: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """Return m (N, D) and which rows have a positive, (N,) bool."""
+        total = torch.cat([k.sum(1) for k in _panels(labels, sigma)] or [labels])
+        scale = torch.where(total > 0, 1 / total, 0)
+        mean = torch.cat([k @ z for k in _panels(labels, sigma)] or [z]) * scale[:, None]
+        ctx.save_for_backward(labels, scale)
+        ctx.sigma = sigma
+        has_positives = total > 0
+        ctx.mark_non_differentiable(has_positives)
+        return mean, has_positives
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """Return sum_i k_ij grad_i / sum_a k_ia, as k is symmetric."""
+        labels, scale = ctx.saved_tensors
+        scaled = grad * scale[:, None]
+        panels = _panels(labels, ctx.sigma)
+        return torch.cat([k @ scaled for k in panels] or [scaled]), None, None
+
+
+def _panels(labels: Tensor, sigma: float) -> Iterator[Tensor]:
+    """Yield rows of k (panel, N), with zeros on the diagonal and where a label is unknown."""
+    known = labels >= 0
+    for start in range(0, len(labels), PANEL_ROWS):
+        rows = slice(start, start + PANEL_ROWS)
+        distance = labels[rows, None] - labels[None, :]
+        k = torch.exp(distance.square() * (-0.5 / sigma**2))
+        k = torch.where(known[rows, None] & known[None, :], k, 0)
+        k.diagonal(start).zero_()
+        yield k

@@ -1,0 +1,74 @@
+"""`YAwareLoss`: the dense formula in float64, its limits, unknown labels, several panels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from spcl_fast import SupConLoss, YAwareLoss
+from spcl_fast.losses import y_aware
+from spcl_fast.testing import make_embeddings
+
+
+def dense(z: torch.Tensor, y: torch.Tensor, tau: float, sigma: float) -> torch.Tensor:
+    """The formula, row by row."""
+    rows = []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        s = torch.stack([z[i] @ z[j] / tau for j in others])
+        k = torch.stack([torch.exp(-((y[i] - y[j]) ** 2) / (2 * sigma**2)) for j in others])
+        k = torch.where((y[others] >= 0) & (y[i] >= 0), k, 0)
+        if k.sum() > 0:
+            rows.append((k * (torch.logsumexp(s, 0) - s)).sum() / k.sum())
+    return torch.stack(rows).mean()
+
+
+# one panel, and panels of 4 rows whose last is not full
+@pytest.mark.parametrize("panel_rows", [1024, 4])
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_equals_the_formula(impl: Any, panel_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(y_aware, "PANEL_ROWS", panel_rows)
+    z = make_embeddings(11, 5, dtype=torch.float64).requires_grad_()
+    y = torch.linspace(0, 1, 11, dtype=torch.float64)[torch.randperm(11)]
+    y[3] = -1.0
+    expected = dense(z, y, 0.2, 0.15)
+    (gradient,) = torch.autograd.grad(expected, z)
+    out = YAwareLoss(0.2, 0.15, impl=impl)(z, y)
+    torch.testing.assert_close(out.loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(out.loss, z)[0], gradient)
+    assert out.num_anchors == 10
+
+
+def test_a_narrow_kernel_is_supcon() -> None:
+    z = make_embeddings(12, 5, dtype=torch.float64)
+    y = torch.arange(12) % 3
+    expected = SupConLoss(0.1)(z, y).loss
+    torch.testing.assert_close(YAwareLoss(0.1, 0.01)(z, y).loss, expected)
+
+
+def test_without_positives_the_loss_is_zero() -> None:
+    z = make_embeddings(4, 3).requires_grad_()
+    out = YAwareLoss()(z, torch.full((4,), -1.0))
+    out.loss.backward()
+    assert (out.loss, out.num_anchors, out.mean_weight) == (0, 0, 0)
+    assert z.grad is not None
+    assert not z.grad.any()
+
+
+def test_learnable_tau_has_the_gradient_of_the_formula() -> None:
+    z, y = make_embeddings(9, 4, dtype=torch.float64), torch.linspace(0, 1, 9, dtype=torch.float64)
+    loss = YAwareLoss(0.3, 0.2, learnable_tau=True).double()
+    loss(z, y).loss.backward()
+    (log_tau,) = loss.parameters()
+    step = 1e-6
+    difference = dense(z, y, 0.3 + step, 0.2) - dense(z, y, 0.3 - step, 0.2)
+    torch.testing.assert_close(log_tau.grad, 0.3 * difference / (2 * step))
+
+
+def test_raises() -> None:
+    with pytest.raises(ValueError, match="sigma must be finite and above 0, got 0"):
+        YAwareLoss(sigma=0)
+    with pytest.raises(ValueError, match=r"labels must be \(4,\), got \(3,\)"):
+        YAwareLoss()(make_embeddings(4, 3), torch.zeros(3))
