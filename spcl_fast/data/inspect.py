@@ -10,14 +10,9 @@ from typing import TypeVar
 
 import torch
 
-from spcl_fast.data.acdc import (
-    CLASS_NAMES,
-    patient_folders,
-    patient_scans,
-    read_metadata_csv,
-    with_metadata,
-)
+from spcl_fast.data.find import find_data
 from spcl_fast.data.grid import Grid, covered
+from spcl_fast.data.layouts import LayoutName
 from spcl_fast.data.scan import DataError, Scan, Volume, read_scan
 
 Number = TypeVar("Number", int, float)
@@ -32,6 +27,7 @@ class Inspection:
 
     Attributes:
         root: the folder.
+        layout: name of its layout.
         patients: number of patients.
         scans: number of scans.
         slices: number of slices.
@@ -47,6 +43,7 @@ class Inspection:
     """
 
     root: str
+    layout: str = ""
     patients: int = 0
     scans: int = 0
     slices: int = 0
@@ -62,45 +59,49 @@ class Inspection:
 
 
 def inspect(
-    root: Path | str, csv: Path | str | None = None, grid: Grid | None = None
+    root: Path | str,
+    csv: Path | str | None = None,
+    grid: Grid | None = None,
+    layout: LayoutName = "auto",
+    thumbnails: Path | None = None,
 ) -> Inspection:
     """Read every scan below a folder and describe what is there.
 
     Args:
-        root: folder in ACDC layout, see `spcl_fast.data.acdc.find_scans`.
-        csv: metadata file, see `spcl_fast.data.acdc.read_metadata_csv`.
+        root: folder in one of the layouts of `spcl_fast.data.layouts`.
+        csv: metadata file, see `spcl_fast.data.metadata_csv.read_metadata_csv`.
         grid: grid that the foreground is measured against; the default `Grid` if None.
+        layout: name of the layout; ``"auto"`` recognises it.
+        thumbnails: PNG file to write pictures of some of the readable scans to.
 
     Returns:
         The description. A scan that cannot be used, or a CSV file that does not fit, becomes a
         sentence in ``problems``, and inspection goes on.
 
     Raises:
-        DataError: if root is not a folder or holds no patient.
+        DataError: if root is not a folder in the layout, or is in none or several.
     """
     report = Inspection(str(root), grid=grid or Grid())
-    scans: list[Scan] = []
-    for folder in patient_folders(root):
-        try:
-            scans += patient_scans(folder)
-        except DataError as error:
-            report.problems.append(str(error))
-    if csv is not None:
-        try:
-            scans = with_metadata(scans, read_metadata_csv(csv))
-        except DataError as error:
-            report.problems.append(str(error))
-    _describe_volumes(report, scans)
+    found = find_data(root, csv, layout, report.problems)
+    report.layout = found.layout
+    readable = _describe_volumes(report, found.scans, found.class_names)
+    if thumbnails is not None and readable:
+        from spcl_fast.data.thumbnails import write_thumbnails
+
+        write_thumbnails(thumbnails, readable)
     return report
 
 
-def _describe_volumes(report: Inspection, scans: Sequence[Scan]) -> None:
+def _describe_volumes(
+    report: Inspection, scans: Sequence[Scan], class_names: Sequence[str]
+) -> list[Scan]:
+    """Fill in the report; return the scans that can be read."""
     shapes, spacings, readable = [], [], []
     voxels: Counter[int] = Counter()
     outside = 0
     for scan in scans:
         try:
-            volume = read_scan(scan, len(CLASS_NAMES))
+            volume = read_scan(scan)
         except DataError as error:
             report.problems.append(str(error))
             continue
@@ -108,7 +109,7 @@ def _describe_volumes(report: Inspection, scans: Sequence[Scan]) -> None:
         shapes.append(volume.image.shape)
         spacings.append(volume.spacing_mm)
         mask = torch.from_numpy(volume.mask)
-        counts = torch.bincount(mask.flatten(), minlength=len(CLASS_NAMES)).tolist()
+        counts = torch.bincount(mask.flatten(), minlength=len(class_names)).tolist()
         voxels.update(dict(enumerate(counts)))
         if not sum(counts[1:]):
             report.problems.append(f"{scan.mask} must hold labelled voxels, got background only.")
@@ -119,12 +120,13 @@ def _describe_volumes(report: Inspection, scans: Sequence[Scan]) -> None:
     report.patients = len({scan.patient for scan in readable})
     report.scans = len(readable)
     report.slices = sum(shape[0] for shape in shapes)
-    report.label_voxels = {name: voxels[i] for i, name in enumerate(CLASS_NAMES)}
-    report.foreground_outside = outside / max(1, sum(voxels[i] for i in range(1, len(CLASS_NAMES))))
+    report.label_voxels = {name: voxels[i] for i, name in enumerate(class_names)}
+    report.foreground_outside = outside / max(1, sum(voxels[i] for i in range(1, len(class_names))))
     report.meta_labels = _count_meta_labels(readable)
     if readable:
         report.shape_range = _extremes(shapes)
         report.spacing_range = _extremes(spacings)
+    return readable
 
 
 def _foreground_outside(volume: Volume, grid: Grid) -> int:
@@ -140,7 +142,7 @@ def _extremes(rows: Sequence[tuple[Number, ...]]) -> tuple[tuple[Number, ...], t
 
 def _count_meta_labels(scans: Sequence[Scan]) -> dict[str, dict[str, int]]:
     names = sorted({name for scan in scans for name in scan.meta})
-    counts = {"phase": Counter(scan.phase for scan in scans)}
+    counts = {"phase": Counter(scan.phase or UNKNOWN for scan in scans)}
     counts |= {name: Counter(scan.meta.get(name, UNKNOWN) for scan in scans) for name in names}
     return {name: dict(sorted(count.items())) for name, count in counts.items()}
 
@@ -149,6 +151,7 @@ def render(report: Inspection) -> list[str]:
     """The description as lines of plain text, the problems last."""
     lines = [
         f"{report.root}",
+        f"layout      {report.layout}",
         f"patients    {report.patients}",
         f"scans       {report.scans}",
         f"slices      {report.slices} ({report.unlabelled_slices} without a label)",

@@ -1,16 +1,15 @@
-"""One labelled volume of one cardiac phase: reading and writing NIfTI files.
+"""One labelled volume: what it is called, how its files are read, and labels written back.
 
-Orientation: a NIfTI array is indexed (x, y, z). We hold its transpose, (z, y, x) = (slice, row,
-column), exactly as stored: nothing is flipped or reoriented to a patient frame, because cardiac
-files often carry a diagonal affine that says nothing about the anatomy. The affine is kept and
-written back, so labels written by `write_labels` overlay the image they were predicted from, voxel
-for voxel.
+Orientation: the array of a file is indexed (x, y, z). We hold (slice, row, column): the stack axis
+of the scan first, then the other two in reverse, exactly as stored. Nothing is flipped or
+reoriented to a patient frame, because cardiac files often carry a diagonal affine that says nothing
+about the anatomy. The affine is kept and written back, so labels written by `write_labels` overlay
+the image they were predicted from, voxel for voxel.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,41 +18,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spcl_fast.data import image_file
+from spcl_fast.data.errors import DataError as DataError
+from spcl_fast.data.image_file import NIFTI_SUFFIXES, AffineArray, FloatArray
+
 Spacing = tuple[float, float, float]  # (dz, dy, dx) in millimetres
-FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
-AffineArray = npt.NDArray[np.float64]
 
-SUFFIXES = (".nii", ".nii.gz")
-_CONTENT_ERRORS = (
-    *(OSError, EOFError, zlib.error),  # missing bytes, broken compression
-    *(ValueError, TypeError, KeyError, OverflowError, MemoryError),  # headers that make no sense
-)
-
-
-class DataError(ValueError):
-    """A problem with the user's files; the message is one sentence that names the file."""
+PHASES = ("ED", "ES")  # end-diastole, end-systole
+SHORT_AXIS_CLASSES = ("background", "RV", "MYO", "LV")
+OTHER_VALUES = -1  # key of `Scan.classes` that stands for every value of a file not listed
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One labelled volume of one cardiac phase, by its files.
+    """One labelled volume, by its files.
 
     Attributes:
         name: unique name, such as ``patient001_frame01``.
         patient: patient name, such as ``patient001``.
-        phase: ``"ED"`` (end-diastole) or ``"ES"`` (end-systole).
-        image: NIfTI file of the image.
-        mask: NIfTI file of the labels.
+        phase: ``"ED"`` (end-diastole), ``"ES"`` (end-systole) or None where unknown.
+        image: file of the image, of a format in `spcl_fast.data.image_file`.
+        mask: file of the labels; it may be the same HDF5 file.
         meta: further meta-labels by name; a name that is absent is unknown.
+        frame: place of the volume along the fourth axis of a 4-D image, from 0, and of its mask if
+            that is 4-D too; None for 3-D files.
+        stack_axis: voxel axis of the file, 0 to 2 for x to z, along which the slices are stacked.
+        classes: class of each label value in the file; a value that is not listed takes the class
+            of the key ``OTHER_VALUES``, or is refused without that key. None: a value is its class.
+        class_names: names of the classes 0, 1, ..., the background first.
     """
 
     name: str
     patient: str
-    phase: str
+    phase: str | None
     image: Path
     mask: Path
     meta: Mapping[str, str] = field(default_factory=dict)
+    frame: int | None = None
+    stack_axis: int = 2
+    classes: Mapping[int, int] | None = None
+    class_names: tuple[str, ...] = SHORT_AXIS_CLASSES
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Volume:
 
     Attributes:
         image: (S, H, W) float32, the S slices in file order.
-        mask: (S, H, W) uint8 labels.
+        mask: (S, H, W) uint8 classes.
         spacing_mm: (dz, dy, dx) in millimetres, from the header of the image.
         affine: (4, 4) float64 of the image, voxel (x, y, z) to millimetres.
     """
@@ -73,91 +78,132 @@ class Volume:
     affine: AffineArray
 
 
-def read_image(path: Path | str) -> tuple[FloatArray, Spacing, AffineArray]:
-    """Read a 3-D NIfTI file.
+def read_image(
+    path: Path | str, *, frame: int | None = None, stack_axis: int = 2, dataset: str = "image"
+) -> tuple[FloatArray, Spacing, AffineArray]:
+    """Read a volume.
 
     Args:
-        path: a ``.nii`` or ``.nii.gz`` file.
+        path: a file of a format in `spcl_fast.data.image_file`.
+        frame: as in `Scan`.
+        stack_axis: as in `Scan`.
+        dataset: name of the array in an HDF5 file.
 
     Returns:
         image (S, H, W) float32, spacing (dz, dy, dx) in millimetres, affine (4, 4) float64.
 
     Raises:
-        DataError: if the file is missing, unreadable, truncated, not 3-D, not real-valued, has a
-            voxel size that is not positive, or holds NaN or infinite values.
+        DataError: if the file is missing, unreadable, truncated, not 3-D (4-D with a frame), not
+            real-valued, has a voxel size that is not positive, or holds NaN or infinite values.
     """
     path = Path(path)
-    if not path.name.endswith(SUFFIXES) or not path.is_file():
-        raise DataError(f"{path} must be an existing .nii or .nii.gz file, got no such file.")
-    array, zooms, affine = _load(path)
+    return _stack(path, image_file.load(path, frame, dataset), stack_axis)
+
+
+def read_labels(
+    path: Path | str,
+    num_classes: int,
+    *,
+    frame: int | None = None,
+    stack_axis: int = 2,
+    classes: Mapping[int, int] | None = None,
+) -> LabelArray:
+    """Read the labels of a volume as classes.
+
+    Args:
+        path: a file as in `read_image`; the array of an HDF5 file is ``label``.
+        num_classes: classes must be in 0 .. num_classes - 1.
+        frame: as in `Scan`; ignored where the file is 3-D.
+        stack_axis: as in `Scan`.
+        classes: as in `Scan`.
+
+    Returns:
+        (S, H, W) uint8.
+
+    Raises:
+        DataError: as `read_image`, and for a value that is no class.
+    """
+    path = Path(path)
+    contents = image_file.load(path, frame, "label", may_lack_frames=True)
+    values, _, _ = _stack(path, contents, stack_axis)
+    labels = np.zeros(values.shape, np.uint8)
+    bad: set[float] = set()
+    for plane, out in zip(values, labels, strict=True):  # a slice at a time spares memory
+        for value in np.unique(plane).tolist():
+            found = _class_of(value, classes)
+            if found is None or not 0 <= found < num_classes:
+                bad.add(value)
+            else:
+                out[plane == value] = found
+    if bad:
+        shown = ", ".join(f"{v:g}" for v in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
+        known = sorted(value for value in classes or {} if value != OTHER_VALUES)
+        wanted = f"in {', '.join(map(str, known))}" if known else f"in 0..{num_classes - 1}"
+        raise DataError(f"{path} must hold labels {wanted}, got {shown}.")
+    return labels
+
+
+def _class_of(value: float, classes: Mapping[int, int] | None) -> int | None:
+    if value != round(value) or value < 0:
+        return None
+    if classes is None:
+        return int(value)
+    return classes.get(int(value), classes.get(OTHER_VALUES))
+
+
+def _stack(
+    path: Path, contents: image_file.Contents, stack_axis: int
+) -> tuple[FloatArray, Spacing, AffineArray]:
+    """Check an (x, y, z) volume and turn it into (slice, row, column)."""
+    array, zooms, affine = contents
     num_bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if num_bad:
         raise DataError(f"{path} must hold finite values, got {num_bad} NaN or infinite voxels.")
     if not all(np.isfinite(zoom) and zoom > 0 for zoom in zooms):
         raise DataError(f"{path} must have a positive voxel size, got {zooms} mm.")
-    return np.ascontiguousarray(array.T), (zooms[2], zooms[1], zooms[0]), affine
+    column, row = (axis for axis in range(3) if axis != stack_axis)
+    order = (stack_axis, row, column)
+    spacing_mm = (zooms[stack_axis], zooms[row], zooms[column])
+    volume = np.require(array.transpose(order), requirements=("C_CONTIGUOUS", "WRITEABLE"))
+    return volume, spacing_mm, affine
 
 
-def _load(path: Path) -> tuple[FloatArray, tuple[float, ...], AffineArray]:
-    """Array (x, y, z), voxel size (dx, dy, dz) and affine of a 3-D NIfTI file."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    nifti: Any
-    try:
-        nifti = nibabel.load(path, mmap=False)
-        if len(nifti.shape) != 3 or 0 in nifti.shape:
-            raise DataError(f"{path} must hold a 3-D volume, got shape {tuple(nifti.shape)}.")
-        if nifti.get_data_dtype().kind not in "biuf":
-            raise DataError(f"{path} must hold real numbers, got {nifti.get_data_dtype()}.")
-        with np.errstate(all="ignore"):  # values beyond float32 become inf and are refused
-            array = np.asarray(nifti.dataobj, dtype=np.float32)
-        zooms = tuple(float(zoom) for zoom in nifti.header.get_zooms())
-        return array, zooms, np.asarray(nifti.affine, dtype=np.float64)
-    except DataError:
-        raise
-    except (*_CONTENT_ERRORS, ImageFileError, HeaderDataError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} must be a complete NIfTI file, got: {reason}.") from error
-
-
-def read_scan(scan: Scan, num_classes: int = 4) -> Volume:
+def read_scan(scan: Scan) -> Volume:
     """Read the image and the labels of a scan.
-
-    Args:
-        scan: what to read.
-        num_classes: labels must be integers in 0 .. num_classes - 1.
 
     Returns:
         The volume; spacing and affine are those of the image.
 
     Raises:
-        DataError: whatever `read_image` refuses, image and labels of different shape, a label out
-            of range.
+        DataError: whatever `read_image` and `read_labels` refuse, image and labels of different
+            shape.
     """
-    image, spacing_mm, affine = read_image(scan.image)
-    labels, _, _ = read_image(scan.mask)
+    image, spacing_mm, affine = read_image(scan.image, frame=scan.frame, stack_axis=scan.stack_axis)
+    labels = read_labels(
+        scan.mask,
+        len(scan.class_names),
+        frame=scan.frame,
+        stack_axis=scan.stack_axis,
+        classes=scan.classes,
+    )
     if image.shape != labels.shape:
         raise DataError(
             f"{scan.mask} must have the shape of its image, {image.shape[::-1]}, "
             f"got {labels.shape[::-1]}."
         )
-    values = np.unique(labels)
-    if values[0] < 0 or values[-1] > num_classes - 1 or np.any(values != np.rint(values)):
-        bad = [v for v in values.tolist() if v != round(v) or not 0 <= v < num_classes]
-        shown = ", ".join(f"{v:g}" for v in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        raise DataError(f"{scan.mask} must hold labels in 0..{num_classes - 1}, got {shown}.")
-    return Volume(image, labels.astype(np.uint8), spacing_mm, affine)
+    return Volume(image, labels, spacing_mm, affine)
 
 
-def write_labels(path: Path | str, labels: LabelArray, affine: AffineArray) -> None:
+def write_labels(
+    path: Path | str, labels: LabelArray, affine: AffineArray, *, stack_axis: int = 2
+) -> None:
     """Write labels as NIfTI, atomically: the file appears complete or not at all.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file to write; its folder must exist.
         labels: (S, H, W) uint8, on the grid of the image.
         affine: (4, 4) of the image; the voxel size in the header is taken from it.
+        stack_axis: as in `Scan`: the voxel axis of the image that S runs along.
 
     Raises:
         ValueError: if labels is not 3-D uint8, or path does not end in .nii or .nii.gz.
@@ -165,11 +211,12 @@ def write_labels(path: Path | str, labels: LabelArray, affine: AffineArray) -> N
     import nibabel
 
     path = Path(path)
-    if not path.name.endswith(SUFFIXES):
+    if not path.name.endswith(NIFTI_SUFFIXES):
         raise ValueError(f"path must end in .nii or .nii.gz, got {path}")
     if labels.ndim != 3 or labels.dtype != np.uint8:
         raise ValueError(f"labels must be 3-D uint8, got {labels.dtype} of shape {labels.shape}")
-    nifti: Any = nibabel.Nifti1Image(labels.T, affine)  # type: ignore[no-untyped-call]
+    array = np.moveaxis(labels.T, 2, stack_axis)  # (x, y, z)
+    nifti: Any = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
     nifti.header.set_xyzt_units("mm")
     partial = path.with_name(f".partial{os.getpid()}_{path.name}")
     try:

@@ -1,8 +1,9 @@
 """All slices of some scans as tensors, resampled once and cached on disk.
 
 A cache entry is one ``.npz`` file a scan, named by a hash of the path, size and modification time
-of its two files and of the grid: a changed file or another grid is another entry. Entries are
-written to a temporary file and renamed; one that cannot be read is built again.
+of its files, of the way they are read and of the grid: a changed file, another frame, axis or set
+of classes, or another grid is another entry. Entries are written to a temporary file and renamed;
+one that cannot be read is built again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spcl_fast.data.acdc import PHASES
 from spcl_fast.data.grid import Grid, image_to_grid, to_grid
-from spcl_fast.data.scan import DataError, FloatArray, LabelArray, Scan, read_scan
+from spcl_fast.data.image_file import FloatArray, files_of
+from spcl_fast.data.scan import PHASES, DataError, LabelArray, Scan, read_scan
 
-CACHE_FORMAT = 1  # part of every cache key: raise it when the processing changes
+CACHE_FORMAT = 2  # part of every cache key: raise it when the processing changes
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,10 @@ def _processed(scan: Scan, grid: Grid, cache_dir: Path | None) -> tuple[FloatArr
 
 
 def _cache_entry(scan: Scan, grid: Grid, cache_dir: Path) -> Path:
-    identity: list[object] = [CACHE_FORMAT, grid.size, grid.spacing_mm]
-    for path in (scan.image, scan.mask):
+    classes = None if scan.classes is None else sorted(scan.classes.items())
+    reading = (scan.frame, scan.stack_axis, classes, len(scan.class_names))
+    identity: list[object] = [CACHE_FORMAT, grid.size, grid.spacing_mm, reading]
+    for path in (*files_of(scan.image), *files_of(scan.mask)):
         try:
             status = path.stat()
         except OSError as error:

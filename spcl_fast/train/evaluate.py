@@ -12,19 +12,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spcl_fast.data.acdc import CLASS_NAMES
 from spcl_fast.data.grid import Grid, from_grid, image_to_grid
-from spcl_fast.data.scan import Scan, read_scan, write_labels
+from spcl_fast.data.scan import DataError, Scan, read_scan, write_labels
 from spcl_fast.data.slices import Slices
 from spcl_fast.metrics import dice_per_class, hd95_per_class
 from spcl_fast.train.run import atomic_file
 
 
-def class_names(num_classes: int) -> tuple[str, ...]:
-    """Return the names of the foreground classes: ACDC's, or numbers for another count."""
-    if num_classes == len(CLASS_NAMES):
-        return CLASS_NAMES[1:]
-    return tuple(f"class {k}" for k in range(1, num_classes))
+def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes of some scans, after comparing them with a model.
+
+    Args:
+        scans: Scans of one data set.
+        num_classes: Classes of the model, the background among them.
+
+    Returns:
+        The names, the background first; numbers where there is no scan.
+
+    Raises:
+        DataError: The scans have another number of classes, or different classes.
+    """
+    sets = {scan.class_names for scan in scans} or {tuple(map(str, range(num_classes)))}
+    if len(sets) != 1:
+        raise DataError(f"scans must have the same classes, got {sorted(sets)}")
+    names = sets.pop()
+    if len(names) != num_classes:
+        raise DataError(
+            f"model.num_classes must be {len(names)}, the classes of the data set "
+            f"({', '.join(names)}), got {num_classes}"
+        )
+    return names
 
 
 @torch.no_grad()
@@ -55,7 +72,10 @@ def segment_volume(
 def evaluate_scans(
     model: nn.Module, scans: Sequence[Scan], grid: Grid, predictions: Path | None
 ) -> dict[str, Any]:
-    """Return Dice and HD95 (mm) of every scan and class, and their means.
+    """Return Dice and HD95 (mm) of every scan and foreground class, and their means.
+
+    Each row also says how the files of the scan are read: `frame`, `stack_axis` and, as pairs of
+    a value and its class, `classes` of `Scan`.
 
     Args:
         model: Segmenter with 1 input channel.
@@ -64,10 +84,10 @@ def evaluate_scans(
         predictions: Folder for a NIfTI file of each scan, or None.
 
     Raises:
-        DataError: A scan cannot be read.
+        DataError: A scan cannot be read, or the scans have not the number of classes of the model.
     """
     num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
-    names = class_names(num_classes)
+    names = check_classes(scans, num_classes)[1:]
     rows: dict[str, Any] = {}
     for scan in scans:
         volume = read_scan(scan)
@@ -76,15 +96,19 @@ def evaluate_scans(
         dice = dice_per_class(label, mask, num_classes)
         hd95 = hd95_per_class(label, mask, volume.spacing_mm, num_classes)
         row: dict[str, Any] = {
+            "patient": scan.patient,
             "dice": dict(zip(names, dice, strict=True)),
             "hd95_mm": dict(zip(names, hd95, strict=True)),
             "image": str(scan.image.resolve()),
             "mask": str(scan.mask.resolve()),
+            "frame": scan.frame,
+            "stack_axis": scan.stack_axis,
+            "classes": scan.classes and [list(pair) for pair in sorted(scan.classes.items())],
         }
         if predictions is not None:
             predictions.mkdir(parents=True, exist_ok=True)
             path = predictions / f"{scan.name}_pred.nii.gz"
-            write_labels(path, label.numpy(), volume.affine)
+            write_labels(path, label.numpy(), volume.affine, stack_axis=scan.stack_axis)
             row["prediction"] = f"{predictions.name}/{path.name}"
         rows[scan.name] = row
     result: dict[str, Any] = {"classes": list(names), "scans": rows}
@@ -109,7 +133,8 @@ def slice_dice(model: nn.Module, slices: Slices, batch_size: int = 64) -> dict[s
         rows = slices.scan == scan
         dice.append(dice_per_class(label[rows].cpu(), slices.masks[rows].cpu(), num_classes))
     means = np.mean(dice, axis=0)
-    return dict(zip(class_names(num_classes), means.tolist(), strict=True))
+    names = check_classes(slices.scans, num_classes)[1:]
+    return dict(zip(names, means.tolist(), strict=True))
 
 
 def write_evaluation(path: Path, result: dict[str, Any]) -> None:

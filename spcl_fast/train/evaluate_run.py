@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spcl_fast.data.acdc import find_scans
+from spcl_fast.data.find import find_data
+from spcl_fast.data.layouts import LayoutName
 from spcl_fast.train.config import stage_config
 from spcl_fast.train.dataset import split_scans
 from spcl_fast.train.device import Device, set_up_device
@@ -22,16 +23,18 @@ class EvaluateConfig:
 
     Attributes:
         run: Run folder of `finetune`.
-        root: Another data set in ACDC's layout, all of whose scans are used; None takes the run's
-            own test scans.
+        root: Another data set in one of the layouts, all of whose scans are used; None takes the
+            run's own test scans.
         out: Folder for evaluation.json and predictions; None prints only.
         device: "auto" takes CUDA where there is one.
+        layout: Layout of `root`; "auto" recognises it.
     """
 
     run: Path
     root: Path | None = None
     out: Path | None = None
     device: Device = "auto"
+    layout: LayoutName = "auto"
 
 
 def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
@@ -41,7 +44,10 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
         DataError, ConfigError, CheckpointError: One sentence for the user.
     """
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
-    scans = find_scans(config.root) if config.root else split_scans(trained.data).test
+    if config.root:
+        scans = find_data(config.root, layout=config.layout).scans
+    else:
+        scans = split_scans(trained.data).test
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     predictions = config.out / "predictions" if config.out else None
     result = evaluate_scans(model, scans, trained.data.grid, predictions)

@@ -1,11 +1,14 @@
 """Inspecting a folder: the figures it reports, and that bad scans are told rather than fatal."""
 
+import importlib
+
 import nibabel
 import numpy as np
 import pytest
 
 from spcl_fast.data.grid import Grid
 from spcl_fast.data.inspect import inspect, render
+from spcl_fast.data.metaimage import write_metaimage
 from spcl_fast.data.scan import DataError
 
 
@@ -66,6 +69,7 @@ def test_large_grid_leaves_nothing_out(root):
 def test_text(root):
     lines = render(inspect(root))
     text = "\n".join(lines)
+    assert "layout      acdc" in lines
     assert "patients    2" in lines
     assert "slices      20 (4 without a label)" in lines
     assert "size        rows 30..36, columns 40..44, slices 4..6" in lines
@@ -114,14 +118,45 @@ def test_nothing_readable(tmp_path):
     report = inspect(tmp_path)
     assert report.scans == 0
     assert len(report.problems) == 2
-    assert len(render(report)) == 6
+    assert len(render(report)) == 7
 
 
 def test_no_data_at_all(tmp_path):
     with pytest.raises(DataError, match="must be a folder"):
         inspect(tmp_path / "absent")
-    with pytest.raises(DataError, match="must hold patient folders"):
+    with pytest.raises(DataError, match="must be a folder in one of the layouts"):
         inspect(tmp_path)
+
+
+def test_another_layout(tmp_path):
+    for number in range(2):
+        mask = np.zeros((6, 8, 8), np.int8)
+        mask[2:4, 3:5, 3:5] = number + 1  # 2 is no class
+        write_metaimage(tmp_path / f"Case0{number}.mhd", mask.astype(np.int16), (3.6, 0.6, 0.6))
+        write_metaimage(tmp_path / f"Case0{number}_segmentation.mhd", mask, (3.6, 0.6, 0.6))
+    report = inspect(tmp_path)
+    assert (report.layout, report.scans) == ("promise12", 1)
+    assert report.label_voxels == {"background": 6 * 64 - 8, "prostate": 8}
+    assert report.meta_labels == {"phase": {"unknown": 1}}
+    (problem,) = report.problems
+    assert "Case01_segmentation.mhd must hold labels in 0..1, got 2" in problem
+    assert inspect(tmp_path, layout="promise12") == report
+
+
+def test_thumbnails_are_of_readable_scans(root, tmp_path, monkeypatch):
+    drawn = []
+    module = importlib.import_module("spcl_fast.data.thumbnails")
+    monkeypatch.setattr(module, "write_thumbnails", lambda path, scans: drawn.append((path, scans)))
+    path = root / "patient001" / "patient001_frame01.nii.gz"
+    path.write_bytes(b"")
+    inspect(root, thumbnails=tmp_path / "a.png")
+    ((where, scans),) = drawn
+    assert where == tmp_path / "a.png"
+    assert [scan.name for scan in scans] == [
+        "patient001_frame07",
+        "patient002_frame01",
+        "patient002_frame07",
+    ]
 
 
 def test_real_sunnybrook(real_data):
@@ -129,4 +164,11 @@ def test_real_sunnybrook(real_data):
     assert (report.patients, report.scans, report.slices) == (5, 10, 114)
     assert report.label_voxels["RV"] == 0
     assert report.label_voxels["LV"] > report.label_voxels["MYO"] > 0
+    assert report.problems == []
+
+
+def test_real_prostate(real_data):
+    report = inspect(real_data / "promise12_layout_sample")
+    assert (report.layout, report.scans, report.slices) == ("promise12", 1, 19)
+    assert report.label_voxels["prostate"] > 10_000
     assert report.problems == []

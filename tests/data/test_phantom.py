@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from spcl_fast.data.acdc import find_scans
+from spcl_fast.data.find import find_data
+from spcl_fast.data.layouts.acdc import find_scans
 from spcl_fast.data.phantom import PhantomConfig, make_patient, write_acdc
 from spcl_fast.data.phantom.anatomy import GROUPS, cross_sections, sample_heart
 from spcl_fast.data.scan import read_scan
@@ -245,7 +246,7 @@ def test_files_hold_the_patient(tmp_path):
 
 def test_find_scans_reads_the_phantom(tmp_path):
     root = write_acdc(SMALL, tmp_path)
-    scans = find_scans(root, root / "metadata.csv")
+    scans = find_data(root, root / "metadata.csv").scans
     assert [scan.patient for scan in scans] == [f"patient00{k}" for k in (1, 1, 2, 2, 3, 3)]
     for k, scan in enumerate(scans):
         patient = make_patient(SMALL, k // 2)
@@ -275,7 +276,7 @@ def test_interrupted_between_patients_then_completed(tmp_path):
     assert sorted(path.name for path in training.iterdir()) == ["patient001", "patient002"]
     first = (training / "patient001" / "Info.cfg").stat().st_mtime_ns
     write_acdc(SMALL, tmp_path)
-    assert len(find_scans(tmp_path, tmp_path / "metadata.csv")) == 6
+    assert len(find_data(tmp_path, tmp_path / "metadata.csv").scans) == 6
     assert (training / "patient001" / "Info.cfg").stat().st_mtime_ns == first
 
 

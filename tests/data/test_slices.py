@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from spcl_fast.data import slices as slices_module
-from spcl_fast.data.acdc import find_scans
 from spcl_fast.data.grid import Grid
+from spcl_fast.data.layouts.acdc import find_scans
+from spcl_fast.data.metaimage import write_metaimage
 from spcl_fast.data.scan import DataError, Scan
 from spcl_fast.data.slices import load_slices
 
@@ -134,6 +136,52 @@ def test_changed_file_or_grid_is_read_again(scans, tmp_path):
     os.utime(scans[0].mask, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     load_slices(scans, GRID, cache)
     assert len(list(cache.iterdir())) == 10
+
+
+# what else decides how a file is read; each has its own entry
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stack_axis": 1},
+        {"classes": {0: 0, 1: 1, 2: 1, 3: 1}},
+        {"class_names": ("background", "a", "b", "c", "d")},
+    ],
+)
+def test_another_way_of_reading_is_another_entry(scans, tmp_path, change):
+    cache = tmp_path / "cache"
+    first = load_slices(scans[:1], GRID, cache)
+    other = [replace(scans[0], **change)]
+    changed = load_slices(other, GRID, cache)
+    assert len(list(cache.iterdir())) == 2
+    assert equal(changed, load_slices(other, GRID, None))
+    assert equal(load_slices(scans[:1], GRID, cache), first)
+
+
+def test_frames_of_one_file_are_entries_of_their_own(scans, tmp_path):
+    images = np.random.default_rng(5).normal(size=(30, 26, 3, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(images, np.diag([1.5, 1.5, 8.0, 1.0])), scans[0].image)
+    frames = [replace(scans[0], name="a", frame=k) for k in (0, 1)]
+    loaded = [load_slices([scan], GRID, tmp_path / "cache").images for scan in frames]
+    assert not torch.equal(*loaded)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_changed_voxels_of_a_metaimage_are_read_again(scans, tmp_path):
+    path = tmp_path / "a.mhd"
+    write_metaimage(path, np.zeros((3, 26, 30), np.int16), (8.0, 1.5, 1.5))
+    scan = replace(scans[0], image=path)
+    assert not load_slices([scan], GRID, tmp_path / "cache").images.any()
+    voxels = np.arange(3 * 26 * 30, dtype=np.int16)
+    path.with_suffix(".raw").write_bytes(voxels.tobytes())  # the header stays as it is
+    status = path.with_suffix(".raw").stat()
+    os.utime(path.with_suffix(".raw"), ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    assert load_slices([scan], GRID, tmp_path / "cache").images.any()
+
+
+def test_unknown_phase_is_no_phase(scans):
+    slices = load_slices([replace(scans[0], phase=None), scans[1]], GRID, None)
+    assert slices.meta["phase"].tolist() == [-1] * 3 + [1] * 4
+    assert slices.categories["phase"] == ["ED", "ES"]
 
 
 def test_failed_write_leaves_nothing(scans, tmp_path, monkeypatch):

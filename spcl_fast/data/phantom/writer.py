@@ -1,17 +1,10 @@
-"""Write a phantom data set to disk in ACDC's layout.
+"""Write a phantom data set to disk, in the layout of one of several public data sets.
 
-    <root>/phantom.json                                      the configuration; marks the folder
-    <root>/metadata.csv                                      patient, vendor
-    <root>/training/patient001/Info.cfg                      ED, ES, Group, Height, NbFrame, Weight
-    <root>/training/patient001/patient001_frame01.nii.gz     and ..._gt.nii.gz, for ED and ES
-
-NIfTI arrays are indexed (x, y, z): the transpose of our (slice, row, column).
+The file ``phantom.json`` in its root holds the configuration and marks the folder as a phantom.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -19,22 +12,59 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from spcl_fast.data.phantom.patient import (
-    PhantomConfig,
-    PhantomPatient,
-    make_patient,
-    patient_name,
-    vendor_of,
-)
+from spcl_fast.data.phantom.layouts import LAYOUTS, Layout
+from spcl_fast.data.phantom.patient import PhantomConfig, make_patient
 
 MARKER = "phantom.json"
 VERSION = 1  # raise it when the same configuration draws other images
 _UNFINISHED = ".unfinished-"
+
+
+def write_phantom(
+    config: PhantomConfig,
+    root: Path | str,
+    layout: str = "acdc",
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write every patient of a phantom data set; finished patients of an earlier call are kept.
+
+    A patient is written to a temporary folder, and then its files are renamed into place, so an
+    interrupted call leaves whole patients only, and calling again completes the set. (Where a
+    layout spreads a patient over several files and the process is killed between two renames, the
+    next call writes that patient again.)
+
+    Args:
+        config: The data set.
+        root: Folder to write to; created if missing.
+        layout: A name in `spcl_fast.data.phantom.layouts.LAYOUTS`.
+        progress: Called with (patients done, patients in all) after each patient.
+
+    Returns:
+        ``root``, ready for the reader of that layout.
+
+    Raises:
+        ValueError: If there is no such layout, ``root`` is a file, holds other files, or a phantom
+            of another configuration or layout, or the layout needs a package that is missing.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    root, form = Path(root), LAYOUTS[layout]
+    _claim(config, root, layout)
+    parent = root / form.folder
+    parent.mkdir(parents=True, exist_ok=True)
+    for leftover in parent.glob(f"{_UNFINISHED}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+    for index in range(config.num_patients):
+        if not (parent / form.last(index)).exists():
+            _write_patient(config, index, form, parent)
+            _write_tables(config, root, form, index + 1)
+        if progress is not None:
+            progress(index + 1, config.num_patients)
+    _write_tables(config, root, form, config.num_patients)
+    return root
 
 
 def write_acdc(
@@ -43,49 +73,21 @@ def write_acdc(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write every patient of a phantom data set; finished patients of an earlier call are kept.
+    """Write a phantom in ACDC's layout: `write_phantom` with its default layout.
 
-    A patient is written to a temporary folder and then renamed, so an interrupted call leaves
-    whole patients only, and calling again completes the set.
-
-    Args:
-        config: The data set.
-        root: Folder to write to; created if missing.
-        progress: Called with (patients done, patients in all) after each patient.
-
-    Returns:
-        ``root``, ready for `spcl_fast.data.acdc.find_scans`; ``root / "metadata.csv"`` holds the
-        vendor of each patient.
-
-    Raises:
-        ValueError: If ``root`` is a file, holds other files, or a phantom of another configuration.
+    ``root / "metadata.csv"`` holds the vendor of each patient.
     """
-    root = Path(root)
-    _claim(config, root)
-    training = root / "training"
-    training.mkdir(exist_ok=True)
-    for leftover in training.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for index in range(config.num_patients):
-        if not (training / patient_name(index)).exists():
-            _write_patient(make_patient(config, index), training)
-        if progress is not None:
-            progress(index + 1, config.num_patients)
-    rows = [("patient", "vendor")]
-    rows += [(patient_name(index), vendor_of(index)) for index in range(config.num_patients)]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    _write_text(root / "metadata.csv", text.getvalue())
-    return root
+    return write_phantom(config, root, "acdc", progress=progress)
 
 
-def _claim(config: PhantomConfig, root: Path) -> None:
+def _claim(config: PhantomConfig, root: Path, layout: str) -> None:
     """Create or recognise the folder, or refuse it."""
     if root.exists() and not root.is_dir():
         raise ValueError(f"root must be a folder, got the file {root}")
     root.mkdir(parents=True, exist_ok=True)
     marker = root / MARKER
-    mark = json.dumps({"version": VERSION, **asdict(config)}, indent=2) + "\n"
+    of_layout = {} if layout == "acdc" else {"layout": layout}  # without a mention it is ACDC's
+    mark = json.dumps({"version": VERSION, **of_layout, **asdict(config)}, indent=2) + "\n"
     if marker.exists():
         if marker.read_text(encoding="utf-8", errors="replace") != mark:
             raise ValueError(f"root must be empty or hold this phantom, got another one in {root}")
@@ -101,34 +103,23 @@ def _write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _write_patient(patient: PhantomPatient, parent: Path) -> None:
+def _write_tables(config: PhantomConfig, root: Path, form: Layout, num_patients: int) -> None:
+    for name, text in form.tables(config, root, num_patients).items():
+        _write_text(root / name, text)
+
+
+def _write_patient(config: PhantomConfig, index: int, form: Layout, parent: Path) -> None:
+    patient = make_patient(config, index)
     folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+    moved: list[Path] = []
     try:
-        for phase, frame in patient.frames.items():
-            stem = folder / f"{patient.name}_frame{frame:02d}"
-            _write_nifti(Path(f"{stem}.nii.gz"), patient.images[phase].astype(np.int16), patient)
-            _write_nifti(Path(f"{stem}_gt.nii.gz"), patient.masks[phase], patient)
-        (folder / "Info.cfg").write_text(_info(patient), encoding="utf-8")
-        folder.chmod(0o755)  # mkdtemp makes it private
-        os.replace(folder, parent / patient.name)
+        for name in form.write(patient, index, folder):
+            moved.append(parent / name)
+            moved[-1].parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / name, moved[-1])
     except BaseException:  # an interrupt too: nothing unfinished stays behind
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in moved:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         raise
-
-
-def _write_nifti(path: Path, volume: NDArray[Any], patient: PhantomPatient) -> None:
-    import nibabel
-
-    dz, dy, dx = patient.spacing_mm
-    affine = np.diag([dx, dy, dz, 1.0])
-    image: Any = nibabel.Nifti1Image(volume.T, affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm", "sec")
-    nibabel.save(image, path)
-
-
-def _info(patient: PhantomPatient) -> str:
-    return (
-        f"ED: {patient.frames['ED']}\nES: {patient.frames['ES']}\nGroup: {patient.group}\n"
-        f"Height: {patient.height_cm}\nNbFrame: {patient.num_frames}\n"
-        f"Weight: {patient.weight_kg}\n"
-    )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
