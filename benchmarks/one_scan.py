@@ -25,14 +25,15 @@ import numpy as np
 from benchmarks._provenance import provenance
 from spcl_fast.train.config import plain, preset_path, stage_config
 from spcl_fast.train.finetune import FinetuneConfig, finetune
+from spcl_fast.train.paired import dice_by_patient, paired_difference
 from spcl_fast.train.pretrain import PretrainConfig, pretrain
 from spcl_fast.train.run import read_log
 
 ARMS = {
     "scratch": None,
-    "simclr": {"labels": ("self",), "pace": "none"},
-    "position": {"labels": ("position",), "pace": "none"},
-    "self_paced_position": {"labels": ("position",)},  # the pace of the preset
+    "simclr": {"labels": ("self",), "weights": (1.0,), "pace": "none"},
+    "position": {"labels": ("position",), "weights": (1.0,), "pace": "none"},
+    "self_paced_position": {"labels": ("position",), "weights": (1.0,)},  # the pace of the preset
 }
 PAIRS = [
     ("simclr", "scratch"),
@@ -41,7 +42,6 @@ PAIRS = [
     ("position", "simclr"),
     ("self_paced_position", "position"),
 ]
-BOOTSTRAPS = 10_000
 
 
 def main() -> None:
@@ -87,8 +87,8 @@ def write(
     """Write what is known so far, and print it."""
     command = [a for a in sys.argv[1:] if not a.startswith("/")]
     first = picks[0]["scratch"]["scans"]
-    patients = sorted({name.split("_")[0] for name in first})
-    dice = {arm: np.array([per_patient(row[arm], patients) for row in picks]) for arm in ARMS}
+    patients = sorted({scan["patient"] for scan in first.values()})
+    dice = {arm: np.array([dice_by_patient(row[arm], patients) for row in picks]) for arm in ARMS}
     result = {
         **provenance("benchmarks.one_scan", command),
         "data": "ACDC, 8-bit, nominal spacing; 80 patients of the training set, split by patient",
@@ -108,7 +108,7 @@ def write(
         "std_over_picks": {
             arm: float(dice[arm].mean(1).std(ddof=1)) if len(picks) > 1 else None for arm in ARMS
         },
-        "paired": {f"{a} - {b}": paired(dice[a] - dice[b]) for a, b in PAIRS},
+        "paired": {f"{a} - {b}": paired_difference(dice[a] - dice[b]) for a, b in PAIRS},
         "config": {"pretrain": plain(stage1), "finetune": plain(stage2)},
     }
     for part in result["config"].values():
@@ -117,32 +117,6 @@ def write(
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     summary = {key: result[key] for key in ("mean_dice", "paired")}
     print(json.dumps(summary, indent=1), flush=True)
-
-
-def per_patient(evaluation: dict[str, Any], patients: list[str]) -> list[float]:
-    """Return the mean Dice over scans and classes of each test patient."""
-    values: dict[str, list[float]] = {patient: [] for patient in patients}
-    for name, scan in evaluation["scans"].items():
-        values[name.split("_")[0]].append(float(np.mean(list(scan["dice"].values()))))
-    return [float(np.mean(values[patient])) for patient in patients]
-
-
-def paired(difference: np.ndarray) -> dict[str, Any]:
-    """Return the mean of (picks, patients) differences and its bootstrap interval."""
-    rng = np.random.default_rng(0)
-    picks, patients = difference.shape
-    means = [
-        difference[rng.integers(picks, size=picks)][:, rng.integers(patients, size=patients)].mean()
-        for _ in range(BOOTSTRAPS)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5])
-    by_pick = difference.mean(1)
-    return {
-        "mean": float(difference.mean()),
-        "interval_95": [float(low), float(high)],
-        "by_pick": by_pick.tolist(),
-        "picks_up": int((by_pick > 0).sum()),
-    }
 
 
 def pretraining(folder: Path) -> dict[str, Any]:

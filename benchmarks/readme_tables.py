@@ -39,7 +39,7 @@ def one_scan() -> str:
         first, second = (ARM_NAMES[arm] for arm in name.split(" - "))
         low, high = pair["interval_95"]
         interval = f"{low:+.3f} to {high:+.3f}"
-        share = f"{pair['picks_up']} of {len(result['picks'])}"
+        share = f"{pair['up']} of {len(result['picks'])}"
         lines.append(f"| {first} minus {second} | {pair['mean']:+.3f} | {interval} | {share} |")
     origin = source("one_scan_acdc.json", result, "benchmarks/results/cpu")
     return "\n".join([*lines, "", origin])

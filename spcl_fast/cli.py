@@ -11,12 +11,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from spcl_fast.data.layouts import LayoutName
 
 COMMANDS = {
     "demo": "phantom, pre-training, fine-tuning and a report, in minutes on a CPU",
     "pretrain": "pre-train the encoder on meta-labels",
     "finetune": "train the segmenter on a few labelled scans and evaluate it",
+    "reproduce": "run the paper's comparison and set its table beside ours",
+    "audit": "give a share of slices wrong meta-labels; do the pair weights find them?",
     "evaluate": "Dice and HD95 of a trained segmenter on a data set",
     "predict": "segment NIfTI images",
     "report": "write one HTML page about the runs in a folder",
@@ -44,27 +48,33 @@ class InspectConfig:
     """Show what a data set holds and what is wrong with it.
 
     Attributes:
-        root: Folder in ACDC's layout.
+        root: Folder in one of the layouts; the word --root may be left out.
         csv: Table of more meta-labels.
+        layout: Layout of the folder; "auto" recognises it.
+        thumbnails: PNG file to draw some of the scans to.
         json: Print JSON instead of text.
     """
 
     root: Path
     csv: Path | None = None
+    layout: LayoutName = "auto"
+    thumbnails: Path | None = None
     json: bool = False
 
 
 @dataclass(frozen=True)
 class MakePhantomConfig:
-    """Write an anatomical short-axis phantom in ACDC's layout.
+    """Write an anatomical short-axis phantom in the layout of a public data set.
 
     Attributes:
         root: Folder to write to.
-        num_patients: Patients, with an ED and an ES scan each.
+        layout: Data set whose files it looks like.
+        num_patients: Patients; where the layout has no phases, each has its ED volume only.
         seed: Seed of the data set.
     """
 
     root: Path
+    layout: Literal["acdc", "promise12", "mmwhs", "msd", "nnunet", "mnms", "ssl4mis"] = "acdc"
     num_patients: int = 24
     seed: int = 0
 
@@ -116,6 +126,14 @@ def _run(command: str, args: list[str]) -> int:
         from spcl_fast.train.demo import DemoConfig, demo
 
         return _print(str(demo(_parse(DemoConfig, command, args))))
+    if command == "reproduce":
+        from spcl_fast.train.reproduce import ReproduceConfig, reproduce
+
+        return _print(str(reproduce(_parse(ReproduceConfig, command, args))))
+    if command == "audit":
+        from spcl_fast.train.audit import AuditConfig, audit
+
+        return _print(str(audit(_parse(AuditConfig, command, args))))
     if command == "evaluate":
         from spcl_fast.train.evaluate_run import EvaluateConfig, evaluate_run
 
@@ -143,18 +161,22 @@ def _data(args: list[str]) -> int:
     if args[:1] == ["inspect"]:
         from spcl_fast.data.inspect import inspect, render
 
-        config = _parse(InspectConfig, "data inspect", args[1:])
-        found = inspect(config.root, config.csv)
+        is_folder = args[1:] and not args[1].startswith("-")
+        options = ["--root", *args[1:]] if is_folder else args[1:]
+        config = _parse(InspectConfig, "data inspect", options)
+        found = inspect(config.root, config.csv, layout=config.layout, thumbnails=config.thumbnails)
         _print(json.dumps(asdict(found), indent=1) if config.json else "\n".join(render(found)))
         return 2 if found.problems else 0
     if args[:1] == ["make-phantom"]:
-        from spcl_fast.data.phantom import PhantomConfig, write_acdc
+        from spcl_fast.data.phantom import PhantomConfig, write_phantom
         from spcl_fast.train.progress import progress_bar
 
         made = _parse(MakePhantomConfig, "data make-phantom", args[1:])
         config = replace(PhantomConfig(), num_patients=made.num_patients, seed=made.seed)
         with progress_bar("phantom", config.num_patients) as show:
-            root = write_acdc(config, made.root, progress=lambda done, _: show(done, ""))
+            root = write_phantom(
+                config, made.root, made.layout, progress=lambda done, _: show(done, "")
+            )
         return _print(str(root))
     raise ValueError("data must be followed by inspect or make-phantom")
 

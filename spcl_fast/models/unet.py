@@ -89,19 +89,21 @@ class UNetDecoder(nn.Module):
         self.ups = nn.ModuleList(_conv(deep, shallow) for deep, shallow in pairs)
         self.blocks = nn.ModuleList(_double_conv(2 * shallow, shallow) for _, shallow in pairs)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
         """Return the maps of the decoder.
 
         Args:
             features: The encoder's maps, shallow to deep.
+            num_blocks: Blocks to run, from the deepest on; None for all.
 
         Returns:
-            One map less than features, deep to shallow: Up_conv5 ... Up_conv2; the last has the
+            One map a block, deep to shallow: Up_conv5 ... Up_conv2; that of the last block has the
             shape of features[0].
         """
         maps = []
         x = features[-1]
-        for up, block, skip in zip(self.ups, self.blocks, reversed(features[:-1]), strict=True):
+        blocks = list(zip(self.ups, self.blocks, reversed(features[:-1]), strict=True))
+        for up, block, skip in blocks[:num_blocks]:
             x = up(interpolate(x, scale_factor=2.0, mode="nearest"))
             x = block(torch.cat([skip, x], dim=1))
             maps.append(x)

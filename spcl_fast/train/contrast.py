@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spcl_fast.data.meta_labels import meta_label
 from spcl_fast.data.slices import Slices
-from spcl_fast.losses import SelfPacedContrastiveLoss
+from spcl_fast.losses import SelfPacedContrastiveLoss, YAwareLoss
 from spcl_fast.models import ProjectionHead
 from spcl_fast.ops import Impl, pair_lse
 from spcl_fast.pacing import power_schedule, quantile_gamma, relative_gamma
@@ -30,7 +30,11 @@ class LossConfig:
         weights: lambda of each label.
         num_partitions: Partitions of the slice position.
         position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
-            at most this, instead of those of the same partition; 0 means partitions.
+            at most this, instead of those of the same partition, as in PCL (arXiv:2106.09157); 0
+            means partitions.
+        position_kernel: Every slice is a positive of "position", weighed by a Gaussian of this
+            width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
+            means partitions. Needs pace "none".
         tau: Temperature.
         pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
             in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
@@ -50,6 +54,7 @@ class LossConfig:
     weights: tuple[float, ...] = (1.0,)
     num_partitions: int = 3
     position_window: float = 0.0
+    position_kernel: float = 0.0
     tau: float = 0.07
     pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
     start: tuple[float, ...] = (1.2,)
@@ -69,6 +74,12 @@ class LossConfig:
                 raise ValueError(f"{name} must have 1 or {len(self.labels)} values, got {length}")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise ValueError(f"labels must be different names, at least one, got {self.labels}")
+        if self.position_kernel and self.pace != "none":
+            raise ValueError(f"pace must be none with position_kernel, got {self.pace}")
+        if self.position_kernel and self.position_window:
+            raise ValueError("give position_window or position_kernel, not both")
+        if self.position_kernel and len(self.labels) > 1 and not self.own_projector:
+            raise ValueError("own_projector must be true with position_kernel and several labels")
 
     def window_of(self, name: str) -> float | None:
         """Return the window of the label `name`, None for equality."""
@@ -94,7 +105,7 @@ def label_columns(slices: Slices, config: LossConfig) -> dict[str, Tensor]:
         ValueError: A label is not among those of the slices.
     """
     columns = {n: meta_label(slices, n, config.num_partitions) for n in config.labels}
-    if config.position_window and "position" in columns:
+    if (config.position_window or config.position_kernel) and "position" in columns:
         columns["position"] = slices.position
     return columns
 
@@ -123,31 +134,48 @@ def contrastive_step(
         config: The loss.
     """
     groups = [(n,) for n in config.labels] if config.own_projector else [config.labels]
-    total = features.new_zeros((), dtype=torch.float32)
-    stats: list[dict[str, Tensor]] = []
-    gammas: dict[str, float | Tensor] = {}
+    steps = []
     for names in groups:
+        with torch.autocast(features.device.type, enabled=False):
+            head = heads[names[0] if config.own_projector else "shared"]
+            z = head(features.float())
+        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config))
+    stats = {k: torch.stack([s.stats[k] for s in steps]).mean() for k in steps[0].stats}
+    stats["objective"] = torch.stack([s.stats["objective"] for s in steps]).sum()
+    loss = torch.stack([s.loss for s in steps]).sum()
+    return ContrastStep(loss, stats, {n: g for s in steps for n, g in s.gamma.items()})
+
+
+def paced_step(
+    z: Tensor, labels: Mapping[str, Tensor], progress: float, config: LossConfig
+) -> ContrastStep:
+    """Return the weighted sum of the losses of some meta-labels on the same rows.
+
+    Args:
+        z: (N, D) float32, unit rows.
+        labels: (N,) of each meta-label.
+        progress: Share of the training that is done, 0 to 1; sets the pace.
+        config: The loss.
+    """
+    weight = {n: config.of_label(n, config.weights) for n in labels}
+    if config.position_kernel and "position" in labels:
+        gamma: dict[str, float | Tensor] = {"position": math.inf}
+        y_aware = YAwareLoss(config.tau, config.position_kernel, impl=config.impl)
+        out = y_aware(z, labels["position"])
+        loss, objective = (weight["position"] * x for x in (out.loss, out.objective))
+    else:
+        gamma = {n: gamma_of(n, z, labels[n], progress, config) for n in labels}
         loss_fn = SelfPacedContrastiveLoss(
             config.tau,
             config.mode,
             correct_grad=config.correct_grad,
-            window={name: config.window_of(name) for name in names},
+            window={name: config.window_of(name) for name in labels},
             impl=config.impl,
         )
-        with torch.autocast(features.device.type, enabled=False):
-            head = heads[names[0] if config.own_projector else "shared"]
-            z = head(features.float())
-            gamma = {n: gamma_of(n, z, labels[n], progress, config) for n in names}
-            weight = {n: config.of_label(n, config.weights) for n in names}
-            out = loss_fn(z, {n: labels[n] for n in names}, gamma=gamma, weight=weight)
-        total = total + out.loss
-        gammas |= gamma
-        stats.append(
-            {k: getattr(out, k) for k in ("objective", "mean_weight", "num_anchors", "collapse")}
-        )
-    means = {k: torch.stack([s[k].float() for s in stats]).mean() for k in stats[0]}
-    means["objective"] = torch.stack([s["objective"] for s in stats]).sum()
-    return ContrastStep(total, means, gammas)
+        out = loss_fn(z, labels, gamma=gamma, weight=weight)
+        loss, objective = out.loss, out.objective
+    stats = {k: getattr(out, k).float() for k in ("mean_weight", "num_anchors", "collapse")}
+    return ContrastStep(loss, {"objective": objective.float(), **stats}, gamma)
 
 
 def gamma_of(

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
-from spcl_fast.data.acdc import find_scans
+from spcl_fast.data.find import DataSet, find_data
 from spcl_fast.data.grid import Grid
+from spcl_fast.data.layouts import LayoutName
 from spcl_fast.data.phantom import PhantomConfig, write_acdc
+from spcl_fast.data.protocol import ProtocolSplit, load_protocol, split_by_protocol
 from spcl_fast.data.scan import DataError, Scan
 from spcl_fast.data.slices import Slices, load_slices
 from spcl_fast.data.split import split_patients
+from spcl_fast.train.progress import say
+
+PROTOCOLS_OF = {"ssl4mis": "acdc", "mmwhs4": "mmwhs"}  # layouts that are another data set's
 
 
 @dataclass(frozen=True)
@@ -22,22 +27,28 @@ class DataConfig:
     """Scans on disk and how they become slices.
 
     Attributes:
-        root: Folder in ACDC's layout; None means the phantom, written below `cache`.
+        root: Folder in one of the layouts; None means the phantom, written below `cache`.
         csv: Table with a column "scan" or "patient"; its other columns become meta-labels.
         cache: Folder for the resampled slices, and for the phantom.
         grid: Size and spacing that slices are resampled to.
-        num_test: Patients kept for the test.
-        num_val: Patients kept for the validation curve; no decision is taken from them.
-        split_seed: Seed of the split into patients.
+        protocol: "random" draws test and validation patients; else the published division of that
+            name, `spcl_fast.data.protocol`.
+        num_test: Patients kept for the test, of a random division.
+        num_val: Patients kept for the validation curve, of a random division; no decision is taken
+            from them.
+        split_seed: Seed of the random division into patients.
+        layout: Layout of the folder; "auto" recognises it.
     """
 
     root: Path | None = None
     csv: Path | None = None
     cache: Path = Path("runs/cache")
     grid: Grid = field(default_factory=Grid)
+    protocol: Literal["random", "spcl", "ssl4mis", "chaitanya"] = "random"
     num_test: int = 8
     num_val: int = 2
     split_seed: int = 0
+    layout: LayoutName = "auto"
 
 
 class Split(NamedTuple):
@@ -48,17 +59,22 @@ class Split(NamedTuple):
     test: list[Scan]
 
 
-def all_scans(config: DataConfig) -> list[Scan]:
-    """Return every scan below the root, writing the phantom first when there is no root.
+def data_set(config: DataConfig) -> DataSet:
+    """Find the scans below the root and their classes, writing the phantom first without a root.
 
     Raises:
         DataError: The folder is not in the layout, or a file is missing.
     """
     if config.root is not None:
-        return find_scans(config.root, config.csv)
+        return find_data(config.root, config.csv, config.layout)
     root = config.cache / "phantom"
     write_acdc(PhantomConfig(), root)
-    return find_scans(root, config.csv or root / "metadata.csv")
+    return find_data(root, config.csv or root / "metadata.csv", "acdc")
+
+
+def all_scans(config: DataConfig) -> list[Scan]:
+    """Return every scan below the root; as `data_set`."""
+    return data_set(config).scans
 
 
 def split_scans(config: DataConfig) -> Split:
@@ -68,6 +84,9 @@ def split_scans(config: DataConfig) -> Split:
         DataError: As `all_scans`.
         ValueError: There are not more patients than `num_test` and `num_val` ask for.
     """
+    if config.protocol != "random":
+        known = protocol_split(config)
+        return Split(known.train, known.val, known.test)
     scans = all_scans(config)
     rest, test = split_patients(scans, num_test=config.num_test, seed=config.split_seed)
     kept = [scans[i] for i in rest]
@@ -75,6 +94,33 @@ def split_scans(config: DataConfig) -> Split:
         return Split(kept, [], [scans[i] for i in test])
     train, val = split_patients(kept, num_test=config.num_val, seed=config.split_seed)
     return Split([kept[i] for i in train], [kept[i] for i in val], [scans[i] for i in test])
+
+
+def protocol_split(config: DataConfig) -> ProtocolSplit:
+    """Return the division of the protocol; say which of its cases are missing.
+
+    Raises:
+        DataError: As `all_scans`.
+        ValueError: There is no such protocol for the data set, or none of its cases.
+    """
+    data = data_set(config)
+    name = PROTOCOLS_OF.get(data.layout, data.layout)
+    found = split_by_protocol(data.scans, load_protocol(config.protocol, name))
+    if found.missing:
+        listed = ", ".join(found.missing)
+        say(f"protocol {config.protocol}: {len(found.missing)} cases are missing: {listed}")
+    return found
+
+
+def labelled_scans(config: DataConfig) -> tuple[dict[int, tuple[str, ...]], list[str]]:
+    """Return the names of the protocol's labelled scans by count, and why a count is not there.
+
+    Raises:
+        DataError, ValueError: As `protocol_split`.
+    """
+    found = protocol_split(config)
+    names = {count: tuple(s.name for s in scans) for count, scans in found.labelled.items()}
+    return names, [f"{count} {reason}" for count, reason in found.incomplete.items()]
 
 
 def training_slices(config: DataConfig, scans: Sequence[Scan]) -> Slices:

@@ -1,33 +1,41 @@
-"""Stage 2: train the segmenter on a few labelled scans, from scratch or a pre-trained encoder.
+"""Stage 2: train the segmenter on a few labelled scans, from scratch or a pre-trained network.
 
-    L = L_sup + lambda_con L_contrast + lambda_reg L_consistency
+    L = L_sup + sum over the terms of `SemiConfig` of weight x term
 
-L_sup is cross-entropy plus soft Dice on labelled slices. The other two use all training slices
-without their masks: the contrastive term of stage 1, and the mean squared difference between the
-softmax of the student and of its mean teacher (arXiv:1703.01780) on two flips of one view.
+L_sup is cross-entropy plus soft Dice on labelled slices. The terms use all training slices without
+their masks. From scratch and with the contrastive term, this is the one-stage training of the
+paper's equation 4 (arXiv:2107.13741).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from spcl_fast.data.augment import AugmentConfig, augment
 from spcl_fast.models import UNet
-from spcl_fast.train.contrast import LossConfig, make_heads
 from spcl_fast.train.dataset import DataConfig, pick_labelled, split_scans, training_slices
 from spcl_fast.train.device import Device, set_up_device
-from spcl_fast.train.evaluate import evaluate_scans, slice_dice, summary_line, write_evaluation
-from spcl_fast.train.network import ModelConfig, load_encoder, segmenter_metadata
+from spcl_fast.train.evaluate import (
+    check_classes,
+    evaluate_scans,
+    slice_dice,
+    summary_line,
+    write_evaluation,
+)
+from spcl_fast.train.network import ModelConfig, load_pretrained, segmenter_metadata
 from spcl_fast.train.optim import OptimConfig, finite_loss, make_optimizer, set_lr, warmup_cosine
 from spcl_fast.train.progress import progress_bar, say
 from spcl_fast.train.run import Run, save_weights
-from spcl_fast.train.semi_supervised import Unlabelled, mean_teacher
+from spcl_fast.train.semi.loss import SemiConfig, SemiLoss
+from spcl_fast.train.semi.term import autocast
+from spcl_fast.train.supervised import supervised_loss
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class FinetuneConfig:
 
     Attributes:
         out: Run folder.
-        init: Run folder or encoder.safetensors of a pre-trained encoder; None is from scratch.
+        init: Run folder of a pre-training, whose encoder and, where there is one, decoder are
+            taken; or an encoder.safetensors. None is from scratch.
         labelled: Names of the labelled scans; empty means to pick `num_labelled`.
         num_labelled: Scans to pick, end-diastolic ones first.
         pick: Which pick.
@@ -45,11 +54,7 @@ class FinetuneConfig:
         optim: Optimiser.
         augment: Augmentation of labelled and unlabelled slices.
         dice_weight: Weight of soft Dice beside cross-entropy; 0 in the paper.
-        contrast_weight: lambda_con; 0 leaves the term out.
-        teacher_weight: lambda_reg; 0 leaves the mean teacher out. With it the teacher is evaluated.
-        teacher_decay: Decay of the teacher's moving average.
-        loss: Contrastive loss of the semi-supervised stage.
-        num_scans: Scans an unlabelled batch.
+        semi: The terms on unlabelled slices.
         steps: Optimiser steps.
         batch_size: Labelled slices a step.
         val_every: Steps between points of the validation curve.
@@ -72,11 +77,7 @@ class FinetuneConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=6e-5))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dice_weight: float = 1.0
-    contrast_weight: float = 0.0
-    teacher_weight: float = 0.0
-    teacher_decay: float = 0.999
-    loss: LossConfig = field(default_factory=LossConfig)
-    num_scans: int = 4
+    semi: SemiConfig = field(default_factory=SemiConfig)
     steps: int = 12000
     batch_size: int = 10
     val_every: int = 500
@@ -90,12 +91,11 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Check the counts and weights."""
-        for name in ("steps", "batch_size", "val_every", "save_every", "log_every", "num_scans"):
+        for name in ("steps", "batch_size", "val_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("dice_weight", "contrast_weight", "teacher_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.dice_weight >= 0:
+            raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}")
 
 
 def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
@@ -106,81 +106,42 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     """
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     split = split_scans(config.data)
+    check_classes([*split.train, *split.val, *split.test], config.model.num_classes)
     chosen = pick_labelled(
         split.train, names=config.labelled, count=config.num_labelled, pick=config.pick
     )
-    is_semi = config.contrast_weight > 0 or config.teacher_weight > 0
+    is_semi = bool(config.semi.weights)
     scans = split.train if is_semi else [split.train[i] for i in chosen]
     slices = training_slices(config.data, scans).to(device)
     labelled = slices.select(chosen) if is_semi else slices
     val = training_slices(config.data, split.val).to(device) if split.val else None
-
-    torch.manual_seed(config.seed)
-    segmenter = UNet(1, config.model.num_classes, config.model.max_channels)
-    if config.init is not None:
-        load_encoder(segmenter, config.init, config.model)
-    segmenter.to(device)
-    heads = nn.ModuleDict()
-    if config.contrast_weight > 0:
-        heads = make_heads(segmenter.encoder.channels[-1], config.loss).to(device)
-    parts = nn.ModuleDict({"segmenter": segmenter, "heads": heads})
-    teacher = mean_teacher(segmenter, config.teacher_decay) if config.teacher_weight > 0 else None
-    optimizer = make_optimizer(parts.parameters(), config.optim)
-    generator = torch.Generator().manual_seed(config.seed)
-    unlabelled = Unlabelled(slices, config, generator) if is_semi else None
-    step = 0
+    training = _Training(config, slices, device)
 
     run = Run.start(config.out, config, "finetune", resume=resume)
     if resume and (state := run.load_state()):
-        parts.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if teacher is not None:
-            teacher.load_state_dict(state["teacher"])
-        generator.set_state(state["generator"])
-        step = state["step"]
-    evaluated: nn.Module = segmenter if teacher is None else teacher.module
-
+        training.load(state)
+    step = training.step
     with progress_bar(f"finetune {run.name}", config.steps, step) as show:
         while step < config.steps:
-            set_lr(optimizer, warmup_cosine(step, config.steps, config.optim))
-            index = torch.randint(len(labelled), (config.batch_size,), generator=generator)
-            index = index.to(device)
-            images, masks = labelled.images[index], labelled.masks[index].long()
-            images, masks = augment(images, masks, config.augment, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = segmenter(images).float()
-            loss = supervised_loss(logits, masks, config.dice_weight)
-            if unlabelled is not None:
-                loss = loss + unlabelled.loss(segmenter, heads, teacher, step / config.steps)
-
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if teacher is not None:
-                teacher.update_parameters(segmenter)
-
-            step += 1
+            losses = training.train_step(labelled.images, labelled.masks)
+            step = training.step
             if step % config.log_every == 0:  # the only device-to-host copy in the loop
-                value = finite_loss(loss, step)
-                run.log("step", step, loss=value, lr=optimizer.param_groups[0]["lr"])
-                show(step, f"loss {value:.3f}")
+                values = {name: float(value) for name, value in losses.items()}
+                finite_loss(losses["loss"], step)
+                run.log("step", step, **values, lr=training.lr)
+                show(step, f"loss {values['loss']:.3f}")
             if val is not None and step % config.val_every == 0:
-                dice = slice_dice(evaluated, val)
+                dice = slice_dice(training.evaluated, val)
                 run.log("val", step, dice=dice, dice_mean=sum(dice.values()) / len(dice))
             if step % config.save_every == 0 or step == config.steps:
-                finite_loss(loss, step)
-                run.save_state(
-                    step,
-                    model=parts.state_dict(),
-                    optimizer=optimizer.state_dict(),
-                    generator=generator.get_state(),
-                    teacher=teacher.state_dict() if teacher is not None else None,
-                )
+                finite_loss(losses["loss"], step)
+                run.save_state(step, **training.state())
     path = run.folder / "segmenter.safetensors"
-    save_weights(path, evaluated.state_dict(), segmenter_metadata(config.model))
+    save_weights(path, training.evaluated.state_dict(), segmenter_metadata(config.model))
     folder = run.folder / "predictions" if config.predictions else None
-    result = evaluate_scans(evaluated, split.test, config.data.grid, folder)
+    result = evaluate_scans(training.evaluated, split.test, config.data.grid, folder)
     result["labelled_scans"] = [split.train[i].name for i in chosen]
+    result["num_training_scans"] = len(split.train)
     result["initialised_from"] = None if config.init is None else run_name(config.init)
     write_evaluation(run.folder / "evaluation.json", result)
     run.close()
@@ -188,24 +149,81 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     return result
 
 
+class _Training:
+    """Everything that a step changes."""
+
+    def __init__(self, config: FinetuneConfig, slices: Any, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.segmenter = UNet(1, config.model.num_classes, config.model.max_channels)
+        if config.init is not None:
+            load_pretrained(self.segmenter, config.init, config.model)
+        self.segmenter.to(device)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.semi: SemiLoss | None = None
+        if config.semi.weights:
+            self.semi = SemiLoss(
+                self.segmenter, slices, config.semi, config.augment, self.generator
+            ).to(device)
+        self.optimizer = make_optimizer(self._trained(), config.optim)
+        self.step = 0
+
+    def _trained(self) -> Iterator[nn.Parameter]:
+        return chain(self.segmenter.parameters(), () if self.semi is None else self.semi.trained())
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that counts: the teacher, if there is one."""
+        teacher = None if self.semi is None else self.semi.teacher
+        return self.segmenter if teacher is None else teacher
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        lr: float = self.optimizer.param_groups[0]["lr"]
+        return lr
+
+    def train_step(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Take a step on a batch drawn from labelled slices; return the loss and its parts."""
+        config, generator = self.config, self.generator
+        set_lr(self.optimizer, warmup_cosine(self.step, config.steps, config.optim))
+        index = torch.randint(len(images), (config.batch_size,), generator=generator)
+        index = index.to(images.device)
+        images, masks = augment(images[index], masks[index].long(), config.augment, generator)
+        with autocast(images):
+            logits = self.segmenter(images).float()
+        parts = {"supervised": supervised_loss(logits, masks, config.dice_weight)}
+        if self.semi is not None:
+            progress = self.step / config.steps
+            parts |= self.semi(self.segmenter, images, masks, logits, progress)
+        loss = torch.stack(list(parts.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.semi is not None:
+            self.semi.after_step(self.segmenter)
+        self.step += 1
+        return {"loss": loss.detach(), **{name: x.detach() for name, x in parts.items()}}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a restart needs."""
+        return {
+            "model": self.segmenter.state_dict(),
+            "semi": None if self.semi is None else self.semi.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.segmenter.load_state_dict(state["model"])
+        if self.semi is not None:
+            self.semi.load_state_dict(state["semi"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.step = state["step"]
+
+
 def run_name(init: Path) -> str:
     """Return the name of the pre-training run that `init`, its folder or file, belongs to."""
     return init.parent.name if init.suffix == ".safetensors" else init.name
-
-
-def supervised_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor:
-    """Return cross-entropy plus `dice_weight` times the soft Dice loss of the foreground.
-
-    Args:
-        logits: (B, K, H, W).
-        masks: (B, H, W) int64.
-        dice_weight: Weight of the Dice term, which pools the batch and averages the classes.
-    """
-    loss = cross_entropy(logits, masks)
-    if dice_weight == 0:
-        return loss
-    from monai.losses.dice import DiceLoss
-
-    dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    overlap: Tensor = dice(logits, masks[:, None])
-    return loss + dice_weight * overlap

@@ -1,22 +1,28 @@
-"""Prediction: NIfTI images in, NIfTI labels out on the original grid and affine."""
+"""Prediction: images in, NIfTI labels out on the original grid and affine."""
 
 from __future__ import annotations
 
+import csv
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from spcl_fast.data.grid import Grid
+from spcl_fast.data.image_file import SUFFIXES
 from spcl_fast.data.scan import DataError, read_image, write_labels
 from spcl_fast.train.config import stage_config
 from spcl_fast.train.device import Device, set_up_device
 from spcl_fast.train.evaluate import segment_volume
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.network import load_segmenter
-from spcl_fast.train.progress import say
-
-SUFFIXES = (".nii", ".nii.gz")
+from spcl_fast.train.progress import progress_bar, say
+from spcl_fast.train.run import atomic_file
 
 
 @dataclass(frozen=True)
@@ -25,58 +31,119 @@ class PredictConfig:
 
     Attributes:
         run: Run folder of `finetune`.
-        images: A NIfTI file, or a folder of them.
-        out: Folder for NAME_pred.nii.gz.
+        images: An image, or a folder of them: .nii, .nii.gz, .mhd, .mha, or the .h5 of SSL4MIS.
+        out: Folder for NAME_pred.nii.gz; a file of that name is replaced.
         device: "auto" takes CUDA where there is one.
+        summary: CSV file to write: of every case the seconds it took, the voxels and millilitres of
+            each class, and the error where it failed.
     """
 
     run: Path
     images: Path
     out: Path
     device: Device = "auto"
+    summary: Path | None = None
 
 
 def predict(config: PredictConfig) -> list[Path]:
-    """Segment every image; a bad image is named and the others are still done.
+    """Segment every image; one that fails is named and the others are still done.
 
     Returns:
         The files written.
 
     Raises:
         ConfigError, CheckpointError: The run cannot be used.
-        DataError: There is no image, or some could not be segmented.
+        DataError: There is no image, two of them would share an output, or some failed.
     """
     images = find_images(config.images)
+    cases = _cases(images)
+    if config.images.is_dir() and config.out.resolve() == config.images.resolve():
+        raise DataError(f"out must be another folder than images, got {config.out}")
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
-    config.out.mkdir(parents=True, exist_ok=True)
-    written, failed = [], []
-    for path in images:
-        try:
-            image, spacing_mm, affine = read_image(path)
-        except DataError as error:
-            say(f"skipped: {error}")
-            failed.append(path)
-            continue
-        label = segment_volume(model, torch.from_numpy(image), spacing_mm, trained.data.grid)
-        target = config.out / f"{path.name.removesuffix('.gz').removesuffix('.nii')}_pred.nii.gz"
-        write_labels(target, label.numpy(), affine)
-        say(f"{path.name} -> {target}")
-        written.append(target)
-    if failed:
-        raise DataError(f"{len(failed)} of {len(images)} images could not be read, see above")
+    for folder in (config.out, *([config.summary.parent] if config.summary else [])):
+        folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    written: list[Path] = []
+    start = time.perf_counter()
+    with progress_bar("predict", len(images)) as show:
+        for step, (case, path) in enumerate(cases.items(), 1):
+            target = config.out / f"{case}_pred.nii.gz"
+            try:
+                rows.append(_segment(case, path, target, model, trained.data.grid))
+                written.append(target)
+            except Exception as error:  # whatever is wrong with one case, the others are done
+                message = _sentence(path, error)
+                say(f"skipped: {message}")
+                rows.append({"case": case, "error": message})
+            show(step, path.name)
+    if config.summary:
+        _write_summary(config.summary, rows, trained.model.num_classes)
+    seconds = time.perf_counter() - start
+    say(f"{len(written)} of {len(images)} images segmented in {seconds:.1f} s, in {config.out}")
+    if len(written) < len(images):
+        num_failed = len(images) - len(written)
+        raise DataError(
+            f"{num_failed} of {len(images)} images could not be read or segmented, see above"
+        )
     return written
 
 
 def find_images(path: Path) -> Sequence[Path]:
-    """Return `path`, or the NIfTI files in the folder `path`, sorted.
+    """Return `path`, or the images in the folder `path`, sorted; hidden files are left out.
 
     Raises:
         DataError: There is none.
     """
     if path.is_file():
         return [path]
-    found = sorted(p for p in path.glob("*") if p.name.endswith(SUFFIXES)) if path.is_dir() else []
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    found = [p for p in files if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
     if not found:
-        raise DataError(f"images must be a NIfTI file or a folder of them, got {path}")
+        kinds = ", ".join(SUFFIXES)
+        raise DataError(f"images must be a NIfTI file, another of {kinds}, or a folder, got {path}")
     return found
+
+
+def _cases(images: Sequence[Path]) -> dict[str, Path]:
+    """Return the images by the name of their output."""
+    cases: dict[str, Path] = {}
+    for path in images:
+        suffix = max((s for s in SUFFIXES if path.name.endswith(s)), key=len, default="")
+        case = path.name.removesuffix(suffix)
+        if case in cases:
+            raise DataError(
+                f"images must have different names, got {cases[case].name} and {path.name} "
+                f"for {case}_pred.nii.gz"
+            )
+        cases[case] = path
+    return cases
+
+
+def _segment(case: str, path: Path, target: Path, model: nn.Module, grid: Grid) -> dict[str, Any]:
+    """Write the labels of one image; return its row of the summary."""
+    start = time.perf_counter()
+    image, spacing_mm, affine = read_image(path)
+    label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
+    write_labels(target, label.numpy(), affine)
+    row: dict[str, Any] = {"case": case, "seconds": round(time.perf_counter() - start, 3)}
+    num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
+    voxels = torch.bincount(label.flatten(), minlength=num_classes).tolist()
+    voxel_ml = math.prod(spacing_mm) / 1000.0  # 1000 cubic millimetres are a millilitre
+    row |= {f"voxels_{k}": count for k, count in enumerate(voxels)}
+    return row | {f"ml_{k}": round(count * voxel_ml, 3) for k, count in enumerate(voxels)}
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)  # names the file
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{path} could not be segmented: {' '.join(reason.split()) or type(error).__name__}"
+
+
+def _write_summary(path: Path, rows: Sequence[dict[str, Any]], num_classes: int) -> None:
+    counts = [f"{unit}_{k}" for unit in ("voxels", "ml") for k in range(num_classes)]
+    with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["case", "seconds", *counts, "error"], restval="")
+        table.writeheader()
+        table.writerows(rows)

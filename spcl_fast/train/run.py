@@ -164,6 +164,17 @@ def load_weights(path: Path, expected: Mapping[str, str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: Missing, unreadable, or of another architecture.
     """
+    weights, metadata = read_weights(path)
+    check_metadata(path, metadata, expected)
+    return weights
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read safetensors and their metadata.
+
+    Raises:
+        CheckpointError: Missing or unreadable.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -171,14 +182,21 @@ def load_weights(path: Path, expected: Mapping[str, str]) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from None
+
+
+def check_metadata(path: Path, metadata: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Compare the metadata of a checkpoint with what it must be.
+
+    Raises:
+        CheckpointError: It is of another architecture.
+    """
     for key, value in expected.items():
         if metadata.get(key) != value:
             found = metadata.get(key, "nothing")
             raise CheckpointError(f"checkpoint {path}: {key} must be {value}, got {found}")
-    return weights
 
 
 def _tensorboard_writer(folder: Path) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spcl_fast.data.acdc import find_scans
+from spcl_fast.data.layouts.acdc import find_scans
 from spcl_fast.data.scan import DataError, read_scan
 from spcl_fast.metrics import dice_per_class
 from spcl_fast.models import UNet
@@ -18,13 +18,14 @@ from spcl_fast.train.contrast import LossConfig
 from spcl_fast.train.dataset import pick_labelled, split_scans
 from spcl_fast.train.evaluate import segment_volume
 from spcl_fast.train.evaluate_run import EvaluateConfig, evaluate_run
-from spcl_fast.train.finetune import finetune, supervised_loss
+from spcl_fast.train.finetune import finetune
 from spcl_fast.train.network import load_encoder, load_segmenter
 from spcl_fast.train.optim import OptimConfig
 from spcl_fast.train.predict import PredictConfig, predict
 from spcl_fast.train.pretrain import pretrain
 from spcl_fast.train.run import CheckpointError, read_log
-from spcl_fast.train.semi_supervised import mean_teacher
+from spcl_fast.train.semi.loss import WEIGHTS, SemiConfig
+from spcl_fast.train.supervised import supervised_loss
 
 
 def test_evaluation_and_predictions(finetune_config):
@@ -57,12 +58,13 @@ def test_it_learns_the_labelled_scan(finetune_config):
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
 
 
-@pytest.mark.parametrize("semi", [False, True])  # supervised; contrastive term and mean teacher
+@pytest.mark.parametrize("semi", [False, True])  # supervised; every term at once
 def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, monkeypatch, semi):
     config = finetune_config
     if semi:
         loss = LossConfig(projector_batch_norm=True)
-        config = replace(config, contrast_weight=0.1, teacher_weight=1.0, loss=loss, num_scans=2)
+        weights = dict.fromkeys(WEIGHTS, 0.1)
+        config = replace(config, semi=SemiConfig(**weights, loss=loss, num_scans=2))
     finetune(replace(config, out=tmp_path / "whole"))
     calls = 0
 
@@ -119,20 +121,6 @@ def test_supervised_loss_by_hand():
     # probabilities 1/2: intersection 1/2, sums 1 + 1, Dice 2 * 1/2 / 2 = 1/2
     both = supervised_loss(logits, masks, 2.0)
     assert float(both) == pytest.approx(np.log(2) + 2 * 0.5, abs=1e-4)
-
-
-def test_mean_teacher_averages_weights_and_buffers():
-    student = UNet(1, 2, 16)
-    teacher = mean_teacher(student, 0.9)
-    teacher.update_parameters(student)
-    before = teacher.module.out.bias.clone()
-    with torch.no_grad():
-        student.out.bias += 1
-        student.encoder.blocks[0][1].running_mean += 4
-    teacher.update_parameters(student)  # second average: decay min(0.9, 1 - 1 / 2)
-    assert torch.allclose(teacher.module.out.bias, before + 0.5)
-    assert torch.allclose(teacher.module.encoder.blocks[0][1].running_mean, torch.tensor(2.0))
-    assert not teacher.module.training
 
 
 def test_segment_volume_restores_the_grid(data_config):

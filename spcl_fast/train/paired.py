@@ -1,0 +1,42 @@
+"""Paired differences between arms that share labelled scans, seeds and test patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOOTSTRAPS = 10_000
+
+
+def dice_by_patient(evaluation: Mapping[str, Any], patients: Sequence[str]) -> list[float]:
+    """Return the mean Dice over scans and classes of each test patient of an evaluation.json."""
+    values: dict[str, list[float]] = {patient: [] for patient in patients}
+    for scan in evaluation["scans"].values():
+        values[scan["patient"]].append(float(np.mean(list(scan["dice"].values()))))
+    return [float(np.mean(values[patient])) for patient in patients]
+
+
+def paired_difference(difference: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the mean of differences and its bootstrap interval.
+
+    Args:
+        difference: (runs, patients); both are resampled together, with replacement.
+    """
+    rng = np.random.default_rng(0)
+    runs, patients = difference.shape
+    means = [
+        difference[rng.integers(runs, size=runs)][:, rng.integers(patients, size=patients)].mean()
+        for _ in range(BOOTSTRAPS)
+    ]
+    low, high = np.percentile(means, [2.5, 97.5])
+    by_run = difference.mean(1)
+    return {
+        "mean": float(difference.mean()),
+        "interval_95": [float(low), float(high)],
+        "by_run": by_run.tolist(),
+        "up": int((by_run > 0).sum()),
+        "pairs": runs,
+    }

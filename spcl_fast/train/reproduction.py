@@ -1,0 +1,168 @@
+"""The table of a reproduction: the paper's numbers, ours, and paired differences."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spcl_fast._version import __version__
+from spcl_fast.report import write_report
+from spcl_fast.train.config import plain
+from spcl_fast.train.finetune import FinetuneConfig
+from spcl_fast.train.methods import METHODS, PAPER
+from spcl_fast.train.paired import dice_by_patient, paired_difference
+from spcl_fast.train.pretrain import PretrainConfig
+from spcl_fast.train.run import atomic_file
+
+if TYPE_CHECKING:
+    from spcl_fast.train.reproduce import ReproduceConfig
+
+REFERENCE = "scratch"
+Evaluations = dict[tuple[str, str], list[dict[str, Any]]]  # by method and count, one a seed
+
+
+def method_folder(out: Path, method: str, count: str, seed: int) -> Path:
+    """Return the run folder of a fine-tuning."""
+    return out / f"{seed}-{count}-{method}"
+
+
+def write_reproduction(
+    config: ReproduceConfig,
+    stage1: PretrainConfig,
+    stage2: FinetuneConfig,
+    counts: Sequence[str],
+    seeds: Sequence[int],
+) -> Path:
+    """Write reproduction.json, reproduction.md and report.html of the runs that are there.
+
+    Returns:
+        The path of reproduction.md.
+    """
+    found = _evaluations(config, counts, seeds)
+    result: dict[str, Any] = {
+        "command": f"spcl-fast reproduce {config.dataset} --protocol {config.protocol} "
+        f"--seeds {config.seeds} --scale {config.scale}",
+        "dataset": config.dataset,
+        "protocol": config.protocol,
+        "scale": config.scale,
+        "seeds": list(seeds),
+        "labelled": [int(c) if c.isdecimal() else c for c in counts],
+        "methods": [_row(config, key, counts, found) for key in config.methods],
+        "reference": REFERENCE,
+        "paired": _paired(config, counts, found),
+        "versions": {
+            "spcl_fast": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "config": {"pretrain": _without_paths(stage1), "finetune": _without_paths(stage2)},
+    }
+    with atomic_file(config.out / "reproduction.json") as path:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    table = config.out / "reproduction.md"
+    with atomic_file(table) as path:
+        path.write_text("\n".join(markdown(result)) + "\n", encoding="utf-8")
+    if found:
+        write_report(config.out, config.out / "report.html")
+    return table
+
+
+def _evaluations(
+    config: ReproduceConfig, counts: Sequence[str], seeds: Sequence[int]
+) -> Evaluations:
+    found: Evaluations = {}
+    for key in config.methods:
+        for count in counts:
+            for seed in seeds:
+                path = method_folder(config.out, key, count, seed) / "evaluation.json"
+                if path.exists():
+                    evaluation = json.loads(path.read_text(encoding="utf-8")) | {"seed": seed}
+                    found.setdefault((key, count), []).append(evaluation)
+    return found
+
+
+def _row(
+    config: ReproduceConfig, key: str, counts: Sequence[str], found: Evaluations
+) -> dict[str, Any]:
+    paper = PAPER[config.dataset].get(key, {})
+    runs = {count: found[key, count] for count in counts if (key, count) in found}
+    return {
+        "key": key,
+        "name": METHODS[key].name,
+        "paper": {str(count): list(values) for count, values in paper.items()},
+        "dice": {count: [e["dice_mean"] for e in runs[count]] for count in runs},
+        "dice_by_class": {
+            c: {name: [e["dice"][name] for e in runs[c]] for name in runs[c][0]["classes"]}
+            for c in runs
+        },
+        "hd95_mm": {count: [e["hd95_mm_mean"] for e in runs[count]] for count in runs},
+    }
+
+
+def _paired(
+    config: ReproduceConfig, counts: Sequence[str], found: Evaluations
+) -> dict[str, dict[str, Any]]:
+    """Return the differences to the reference over seeds and test patients."""
+    out: dict[str, dict[str, Any]] = {}
+    for key in config.methods:
+        for count in counts:
+            runs = {e["seed"]: e for e in found.get((key, count), [])}
+            reference = {e["seed"]: e for e in found.get((REFERENCE, count), [])}
+            seeds = [seed for seed in runs if seed in reference]
+            if key == REFERENCE or not seeds:
+                continue
+            patients = sorted({s["patient"] for s in runs[seeds[0]]["scans"].values()})
+            ours, base = (
+                np.array([dice_by_patient(arm[seed], patients) for seed in seeds])
+                for arm in (runs, reference)
+            )
+            out.setdefault(key, {})[count] = paired_difference(ours - base)
+    return out
+
+
+def _without_paths(config: Any) -> Any:
+    content = plain(config)
+    content["data"].pop("root"), content["data"].pop("cache"), content.pop("out")
+    return content
+
+
+def markdown(result: dict[str, Any]) -> list[str]:
+    """Return the table as Markdown lines: Dice in %, mean (std over seeds)."""
+    counts = [str(count) for count in result["labelled"]]
+    header = [f"{c} labelled: paper | ours | minus {result['reference']}" for c in counts]
+    lines = [
+        f"3-D Dice in %, mean (standard deviation) over the seeds {result['seeds']}; differences "
+        "with 95 % bootstrap intervals over seeds and test patients.",
+        "",
+        "| method | " + " | ".join(header) + " |",
+        "|---|" + "---:|" * (3 * len(counts)),
+    ]
+    for row in result["methods"]:
+        cells = [row["name"]]
+        for count in counts:
+            paper = row["paper"].get(count)
+            cells.append(f"{paper[0]:.1f} ({paper[1]:.1f})" if paper else "")
+            cells.append(_mean_std(row["dice"].get(count, [])))
+            cells.append(_difference(result["paired"].get(row["key"], {}).get(count)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ({100 * np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.1f}{spread}"
+
+
+def _difference(pair: dict[str, Any] | None) -> str:
+    if pair is None:
+        return ""
+    low, high = pair["interval_95"]
+    return f"{100 * pair['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

@@ -1,0 +1,92 @@
+"""What the terms of the semi-supervised loss have in common: the batch they see, their interface.
+
+L = L_sup + sum over terms of weight x term(batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.models import UNet
+from spcl_fast.train.views import AlignedViews
+
+
+class Batch:
+    """The slices of one step, and what the student makes of them, computed when first asked for.
+
+    Attributes:
+        student: The segmenter in training.
+        images: (L, 1, H, W) labelled slices, augmented.
+        masks: (L, H, W) int64, their classes.
+        labelled_logits: (L, K, H, W) float32, the student's, differentiable.
+        views: Two aligned views of U unlabelled slices.
+        index: (2 U,) int64, the slice each view shows.
+        progress: Share of the training that is done, 0 to 1.
+        generator: CPU generator; a term takes every random number from it.
+    """
+
+    def __init__(
+        self,
+        student: UNet,
+        images: Tensor,
+        masks: Tensor,
+        labelled_logits: Tensor,
+        views: AlignedViews,
+        index: Tensor,
+        progress: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.student = student
+        self.images, self.masks, self.labelled_logits = images, masks, labelled_logits
+        self.views, self.index = views, index
+        self.progress, self.generator = progress, generator
+
+    @cached_property
+    def features(self) -> list[Tensor]:
+        """The encoder's maps Conv1 to Conv5 of the views, differentiable."""
+        with autocast(self.views.images):
+            return self.student.encode(self.views.images)
+
+    @cached_property
+    def decoder_maps(self) -> list[Tensor]:
+        """The decoder's maps Up_conv5 to Up_conv2 of the views, differentiable."""
+        with autocast(self.views.images):
+            maps: list[Tensor] = self.student.decoder(self.features)
+            return maps
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(2 U, K, H, W) float32 logits of the views, differentiable."""
+        with autocast(self.views.images):
+            logits: Tensor = self.student.out(self.decoder_maps[-1])
+        return logits.float()
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(2 U, K, H, W) softmax of `logits`."""
+        return self.logits.softmax(1)
+
+
+class Term(nn.Module):
+    """One term of the semi-supervised loss.
+
+    ``forward(batch)`` returns it, a () float32 tensor. Its state dict is saved with the run, so it
+    holds everything that a restart needs.
+    """
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that the segmenter's optimiser trains with the segmenter."""
+        return self.parameters()
+
+    def after_step(self, student: UNet) -> None:
+        """Do what follows an optimiser step."""
+
+
+def autocast(x: Tensor) -> torch.autocast:
+    """Return the mixed precision of a run: bfloat16 on CUDA, none on the CPU."""
+    device = x.device.type
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")

@@ -1,0 +1,167 @@
+"""The grids: the paper's comparison and the noise audit on a small phantom, their tables."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spcl_fast.train import audit as audit_module
+from spcl_fast.train import reproduce as module
+from spcl_fast.train.audit import AuditConfig, audit
+from spcl_fast.train.config import ConfigError, preset_path, stage_config
+from spcl_fast.train.finetune import FinetuneConfig
+from spcl_fast.train.methods import ENCODERS, METHODS, PAPER, encoder_config, method_config
+from spcl_fast.train.noise import auc
+from spcl_fast.train.paired import dice_by_patient, paired_difference
+from spcl_fast.train.pretrain import PretrainConfig
+from spcl_fast.train.reproduce import ReproduceConfig, reproduce
+from spcl_fast.train.reproduction import markdown
+
+SMALL = """
+data: {grid: {size: 32, spacing_mm: 7.0}, num_test: 2, num_val: 0}
+model: {max_channels: 16}
+pretrain:
+  loss: {labels: [position, phase], weights: [1.0, 0.1], projector_batch_norm: true}
+  dense: {size: 4, cells: 2}
+  num_scans: 3
+  epochs: 1
+  steps_per_epoch: 2
+finetune:
+  steps: 2
+  batch_size: 4
+  semi: {num_scans: 2, loss: {projector_batch_norm: true}}
+"""
+
+
+@pytest.fixture
+def small_preset(tmp_path, monkeypatch):
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    for grid in (module, audit_module):
+        monkeypatch.setattr(grid, "preset_path", lambda name: file)
+
+
+@pytest.fixture
+def labelled(monkeypatch):
+    """The phantom has patients 1 to 6; the protocol trains on 2 to 6 and tests on 1."""
+    names = {1: ("patient002_frame01",), 2: ("patient002_frame01", "patient003_frame01")}
+    found = (names, ["4 lacks patient067 ES"])
+    monkeypatch.setattr(module, "labelled_scans", lambda data: found)
+
+
+def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, capfd):
+    methods = ("scratch", "teacher", "ours")
+    config = ReproduceConfig(
+        "acdc", phantom, tmp_path / "out", seeds=2, methods=methods, labelled=("1", "all"), jobs=2
+    )
+    table = reproduce(config)
+    assert "failed" not in capfd.readouterr().err
+    result = json.loads((config.out / "reproduction.json").read_text())
+    rows = {row["key"]: row for row in result["methods"]}
+    assert set(rows) == set(methods)
+    folder = config.out / "10-1-teacher"
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert rows["teacher"]["dice"]["1"][0] == evaluation["dice_mean"]
+    assert evaluation["labelled_scans"] == ["patient002_frame01"]
+    assert {s["patient"] for s in evaluation["scans"].values()} == {"patient001"}
+    assert len(rows["ours"]["dice"]["1"]) == 2
+    assert "all" not in rows["teacher"]["dice"]
+    whole = json.loads((config.out / "10-all-scratch" / "evaluation.json").read_text())
+    assert len(whole["labelled_scans"]) == whole["num_training_scans"] == 10
+    ours, scratch = rows["ours"]["dice"]["1"], rows["scratch"]["dice"]["1"]
+    pair = result["paired"]["ours"]["1"]
+    assert pair["by_run"] == pytest.approx(np.subtract(ours, scratch).tolist())
+    assert rows["ours"]["paper"]["1"] == [79.8, 0.33]
+    line = next(x for x in table.read_text().splitlines() if x.startswith("| Mean teacher |"))
+    mean = 100 * np.mean(rows["teacher"]["dice"]["1"])
+    assert f"| 62.9 (0.7) | {mean:.1f} (" in line
+    assert (config.out / "report.html").exists()
+    assert (config.out / "20-encoder-self_paced" / "encoder.safetensors").exists()
+
+    (folder / "evaluation.json").unlink()  # as if it had been stopped before its end
+    stamp = (config.out / "10-1-ours" / "evaluation.json").stat().st_mtime_ns
+    reproduce(config)
+    assert (config.out / "10-1-ours" / "evaluation.json").stat().st_mtime_ns == stamp
+    assert json.loads((folder / "evaluation.json").read_text())["dice"] == evaluation["dice"]
+
+
+def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, capfd):
+    config = ReproduceConfig(
+        "acdc", phantom, tmp_path / "out", seeds=1, methods=("scratch", "entropy"), labelled=("1",)
+    )
+    bad = config.out / "10-1-entropy"
+    bad.mkdir(parents=True)
+    (bad / "something").write_text("else")
+    reproduce(config)
+    assert "10-1-entropy failed: spcl-fast finetune: out must be" in capfd.readouterr().err
+    result = json.loads((config.out / "reproduction.json").read_text())
+    dice = {row["key"]: row["dice"] for row in result["methods"]}
+    assert len(dice["scratch"]["1"]) == 1
+    assert dice["entropy"] == {}
+    assert markdown(result)[-1].endswith("|  |  |") or "Entropy" in markdown(result)[-1]
+
+
+def test_missing_labelled_scans_are_named(small_preset, labelled, phantom, tmp_path):
+    config = ReproduceConfig("acdc", phantom, tmp_path / "out", labelled=("4",))
+    with pytest.raises(ConfigError, match=r"among 1, 2, all \(4 lacks patient067 ES\), got '4'"):
+        reproduce(config)
+    assert not config.out.exists()
+
+
+def test_every_method_has_a_configuration(tmp_path):
+    for dataset in PAPER:
+        assert set(PAPER[dataset]) <= set(METHODS)
+        for scale in ("cpu", "paper"):
+            file = preset_path(f"{dataset}-{scale}")
+            stage1 = stage_config(PretrainConfig, "pretrain", file)
+            stage2 = stage_config(FinetuneConfig, "finetune", file)
+            for method in METHODS.values():
+                assert method_config(stage2, method).semi.weights == method.semi
+            for encoder in (*ENCODERS, "contrastive"):
+                changed = encoder_config(stage1, encoder, tmp_path)
+                assert changed.loss.labels
+                assert (changed.dense_weight > 0) == (encoder == "contrastive")
+
+
+def test_paired_difference_by_hand():
+    difference = np.array([[0.1, 0.3], [0.2, 0.2]])
+    pair = paired_difference(difference)
+    assert pair["mean"] == pytest.approx(0.2)
+    assert pair["by_run"] == pytest.approx([0.2, 0.2])
+    assert (pair["up"], pair["pairs"]) == (2, 2)
+    assert 0.1 <= pair["interval_95"][0] <= 0.2 <= pair["interval_95"][1] <= 0.3
+    scans = {
+        "a1": {"patient": "a", "dice": {"x": 0.2, "y": 0.4}},
+        "a2": {"patient": "a", "dice": {"x": 0.6, "y": 0.8}},
+        "b1": {"patient": "b", "dice": {"x": 1.0, "y": 0.0}},
+    }
+    assert dice_by_patient({"scans": scans}, ["a", "b"]) == pytest.approx([0.5, 0.5])
+
+
+def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
+    config = AuditConfig(
+        phantom, tmp_path / "audit", noise=(0.0, 0.4), paces=("none", "quantile"), picks=1
+    )
+    result = json.loads(audit(replace(config, jobs=2)).read_text())
+    rows = {(row["pace"], row["noise"]): row for row in result["rows"]}
+    assert len(rows) == 4
+    assert rows["quantile", 0.0]["auc"] is None
+    assert rows["none", 0.4]["auc"] is None
+    assert 0 <= rows["none", 0.4]["auc_loss"] <= 1
+    row = rows["quantile", 0.4]
+    scores = np.load(config.out / "0-0.4-quantile" / "audit.npz")
+    expected = auc(1 - scores["weight"].astype(float), scores["wrong"])
+    assert row["auc"] == pytest.approx(expected, abs=1e-6)
+    assert len(row["dice"]) == 1
+    assert result["config"]["pretrain"]["loss"]["labels"] == ["position"]
+    assert (config.out / "report.html").exists()
+
+
+def test_bad_grids(tmp_path):
+    with pytest.raises(ValueError, match="methods must be among scratch, .*, got 'magic'"):
+        ReproduceConfig("acdc", tmp_path, methods=("magic",))
+    with pytest.raises(ValueError, match="paces must be among none, .*, got 'square'"):
+        AuditConfig(paces=("square",))
+    with pytest.raises(ValueError, match=r"noise must be shares in \[0, 1\], got 40"):
+        AuditConfig(noise=(40.0,))
