@@ -9,6 +9,7 @@ runs with the same labelled scans, on the test scans that both evaluated.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ import numpy as np
 from spcl_fast.report.runs import RunRecord, is_number
 
 SCRATCH = "from scratch"
-UNLABELLED_TERMS = {"contrast_weight": "contrast", "teacher_weight": "mean teacher"}
+TERM_NAMES = {"teacher": "mean teacher"}  # of `semi`, where the name alone says too little
+SETTINGS = ("teacher_decay", "num_scans")  # of `semi`, that are no weights
+SEED = re.compile(r"^\d+-")  # before the name of a run that is one of several seeds
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ class Pair:
 def arm_name(run: RunRecord) -> str:
     """Return the arm of an evaluated run."""
     source = run.initialised_from
-    start = SCRATCH if source is None else f"pre-trained ({source})"
+    start = SCRATCH if source is None else f"pre-trained ({SEED.sub('', source)})"
     settings = run.config.get("finetune")
-    for key, term in UNLABELLED_TERMS.items():
-        weight = settings.get(key) if isinstance(settings, dict) else None
-        if is_number(weight) and weight > 0:
-            start += f" + {term}"
+    semi = settings.get("semi") if isinstance(settings, dict) else None
+    for key, weight in (semi if isinstance(semi, dict) else {}).items():
+        if key not in SETTINGS and is_number(weight) and weight > 0:
+            start += f" + {TERM_NAMES.get(key, key.replace('_', ' '))}"
     return start
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from spcl_fast.report import write_report
 from spcl_fast.train.config import plain, preset_path, stage_config
+from spcl_fast.train.device import Precision
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.grid_runs import Task, run_tasks
 from spcl_fast.train.noise import roc
@@ -54,6 +55,7 @@ class AuditConfig:
         steps: Steps of the fine-tuning; 0 leaves the preset's.
         jobs: Runs at the same time.
         threads: CPU threads of each.
+        precision: Of the networks in training; bfloat16 about halves the time on a CPU that has it.
     """
 
     root: Path | None = None
@@ -68,6 +70,7 @@ class AuditConfig:
     steps: int = 0
     jobs: int = 1
     threads: int = 1
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         """Check the counts, shares and names."""
@@ -99,10 +102,10 @@ def audit(config: AuditConfig) -> Path:
     loss = replace(stage1.loss, labels=(config.label,), weights=(1.0,))
     loss = replace(loss, start=loss.start[:1], end=loss.end[:1])
     data = replace(stage1.data, root=config.root, cache=config.out / "cache")
-    stage1 = replace(stage1, data=data, loss=loss, threads=config.threads)
-    stage1 = replace(stage1, epochs=config.epochs or stage1.epochs)
-    stage2 = replace(stage2, data=data, threads=config.threads, predictions=False)
-    stage2 = replace(stage2, steps=config.steps or stage2.steps)
+    share: dict[str, Any] = {"threads": config.threads, "precision": config.precision}
+    epochs, steps = config.epochs or stage1.epochs, config.steps or stage2.steps
+    stage1 = replace(stage1, data=data, loss=loss, epochs=epochs, **share)
+    stage2 = replace(stage2, data=data, steps=steps, predictions=False, **share)
     config.out.mkdir(parents=True, exist_ok=True)
     cells = [
         (seed, noise, pace)

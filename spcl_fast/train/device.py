@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def set_up_device(device: Device, threads: int = 0, *, deterministic: bool = False) -> torch.device:
@@ -24,3 +25,12 @@ def set_up_device(device: Device, threads: int = 0, *, deterministic: bool = Fal
     if device == "cuda" and not has_cuda:
         raise ValueError("device must be cpu or auto on this machine, got cuda and torch sees none")
     return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the mixed precision in which a network runs; "auto" is bfloat16 on CUDA, else none.
+
+    Losses are computed in float32 whatever this says.
+    """
+    is_mixed = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from spcl_fast.data.augment import AugmentConfig, augment
 from spcl_fast.models import UNet
 from spcl_fast.train.dataset import DataConfig, pick_labelled, split_scans, training_slices
-from spcl_fast.train.device import Device, set_up_device
+from spcl_fast.train.device import Device, Precision, autocast, set_up_device
 from spcl_fast.train.evaluate import (
     check_classes,
     evaluate_scans,
@@ -34,7 +34,6 @@ from spcl_fast.train.optim import OptimConfig, finite_loss, make_optimizer, set_
 from spcl_fast.train.progress import progress_bar, say
 from spcl_fast.train.run import Run, save_weights
 from spcl_fast.train.semi.loss import SemiConfig, SemiLoss
-from spcl_fast.train.semi.term import autocast
 from spcl_fast.train.supervised import supervised_loss
 
 
@@ -63,6 +62,7 @@ class FinetuneConfig:
         seed: Seed of the weights, the batches and the augmentation.
         device: "auto" takes CUDA where there is one.
         threads: CPU threads; 0 leaves torch's choice.
+        precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Ask torch for deterministic algorithms.
         predictions: Write a NIfTI file of every test scan.
     """
@@ -86,6 +86,7 @@ class FinetuneConfig:
     seed: int = 0
     device: Device = "auto"
     threads: int = 0
+    precision: Precision = "auto"
     deterministic: bool = False
     predictions: bool = True
 
@@ -158,12 +159,17 @@ class _Training:
         self.segmenter = UNet(1, config.model.num_classes, config.model.max_channels)
         if config.init is not None:
             load_pretrained(self.segmenter, config.init, config.model)
-        self.segmenter.to(device)
+        self.segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = torch.Generator().manual_seed(config.seed)
         self.semi: SemiLoss | None = None
         if config.semi.weights:
             self.semi = SemiLoss(
-                self.segmenter, slices, config.semi, config.augment, self.generator
+                self.segmenter,
+                slices,
+                config.semi,
+                config.augment,
+                self.generator,
+                config.precision,
             ).to(device)
         self.optimizer = make_optimizer(self._trained(), config.optim)
         self.step = 0
@@ -190,7 +196,7 @@ class _Training:
         index = torch.randint(len(images), (config.batch_size,), generator=generator)
         index = index.to(images.device)
         images, masks = augment(images[index], masks[index].long(), config.augment, generator)
-        with autocast(images):
+        with autocast(images.device, config.precision):
             logits = self.segmenter(images).float()
         parts = {"supervised": supervised_loss(logits, masks, config.dice_weight)}
         if self.semi is not None:

@@ -18,7 +18,7 @@ from spcl_fast.data.augment import AugmentConfig
 from spcl_fast.train.contrast import LossConfig, plain_gamma
 from spcl_fast.train.dataset import DataConfig, split_scans, training_slices
 from spcl_fast.train.dense import DenseConfig
-from spcl_fast.train.device import Device, set_up_device
+from spcl_fast.train.device import Device, Precision, set_up_device
 from spcl_fast.train.network import ModelConfig
 from spcl_fast.train.optim import OptimConfig, finite_loss
 from spcl_fast.train.progress import progress_bar, say
@@ -56,6 +56,7 @@ class PretrainConfig:
         seed: Seed of the weights, the batches and the augmentation.
         device: "auto" takes CUDA where there is one.
         threads: CPU threads; 0 leaves torch's choice.
+        precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Ask torch for deterministic algorithms.
     """
 
@@ -78,6 +79,7 @@ class PretrainConfig:
     seed: int = 0
     device: Device = "auto"
     threads: int = 0
+    precision: Precision = "auto"
     deterministic: bool = False
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from spcl_fast.train.contrast import (
     make_heads,
 )
 from spcl_fast.train.dense import dense_step, make_dense_head
+from spcl_fast.train.device import autocast
 from spcl_fast.train.health import (
     feature_maps,
     knn_position_accuracy,
@@ -36,7 +37,6 @@ from spcl_fast.train.network import (
 from spcl_fast.train.noise import flip_labels, wrong_pairs
 from spcl_fast.train.optim import make_optimizer, set_lr, warmup_cosine
 from spcl_fast.train.run import Run, save_weights
-from spcl_fast.train.semi.term import autocast
 from spcl_fast.train.views import aligned_views, independent_views
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Pretraining:
             self.columns = flip_labels(self.clean, config.label_noise, config.seed)
         torch.manual_seed(config.seed)
         network = UNet(1, config.model.num_classes, config.model.max_channels)
-        self.encoder, self.decoder = network.encoder.to(device), network.decoder.to(device)
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder, self.decoder = network.encoder, network.decoder
         if config.init is not None:
             load_encoder(network, config.init, config.model)
         self.heads = make_heads(self.encoder.channels[-1], config.loss).to(device)
@@ -113,12 +114,12 @@ class Pretraining:
         """Return the weighted losses on two views of some slices, the encoder's first."""
         config, images = self.config, self.slices.images[index]
         if not config.dense_weight:
-            with autocast(images):
+            with autocast(images.device, config.precision):
                 views = independent_views(images, config.augment, self.generator)
                 maps = self.encoder(views)[-1]
             return [self._encoder_loss(maps, index, progress)]
         aligned = aligned_views(images, config.augment, self.generator)
-        with autocast(images):
+        with autocast(images.device, config.precision):
             features = self.encoder(aligned.images)
             decoded = self.decoder(features, config.dense.num_blocks)[-1]
         dense = dense_step(

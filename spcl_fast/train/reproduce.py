@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from spcl_fast.train.config import ConfigError, preset_path, stage_config
 from spcl_fast.train.dataset import DataConfig, labelled_scans, split_scans
+from spcl_fast.train.device import Precision
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.grid_runs import Task, run_tasks
 from spcl_fast.train.methods import (
@@ -50,6 +51,7 @@ class ReproduceConfig:
         methods: Rows of the table.
         jobs: Runs at the same time.
         threads: CPU threads of each.
+        precision: Of the networks in training; bfloat16 about halves the time on a CPU that has it.
     """
 
     dataset: Literal["acdc", "promise12", "mmwhs"]
@@ -62,6 +64,7 @@ class ReproduceConfig:
     methods: tuple[str, ...] = PAPER_METHODS
     jobs: int = 1
     threads: int = 1
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         """Check the counts and the names."""
@@ -89,8 +92,9 @@ def reproduce(config: ReproduceConfig) -> Path:
     data = replace(
         stage1.data, root=config.root, cache=config.out / "cache", protocol=config.protocol
     )
-    stage1 = replace(stage1, data=data, threads=config.threads)
-    stage2 = replace(stage2, data=data, threads=config.threads, predictions=False)
+    share: dict[str, Any] = {"threads": config.threads, "precision": config.precision}
+    stage1 = replace(stage1, data=data, **share)
+    stage2 = replace(stage2, data=data, predictions=False, **share)
     counts = _labelled(config, data)
     config.out.mkdir(parents=True, exist_ok=True)
     encoders = dict.fromkeys(e for m in config.methods if (e := METHODS[m].encoder))

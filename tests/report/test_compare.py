@@ -85,7 +85,8 @@ def test_nothing_to_compare():
 
 
 def test_unlabelled_terms_are_an_arm_of_their_own():
-    settings = {"contrast_weight": 0.0, "teacher_weight": 0.1}
+    semi = {"contrast": 0.0, "teacher": 0.1, "teacher_decay": 0.99, "num_scans": 3, "loss": {}}
+    settings = {"semi": semi}
     runs = pairs(0.1)
     runs.append(record("m", None, "scan0", {"t": 0.4}, settings=settings))
     assert list(compare.arms(runs)) == [

@@ -62,7 +62,7 @@ def test_a_pre_training_with_wrong_labels_logs_its_audit(pretrain_config):
     weight, wrong = scores["weight"].astype(float), scores["wrong"]
     assert rows[-1]["audit_auc"] == pytest.approx(auc(1 - weight, wrong), abs=1e-6)
     assert rows[-1]["audit_wrong"] == pytest.approx(wrong.mean())
-    # a share f of wrong labels makes 1 - (1 - f)^2 - (pairs both wrong and equal) of the pairs wrong
+    # a share f of wrong labels: 1 - (1 - f)^2 of the pairs have one, a few of these are right
     assert 0.3 < wrong.mean() < 0.65
     assert rows[-1]["audit_weight_right"] == pytest.approx(weight[~wrong].mean(), abs=1e-6)
     clean = pretrain(replace(pretrain_config, out=path.parent.with_name("clean"), epochs=1))

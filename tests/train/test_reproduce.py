@@ -159,9 +159,9 @@ def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
 
 
 def test_bad_grids(tmp_path):
-    with pytest.raises(ValueError, match="methods must be among scratch, .*, got 'magic'"):
+    with pytest.raises(ValueError, match=r"methods must be among scratch, .*, got 'magic'"):
         ReproduceConfig("acdc", tmp_path, methods=("magic",))
-    with pytest.raises(ValueError, match="paces must be among none, .*, got 'square'"):
+    with pytest.raises(ValueError, match=r"paces must be among none, .*, got 'square'"):
         AuditConfig(paces=("square",))
     with pytest.raises(ValueError, match=r"noise must be shares in \[0, 1\], got 40"):
         AuditConfig(noise=(40.0,))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from spcl_fast.train.semi.term import Batch, Term, autocast
+from spcl_fast.train.semi.term import Batch, Term
 
 
 class Discriminator(nn.Sequential):
@@ -101,8 +101,7 @@ class Adversarial(Term):
         self.optimizer.load_state_dict(copy.deepcopy(state))  # it would keep the tensors themselves
 
     def _cross_entropy(self, maps: Tensor, target: float) -> Tensor:
-        with autocast(maps):
-            logits = self.discriminator(maps).float()
+        logits = self.discriminator(maps)
         return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from spcl_fast.train.semi.term import Batch, Term, autocast
+from spcl_fast.train.semi.term import Batch, Term
 
 PSEUDO_WEIGHT = 0.5  # of the pixels with pseudo-labels
 SMOOTH = 1e-5  # of the Dice loss, as in MONAI: 1 for a class that is nowhere
@@ -43,14 +43,14 @@ class CopyPaste(Term):
         chosen = torch.randperm(len(first), generator=batch.generator)[:count].to(images.device)
         images, masks = images[:count], masks[:count]
         unlabelled = torch.cat([first[chosen], second[chosen]])
-        with torch.no_grad(), autocast(images):
+        with torch.no_grad(), batch.autocast():
             pseudo = self._teacher[0](unlabelled).argmax(1)
 
         inward = draw_box(images, batch.generator)
         is_labelled = torch.stack([inward, ~inward]).repeat_interleave(count, 0)  # (2 count, H, W)
         mixed = torch.where(is_labelled[:, None], images.repeat(2, 1, 1, 1), unlabelled)
         target = torch.where(is_labelled, masks.repeat(2, 1, 1), pseudo)
-        with autocast(mixed):
+        with batch.autocast():
             logits = batch.student(mixed).float()
         halves = zip(logits.chunk(2), target.chunk(2), (inward, ~inward), strict=True)
         losses = [

@@ -13,6 +13,7 @@ from spcl_fast.data.slices import Slices
 from spcl_fast.models import UNet
 from spcl_fast.train.contrast import LossConfig
 from spcl_fast.train.dense import DenseConfig
+from spcl_fast.train.device import Precision
 from spcl_fast.train.semi.adversarial import Adversarial
 from spcl_fast.train.semi.contrast import Contrast, DenseContrast
 from spcl_fast.train.semi.copy_paste import CopyPaste
@@ -87,6 +88,7 @@ class SemiLoss(nn.Module):
         config: The terms.
         augment: Augmentation of the unlabelled views.
         generator: CPU generator of the unlabelled batches and of the terms.
+        precision: That of the networks.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class SemiLoss(nn.Module):
         config: SemiConfig,
         augment: AugmentConfig,
         generator: torch.Generator,
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
+        self.precision: Precision = precision
         self.slices, self.config, self.augment = slices, config, augment
         self.generator = generator
         self.terms = _make_terms(student, slices, config)
@@ -136,7 +140,9 @@ class SemiLoss(nn.Module):
         index = self.sample().to(images.device)
         views = aligned_views(self.slices.images[index], self.augment, self.generator)
         index = torch.cat([index, index])
-        batch = Batch(student, images, masks, logits, views, index, progress, self.generator)
+        batch = Batch(
+            student, images, masks, logits, views, index, progress, self.generator, self.precision
+        )
         weights = self.config.weights
         return {name: weights[name] * self.terms[name](batch) for name in weights}
 

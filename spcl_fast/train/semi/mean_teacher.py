@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spcl_fast.models import UNet
 from spcl_fast.momentum import average_tensors
-from spcl_fast.train.semi.term import Batch, Term, autocast
+from spcl_fast.train.semi.term import Batch, Term
 
 
 class MeanTeacher(Term):
@@ -54,7 +54,7 @@ class MeanTeacher(Term):
         """Return the difference between the student on one view and the teacher on the other."""
         student, _ = batch.views.halves(batch.probabilities)
         _, mirrored = batch.views.images.chunk(2)
-        with torch.no_grad(), autocast(mirrored):
+        with torch.no_grad(), batch.autocast():
             logits = self.average(mirrored).float()
         return mse_loss(student, logits.softmax(1).flip(batch.views.flipped))
 

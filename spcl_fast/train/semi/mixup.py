@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from spcl_fast.train.semi.term import Batch, Term, autocast
+from spcl_fast.train.semi.term import Batch, Term
 
 
 class MixUp(Term):
@@ -29,7 +29,7 @@ class MixUp(Term):
         share = torch.rand(len(images), generator=generator).to(images.device)  # lambda
         partner = torch.randperm(len(images), generator=generator).to(images.device)
         blends = torch.lerp(images[partner], images, share[:, None, None, None].to(images.dtype))
-        with autocast(blends):
+        with batch.autocast():
             logits = batch.student(blends).float()
         # linear in y: no one-hot masks
         own = cross_entropy(logits, masks, reduction="none").mean((1, 2))

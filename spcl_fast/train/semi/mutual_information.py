@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from spcl_fast.train.semi.term import Batch, Term, autocast
+from spcl_fast.train.semi.term import Batch, Term
 from spcl_fast.train.views import AlignedViews
 
 WEIGHTS = (0.1, 0.05, 0.05)  # Conv5, Up_conv3, Up_conv2
@@ -66,9 +66,8 @@ class MutualInformation(Term):
         loss = self.consistency * mse_loss(second, first.detach())
         maps = (pooled, up_conv3, up_conv2)
         for head, features, weight in zip(self.heads, maps, self.weights, strict=True):
-            with autocast(features):
-                scores = head(features)
-            loss = loss - weight * self._information(scores.float(), batch.views)
+            scores = head(features.float())
+            loss = loss - weight * self._information(scores, batch.views)
         return loss
 
     def _information(self, scores: Tensor, views: AlignedViews) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.models import UNet
+from spcl_fast.train.device import Precision, autocast
 from spcl_fast.train.views import AlignedViews
 
 
@@ -27,6 +28,7 @@ class Batch:
         index: (2 U,) int64, the slice each view shows.
         progress: Share of the training that is done, 0 to 1.
         generator: CPU generator; a term takes every random number from it.
+        precision: That of the networks, see `spcl_fast.train.device.autocast`.
     """
 
     def __init__(
@@ -39,29 +41,35 @@ class Batch:
         index: Tensor,
         progress: float,
         generator: torch.Generator,
+        precision: Precision = "auto",
     ) -> None:
         self.student = student
         self.images, self.masks, self.labelled_logits = images, masks, labelled_logits
         self.views, self.index = views, index
         self.progress, self.generator = progress, generator
+        self.precision: Precision = precision
+
+    def autocast(self) -> torch.autocast:
+        """Return the mixed precision for a pass through a network."""
+        return autocast(self.images.device, self.precision)
 
     @cached_property
     def features(self) -> list[Tensor]:
         """The encoder's maps Conv1 to Conv5 of the views, differentiable."""
-        with autocast(self.views.images):
+        with self.autocast():
             return self.student.encode(self.views.images)
 
     @cached_property
     def decoder_maps(self) -> list[Tensor]:
         """The decoder's maps Up_conv5 to Up_conv2 of the views, differentiable."""
-        with autocast(self.views.images):
+        with self.autocast():
             maps: list[Tensor] = self.student.decoder(self.features)
             return maps
 
     @cached_property
     def logits(self) -> Tensor:
         """(2 U, K, H, W) float32 logits of the views, differentiable."""
-        with autocast(self.views.images):
+        with self.autocast():
             logits: Tensor = self.student.out(self.decoder_maps[-1])
         return logits.float()
 
@@ -84,9 +92,3 @@ class Term(nn.Module):
 
     def after_step(self, student: UNet) -> None:
         """Do what follows an optimiser step."""
-
-
-def autocast(x: Tensor) -> torch.autocast:
-    """Return the mixed precision of a run: bfloat16 on CUDA, none on the CPU."""
-    device = x.device.type
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
