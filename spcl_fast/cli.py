@@ -22,7 +22,8 @@ COMMANDS = {
     "reproduce": "run the paper's comparison and set its table beside ours",
     "audit": "give a share of slices wrong meta-labels; do the pair weights find them?",
     "evaluate": "Dice and HD95 of a trained segmenter on a data set",
-    "predict": "segment NIfTI images",
+    "predict": "segment images with a trained segmenter",
+    "export": "write the encoder for MONAI or nnU-Net, or the segmenter as a program",
     "report": "write one HTML page about the runs in a folder",
     "data": "inspect a data set, or make the phantom",
     "bench": "time and memory of the losses here, against dense PyTorch and other libraries",
@@ -129,6 +130,8 @@ def _run(command: str, args: list[str]) -> int:
     if command == "reproduce":
         from spcl_fast.train.reproduce import ReproduceConfig, reproduce
 
+        if args and not args[0].startswith("-"):
+            args = ["--dataset", *args]  # spcl-fast reproduce acdc ...
         return _print(str(reproduce(_parse(ReproduceConfig, command, args))))
     if command == "audit":
         from spcl_fast.train.audit import AuditConfig, audit
@@ -142,6 +145,10 @@ def _run(command: str, args: list[str]) -> int:
         from spcl_fast.train.predict import PredictConfig, predict
 
         return _print("\n".join(map(str, predict(_parse(PredictConfig, command, args)))))
+    if command == "export":
+        from spcl_fast.train.export import ExportConfig, export
+
+        return _print(str(export(_parse(ExportConfig, command, args))))
     if command == "report":
         from spcl_fast.report import write_report
 

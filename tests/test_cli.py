@@ -190,6 +190,12 @@ def test_full_disk_fails_without_a_checkpoint(root, tmp_path, capsys):
 def test_data_commands(root, tmp_path, capsys):
     assert main(["data", "inspect", "--root", str(root), "--csv", str(root / "metadata.csv")]) == 0
     assert "vendor" in capsys.readouterr().out
+    picture = tmp_path / "pictures" / "scans.png"
+    assert main(["data", "inspect", str(root), "--thumbnails", str(picture)]) == 0
+    assert "layout      acdc" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["data", "inspect", str(root), "--layout", "promise12"]) == 2
+    assert "labelled scans in layout promise12, got none" in only_sentence(capsys)
     remove_info(root)
     assert main(["data", "inspect", "--root", str(root)]) == 2
     assert "Info.cfg" in capsys.readouterr().out

@@ -2,13 +2,14 @@
 
 import importlib
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from spcl_fast.cli import COMMANDS
+from spcl_fast.cli import COMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENT_PATHS = (
@@ -64,3 +65,29 @@ def test_linked_files_exist(path):
     for target in re.findall(r"\]\(([^)#]+)\)", DOCUMENTS[path]):
         if not target.startswith("http"):
             assert ((REPOSITORY / path).parent / target).exists(), target
+
+
+# command: the module and function that does its work
+WORK = {
+    "pretrain": ("spcl_fast.train.pretrain", "pretrain"),
+    "finetune": ("spcl_fast.train.finetune", "finetune"),
+    "reproduce": ("spcl_fast.train.reproduce", "reproduce"),
+    "audit": ("spcl_fast.train.audit", "audit"),
+    "predict": ("spcl_fast.train.predict", "predict"),
+    "export": ("spcl_fast.train.export", "export"),
+}
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/training.md", "docs/export.md"])
+def test_documented_commands_are_understood(path, monkeypatch, capsys):
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
+    lines = re.findall(r"^ *(spcl-fast .*?)(?:\s+#.*)?$", text, re.MULTILINE)
+    assert lines
+    seen = []
+    for module, function in WORK.values():
+        target = importlib.import_module(module)
+        monkeypatch.setattr(target, function, lambda *args, **options: seen.append(args) or [])
+    known = [line for line in lines if line.split()[1] in WORK]
+    for line in known:
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert len(seen) == len(known)

@@ -5,7 +5,7 @@
     out/audit.json                AUC of 1 - w for the wrong pairs, ROC, Dice
     out/report.html               figures
 
-Every run is a process of its own; an interrupted audit goes on where it stopped.
+An interrupted audit goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ def _pretraining(preset: PretrainConfig, cell: Cell, out: Path) -> Task:
     seed, noise, pace = cell
     loss = replace(preset.loss, **PACES[pace])
     changed = replace(preset, loss=loss, label_noise=noise, seed=seed, out=_folder(out, cell))
-    return Task("pretrain", changed, "encoder.safetensors")
+    return Task(changed, "encoder.safetensors")
 
 
 def _finetuning(preset: FinetuneConfig, cell: Cell, pick: int, out: Path) -> Task:
     init = _folder(out, cell)
     folder = init.with_name(f"{init.name}-{pick}")
     changed = replace(preset, init=init, pick=pick, seed=cell[0], out=folder)
-    return Task("finetune", changed, "evaluation.json")
+    return Task(changed, "evaluation.json")
 
 
 def _write(

@@ -179,13 +179,14 @@ def _torchscript(model: UNet, about: str) -> bytes:
         # the checks of the image's shape are not traced, and newer torch recommends torch.export
         warnings.simplefilter("ignore")
         program = torch.jit.trace(model, _example())  # type: ignore[no-untyped-call]
-        torch.jit.save(program, content, _extra_files={ABOUT_FILE: about})  # type: ignore[no-untyped-call]
+        torch.jit.save(program, content, _extra_files={ABOUT_FILE: about})
     return content.getvalue()
 
 
 def _torch_export(model: UNet, about: str) -> bytes:
-    batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
-    sides = {0: batch, 2: STRIDE * rows, 3: STRIDE * columns}
+    # a side of 16 is no case of this program: a map of one pixel is exported as a size of its own
+    rows, columns = (torch.export.Dim(name, min=2) for name in ("rows", "columns"))
+    sides = {0: torch.export.Dim("batch"), 2: STRIDE * rows, 3: STRIDE * columns}
     program = torch.export.export(model, (_example(),), dynamic_shapes=(sides,), strict=False)
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={ABOUT_FILE: about})

@@ -1,20 +1,20 @@
-"""Many runs: each a process of its own, some at a time, those that are done left alone."""
+"""Many runs: some at a time, each in a process beside this one, those that are done left alone."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Protocol
 
-from spcl_fast.train.config import dump_config
-from spcl_fast.train.finetune import FinetuneConfig
-from spcl_fast.train.pretrain import PretrainConfig
+from spcl_fast.train.finetune import FinetuneConfig, finetune
+from spcl_fast.train.pretrain import PretrainConfig, pretrain
 from spcl_fast.train.progress import progress_bar, say
-from spcl_fast.train.run import atomic_file
 
 
 class Share(Protocol):
@@ -34,12 +34,10 @@ class Task:
     """One run: done when `product` is in its folder.
 
     Attributes:
-        stage: "pretrain" or "finetune".
         config: What to run.
         product: File that the run writes last.
     """
 
-    stage: str
     config: PretrainConfig | FinetuneConfig
     product: str
 
@@ -50,42 +48,38 @@ class Task:
 
 
 def run_tasks(tasks: Sequence[Task], share: Share) -> None:
-    """Run what is not done; a run that fails is named, and the others go on."""
+    """Run what is not done, in `jobs` processes; a run that fails is named, the others go on."""
     todo = [task for task in tasks if not task.is_done]
     if not todo:
         return
     done = len(tasks) - len(todo)
-    with (
-        progress_bar(f"{todo[0].stage} runs", len(tasks), done) as show,
-        ThreadPoolExecutor(share.jobs) as pool,
-    ):
+    pool = ProcessPoolExecutor(share.jobs, get_context("spawn"), _be_quiet)
+    with progress_bar("runs", len(tasks), done) as show:
         try:
-            for task, problem in zip(todo, pool.map(_process(share), todo), strict=True):
+            running = {pool.submit(_run, task): task.config.out.name for task in todo}
+            for future in as_completed(running):
                 done += 1
-                show(done, task.config.out.name)
-                if problem:
-                    say(f"{task.config.out.name} failed: {problem}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+                show(done, running[future])
+                if problem := future.result():
+                    say(f"{running[future]} failed: {problem}")
+        except BrokenProcessPool:
+            raise OSError("a run was killed, for want of memory perhaps; start again") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _process(share: Share) -> Callable[[Task], str]:
-    """Return what runs a task and returns its last words where it failed, else nothing."""
-    environment = dict(os.environ, OMP_NUM_THREADS=str(share.threads))
+def _be_quiet() -> None:
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends the process at once
 
-    def run(task: Task) -> str:
-        folder = task.config.out
-        file = folder.with_name(f"{folder.name}.yaml")
-        with atomic_file(file) as path:
-            path.write_text(dump_config(task.config, task.stage, folder.name), encoding="utf-8")
-        command = [sys.executable, "-m", "spcl_fast.cli", task.stage, "--config", str(file)]
-        ended = subprocess.run(
-            [*command, "--resume"], env=environment, capture_output=True, text=True, check=False
-        )
-        if ended.returncode == 0:
-            file.unlink()
-            return ""
-        return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
 
-    return run
+def _run(task: Task) -> str:
+    """Run a task; return what was wrong, nothing if it is done."""
+    try:
+        if isinstance(task.config, PretrainConfig):
+            pretrain(task.config, resume=True)
+        else:
+            finetune(task.config, resume=True)
+    except (ValueError, OSError, ArithmeticError) as error:
+        return str(error)
+    return ""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from spcl_fast.data.grid import Grid
 from spcl_fast.data.image_file import SUFFIXES
 from spcl_fast.data.scan import DataError, read_image, write_labels
 from spcl_fast.train.config import stage_config
@@ -55,10 +54,7 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, CheckpointError: The run cannot be used.
         DataError: There is no image, two of them would share an output, or some failed.
     """
-    images = find_images(config.images)
-    cases = _cases(images)
-    if config.images.is_dir() and config.out.resolve() == config.images.resolve():
-        raise DataError(f"out must be another folder than images, got {config.out}")
+    cases = _cases(config)
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     for folder in (config.out, *([config.summary.parent] if config.summary else [])):
@@ -66,11 +62,11 @@ def predict(config: PredictConfig) -> list[Path]:
     rows: list[dict[str, Any]] = []
     written: list[Path] = []
     start = time.perf_counter()
-    with progress_bar("predict", len(images)) as show:
+    with progress_bar("predict", len(cases)) as show:
         for step, (case, path) in enumerate(cases.items(), 1):
             target = config.out / f"{case}_pred.nii.gz"
             try:
-                rows.append(_segment(case, path, target, model, trained.data.grid))
+                rows.append(_segment(case, path, target, model, trained))
                 written.append(target)
             except Exception as error:  # whatever is wrong with one case, the others are done
                 message = _sentence(path, error)
@@ -80,12 +76,10 @@ def predict(config: PredictConfig) -> list[Path]:
     if config.summary:
         _write_summary(config.summary, rows, trained.model.num_classes)
     seconds = time.perf_counter() - start
-    say(f"{len(written)} of {len(images)} images segmented in {seconds:.1f} s, in {config.out}")
-    if len(written) < len(images):
-        num_failed = len(images) - len(written)
-        raise DataError(
-            f"{num_failed} of {len(images)} images could not be read or segmented, see above"
-        )
+    say(f"{len(written)} of {len(cases)} images segmented in {seconds:.1f} s, to {config.out}")
+    if failed := len(cases) - len(written):
+        images = f"{failed} of {len(cases)} images"
+        raise DataError(f"{images} could not be read or segmented, see above")
     return written
 
 
@@ -105,11 +99,11 @@ def find_images(path: Path) -> Sequence[Path]:
     return found
 
 
-def _cases(images: Sequence[Path]) -> dict[str, Path]:
-    """Return the images by the name of their output."""
+def _cases(config: PredictConfig) -> dict[str, Path]:
+    """Return the images by the name that their output begins with."""
     cases: dict[str, Path] = {}
-    for path in images:
-        suffix = max((s for s in SUFFIXES if path.name.endswith(s)), key=len, default="")
+    for path in find_images(config.images):
+        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), "")
         case = path.name.removesuffix(suffix)
         if case in cases:
             raise DataError(
@@ -117,18 +111,21 @@ def _cases(images: Sequence[Path]) -> dict[str, Path]:
                 f"for {case}_pred.nii.gz"
             )
         cases[case] = path
+    if config.images.is_dir() and config.out.resolve() == config.images.resolve():
+        raise DataError(f"out must be another folder than images, got {config.out}")
     return cases
 
 
-def _segment(case: str, path: Path, target: Path, model: nn.Module, grid: Grid) -> dict[str, Any]:
+def _segment(
+    case: str, path: Path, target: Path, model: nn.Module, trained: FinetuneConfig
+) -> dict[str, Any]:
     """Write the labels of one image; return its row of the summary."""
     start = time.perf_counter()
     image, spacing_mm, affine = read_image(path)
-    label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
+    label = segment_volume(model, torch.from_numpy(image), spacing_mm, trained.data.grid)
     write_labels(target, label.numpy(), affine)
     row: dict[str, Any] = {"case": case, "seconds": round(time.perf_counter() - start, 3)}
-    num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
-    voxels = torch.bincount(label.flatten(), minlength=num_classes).tolist()
+    voxels = torch.bincount(label.flatten(), minlength=trained.model.num_classes).tolist()
     voxel_ml = math.prod(spacing_mm) / 1000.0  # 1000 cubic millimetres are a millilitre
     row |= {f"voxels_{k}": count for k, count in enumerate(voxels)}
     return row | {f"ml_{k}": round(count * voxel_ml, 3) for k, count in enumerate(voxels)}

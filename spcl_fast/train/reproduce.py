@@ -5,7 +5,7 @@
     out/reproduction.json, .md    the table: the paper's, ours, and paired differences
     out/report.html               figures
 
-Every run is a process of its own; a grid that was interrupted goes on where it stopped.
+A grid that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _encoder_tasks(
             changed = encoder_config(preset, encoder, init)
             folder = encoder_folder(out, encoder, seed)
             task = replace(changed, seed=seed, out=folder)
-            tasks.append(Task("pretrain", task, "encoder.safetensors"))
+            tasks.append(Task(task, "encoder.safetensors"))
     return tasks
 
 
@@ -173,5 +173,5 @@ def _method_tasks(
                     seed=seed,
                     out=method_folder(config.out, key, count, seed),
                 )
-                tasks.append(Task("finetune", task, "evaluation.json"))
+                tasks.append(Task(task, "evaluation.json"))
     return tasks

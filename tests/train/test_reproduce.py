@@ -94,7 +94,7 @@ def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, ca
     bad.mkdir(parents=True)
     (bad / "something").write_text("else")
     reproduce(config)
-    assert "10-1-entropy failed: spcl-fast finetune: out must be" in capfd.readouterr().err
+    assert "10-1-entropy failed: out must be" in capfd.readouterr().err
     result = json.loads((config.out / "reproduction.json").read_text())
     dice = {row["key"]: row["dice"] for row in result["methods"]}
     assert len(dice["scratch"]["1"]) == 1
