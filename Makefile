@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # What compat and examples are compared and run with; two of them would bring another torchvision.
-PEERS := lightly open_clip_torch pytorch-metric-learning tqdm \
+PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
 
 .PHONY: demo test sanitize lint types package clean
