@@ -98,11 +98,11 @@ def find_data(
     if name not in LAYOUTS or not root.is_dir():
         raise DataError(f"{root} must be a folder in layout {name}, got no such folder or layout.")
     cases = LAYOUTS[name].find_cases(root)
+    if not cases:
+        raise DataError(f"{root} must hold labelled scans in layout {name}, got none.")
     if problems is not None:
         problems += [str(case) for case in cases if isinstance(case, DataError)]
         cases = [case for case in cases if not isinstance(case, DataError)]
-    elif not cases:
-        raise DataError(f"{root} must hold labelled scans in layout {name}, got none.")
     scans = strict(cases)
     if csv is not None:
         try:

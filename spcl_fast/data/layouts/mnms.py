@@ -31,7 +31,9 @@ _KEY = "External code"
 
 def recognises(root: Path) -> bool:
     """Return whether some <id>/<id>_sa_gt.nii.gz is here."""
-    return any(any(parent.glob("*/*_sa_gt.nii.gz")) for parent in folders(root, _SUBFOLDERS))
+    return any(
+        any(parent.glob("[!.]*/[!.]*_sa_gt.nii.gz")) for parent in folders(root, _SUBFOLDERS)
+    )
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -61,7 +63,7 @@ def find_cases(root: Path) -> list[Case]:
     path = _information_file(root)
     rows = _read_information(path)
     for parent in folders(root, _SUBFOLDERS):
-        if images := sorted(parent.glob("*/*_sa.nii.gz")):
+        if images := sorted(parent.glob("[!.]*/[!.]*_sa.nii.gz")):
             return [attempt(_patient_scans, image, path, rows) for image in images]
     return []
 

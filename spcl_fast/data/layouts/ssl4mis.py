@@ -22,7 +22,7 @@ from spcl_fast.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
 NAME = "ssl4mis"
 SUBSETS = ("train", "val", "test")
-_FILE = re.compile(r"((?P<patient>.+)_frame\d+)\.h5")
+_FILE = re.compile(r"(?P<patient>[^.].*)_frame\d+\.h5")
 
 
 def recognises(root: Path) -> bool:

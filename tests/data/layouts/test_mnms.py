@@ -25,6 +25,7 @@ def root(tmp_path):
         for name, array in ((f"{patient}_sa", images), (f"{patient}_sa_gt", masks)):
             nifti = nibabel.Nifti1Image(array, np.diag([1.2, 1.2, 9.0, 1]))
             nibabel.save(nifti, folder / f"{name}.nii.gz")
+        (folder / f"._{patient}_sa.nii.gz").touch()
     unlabelled = tmp_path / "Training" / "Unlabeled" / "C2"
     unlabelled.mkdir(parents=True)
     (unlabelled / "C2_sa.nii.gz").touch()

@@ -19,6 +19,7 @@ def root(tmp_path):
     (folder / "slices" / "patient001_frame01_slice_1.h5").touch()
     for name in [*NAMES, ODD]:
         (folder / f"{name}.h5").touch()
+        (folder / f"._{name}.h5").touch()
     (tmp_path / "train.list").write_text(f"{NAMES[0]}\n{NAMES[1]}\n")
     (tmp_path / "test.list").write_text(f"{NAMES[2]}\n")
     (tmp_path / "train_slices.list").write_text(f"{NAMES[0]}_slice_1\n")
