@@ -100,8 +100,8 @@ def protocol_split(config: DataConfig) -> ProtocolSplit:
     """Return the division of the protocol; say which of its cases are missing.
 
     Raises:
-        DataError: As `all_scans`.
-        ValueError: There is no such protocol for the data set, or none of its cases.
+        DataError: As `all_scans`, or no training or no test case of the protocol is there.
+        ValueError: There is no such protocol for the data set.
     """
     data = data_set(config)
     name = PROTOCOLS_OF.get(data.layout, data.layout)
@@ -109,6 +109,9 @@ def protocol_split(config: DataConfig) -> ProtocolSplit:
     if found.missing:
         listed = ", ".join(found.missing)
         say(f"protocol {config.protocol}: {len(found.missing)} cases are missing: {listed}")
+    for name, scans in (("training", found.train), ("test", found.test)):
+        if not scans:
+            raise DataError(f"{config.root} must hold {name} cases of {config.protocol}, got none")
     return found
 
 

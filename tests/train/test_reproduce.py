@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spcl_fast.data.scan import DataError
 from spcl_fast.train import audit as audit_module
 from spcl_fast.train import reproduce as module
 from spcl_fast.train.audit import AuditConfig, audit
 from spcl_fast.train.config import ConfigError, preset_path, stage_config
+from spcl_fast.train.dataset import split_scans
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.methods import ENCODERS, METHODS, PAPER, encoder_config, method_config
 from spcl_fast.train.noise import auc
@@ -107,6 +109,15 @@ def test_missing_labelled_scans_are_named(small_preset, labelled, phantom, tmp_p
     with pytest.raises(ConfigError, match=r"among 1, 2, all \(4 lacks patient067 ES\), got '4'"):
         reproduce(config)
     assert not config.out.exists()
+
+
+def test_a_protocol_without_test_cases_is_refused(data_config, tmp_path):
+    protocol = replace(data_config, protocol="chaitanya")  # which tests on none of patients 1 to 6
+    with pytest.raises(DataError, match="must hold test cases of chaitanya, got none"):
+        split_scans(protocol)
+    spcl = split_scans(replace(data_config, protocol="spcl"))
+    assert {scan.patient for scan in spcl.test} == {"patient001"}
+    assert len(spcl.train) == 10
 
 
 def test_every_method_has_a_configuration(tmp_path):
