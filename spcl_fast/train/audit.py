@@ -23,18 +23,26 @@ from spcl_fast.train.device import Precision
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.grid_runs import Task, run_tasks
 from spcl_fast.train.noise import roc
+from spcl_fast.train.paired import dice_by_patient, paired_difference
 from spcl_fast.train.pretrain import PretrainConfig
 from spcl_fast.train.run import atomic_file, read_log
 
 PLAIN = "none"
 # What a pace changes in the loss of the preset. "linear" is the paper's schedule for positions on
-# ACDC, "hard" its authors' early one; the others are in units that survive a change of batch size.
+# ACDC, "hard" its authors' early one. The other two, in units that survive a change of batch size,
+# fall: all pairs teach at first, and the hardest are let go when there is something to judge by.
 PACES: dict[str, dict[str, Any]] = {
     PLAIN: {"pace": "none"},
     "hard": {"pace": "absolute", "mode": "hard", "start": (4.0,), "end": (14.0,)},
     "linear": {"pace": "absolute", "mode": "linear", "start": (5.0,), "end": (60.0,)},
-    "relative": {"pace": "relative", "mode": "linear", "start": (1.2,), "end": (2.0,)},
-    "quantile": {"pace": "quantile", "mode": "linear", "start": (0.5,), "end": (0.8,)},
+    "relative": {"pace": "relative", "mode": "linear", "start": (3.0,), "end": (1.5,)},
+    "quantile": {
+        "pace": "quantile",
+        "mode": "linear",
+        "start": (1.0,),
+        "end": (0.6,),
+        "power": 1.0,
+    },
 }
 
 
@@ -162,6 +170,8 @@ def _write(
         "pace_settings": {name: plain(PACES[name]) for name in config.paces},
         "noise": list(config.noise),
         "rows": [row for row in rows if row],
+        "paired_with": PLAIN,
+        "paired": {pace: _paired(config, pace) for pace in config.paces if pace != PLAIN},
         "config": {"pretrain": plain(stage1), "finetune": plain(stage2)},
     }
     for part in result["config"].values():
@@ -181,11 +191,7 @@ def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
     if not (folder / "encoder.safetensors").exists():
         return None
     last = [row for row in read_log(folder / "metrics.jsonl") if row["kind"] == "epoch"][-1]
-    dice = []
-    for pick in range(config.picks):
-        path = folder.with_name(f"{folder.name}-{pick}") / "evaluation.json"
-        if path.exists():
-            dice.append(json.loads(path.read_text(encoding="utf-8"))["dice_mean"])
+    dice = [evaluation["dice_mean"] for evaluation in _evaluations(config, cell).values()]
     row: dict[str, Any] = {
         **{"pace": pace, "noise": noise, "seed": seed, "dice": dice},
         **{"auc": None, "auc_loss": None, "roc": None},
@@ -200,3 +206,33 @@ def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
         if pace != PLAIN:
             row |= {"auc": last["audit_auc"], "roc": roc(1 - weight, wrong)}
     return row
+
+
+def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, dict[str, Any]]:
+    """Return the evaluations of the fine-tunings of a cell, by pick."""
+    folder = _folder(config.out, cell)
+    files = {
+        i: folder.with_name(f"{folder.name}-{i}") / "evaluation.json" for i in range(config.picks)
+    }
+    return {
+        pick: json.loads(path.read_text(encoding="utf-8"))
+        for pick, path in files.items()
+        if path.exists()
+    }
+
+
+def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
+    """Return the gain of Dice over plain SupCon by noise, over seeds and picks and patients."""
+    gains: dict[str, Any] = {}
+    for noise in config.noise:
+        differences = []
+        for seed in range(config.seeds):
+            ours, plain_ones = (_evaluations(config, (seed, noise, p)) for p in (pace, PLAIN))
+            for pick in ours.keys() & plain_ones.keys():
+                scans = ours[pick]["scans"].values()
+                patients = sorted({scan["patient"] for scan in scans})
+                pair = (dice_by_patient(arm[pick], patients) for arm in (ours, plain_ones))
+                differences.append(np.subtract(*map(np.array, pair)))
+        if differences:
+            gains[f"{noise:g}"] = paired_difference(np.stack(differences))
+    return gains

@@ -165,6 +165,8 @@ def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
     expected = auc(1 - scores["weight"].astype(float), scores["wrong"])
     assert row["auc"] == pytest.approx(expected, abs=1e-6)
     assert len(row["dice"]) == 1
+    gain = result["paired"]["quantile"]["0.4"]
+    assert gain["mean"] == pytest.approx(row["dice"][0] - rows["none", 0.4]["dice"][0])
     assert result["config"]["pretrain"]["loss"]["labels"] == ["position"]
     assert (config.out / "report.html").exists()
 
