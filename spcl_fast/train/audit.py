@@ -21,7 +21,7 @@ from spcl_fast.report import write_report
 from spcl_fast.train.config import plain, preset_path, stage_config
 from spcl_fast.train.device import Precision
 from spcl_fast.train.finetune import FinetuneConfig
-from spcl_fast.train.grid_runs import Task, run_tasks
+from spcl_fast.train.grid_runs import Task, command_line, run_tasks, versions
 from spcl_fast.train.noise import roc
 from spcl_fast.train.paired import dice_by_patient, paired_difference
 from spcl_fast.train.pretrain import PretrainConfig
@@ -162,10 +162,9 @@ def _write(
     config: AuditConfig, stage1: PretrainConfig, stage2: FinetuneConfig, cells: list[Cell]
 ) -> Path:
     rows = [_row(config, cell) for cell in cells if (_folder(config.out, cell)).is_dir()]
-    settings = plain(config) | {"root": None, "out": None}
     result: dict[str, Any] = {
-        "command": "spcl-fast audit",
-        "settings": settings,
+        "command": command_line("audit", config),
+        "versions": versions(),
         "paces": list(config.paces),
         "pace_settings": {name: plain(PACES[name]) for name in config.paces},
         "noise": list(config.noise),

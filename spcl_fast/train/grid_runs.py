@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
+
+from spcl_fast._version import __version__
 from spcl_fast.train.finetune import FinetuneConfig, finetune
 from spcl_fast.train.pretrain import PretrainConfig, pretrain
 from spcl_fast.train.progress import progress_bar, say
+
+MACHINE = ("root", "out", "jobs", "threads")  # what another machine would have otherwise
 
 
 class Share(Protocol):
@@ -83,3 +89,20 @@ def _run(task: Task) -> str:
     except (ValueError, OSError, ArithmeticError) as error:
         return str(error)
     return ""
+
+
+def command_line(command: str, config: Any) -> str:
+    """Return the command that makes the runs of `config`, without paths and shares of a machine."""
+    words = [f"spcl-fast {command}"]
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.name not in ("dataset", *MACHINE) and value != item.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{item.name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
+
+
+def versions() -> dict[str, str]:
+    """Return what the runs were made with."""
+    python = platform.python_version()
+    return {"spcl_fast": __version__, "torch": torch.__version__, "python": python}

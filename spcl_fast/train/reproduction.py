@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from spcl_fast._version import __version__
 from spcl_fast.report import write_report
 from spcl_fast.train.config import plain
 from spcl_fast.train.finetune import FinetuneConfig
+from spcl_fast.train.grid_runs import command_line, versions
 from spcl_fast.train.methods import METHODS, PAPER
 from spcl_fast.train.paired import dice_by_patient, paired_difference
 from spcl_fast.train.pretrain import PretrainConfig
@@ -46,8 +44,7 @@ def write_reproduction(
     """
     found = _evaluations(config, counts, seeds)
     result: dict[str, Any] = {
-        "command": f"spcl-fast reproduce {config.dataset} --protocol {config.protocol} "
-        f"--seeds {config.seeds} --scale {config.scale}",
+        "command": command_line(f"reproduce {config.dataset}", config),
         "dataset": config.dataset,
         "protocol": config.protocol,
         "scale": config.scale,
@@ -56,11 +53,7 @@ def write_reproduction(
         "methods": [_row(config, key, counts, found) for key in config.methods],
         "reference": REFERENCE,
         "paired": _paired(config, counts, found),
-        "versions": {
-            "spcl_fast": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "config": {"pretrain": _without_paths(stage1), "finetune": _without_paths(stage2)},
     }
     with atomic_file(config.out / "reproduction.json") as path:

@@ -1,0 +1,80 @@
+"""The tables of what was learned: one labelled scan, the paper's comparison, the noise audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.cost_tables import read, source
+from spcl_fast.train.reproduction import markdown
+
+ARM_NAMES = {
+    "scratch": "from scratch",
+    "simclr": "SimCLR",
+    "position": "position",
+    "self_paced_position": "self-paced position",
+}
+
+
+def one_scan() -> str:
+    """Return the table of Dice from one labelled scan."""
+    result = read("one_scan_acdc.json")
+    lines = [
+        "| labelled scan | " + " | ".join(ARM_NAMES.values()) + " |",
+        "|---|" + "---:|" * len(ARM_NAMES),
+    ]
+    for pick in result["picks"]:
+        texts = [f"{pick['dice'][arm]:.3f}" for arm in ARM_NAMES]
+        lines.append(f"| {pick['labelled'][0]} | " + " | ".join(texts) + " |")
+    means = [f"**{result['mean_dice'][arm]:.3f}**" for arm in ARM_NAMES]
+    lines += ["| mean | " + " | ".join(means) + " |", ""]
+    lines += ["| paired difference of Dice | mean | 95 % interval | scans with a gain |"]
+    lines += ["|---|---:|---:|---:|"]
+    for name, pair in result["paired"].items():
+        first, second = (ARM_NAMES[arm] for arm in name.split(" - "))
+        low, high = pair["interval_95"]
+        interval = f"{low:+.3f} to {high:+.3f}"
+        share = f"{pair['up']} of {len(result['picks'])}"
+        lines.append(f"| {first} minus {second} | {pair['mean']:+.3f} | {interval} | {share} |")
+    origin = source("one_scan_acdc.json", result, "benchmarks/results/cpu")
+    return "\n".join([*lines, "", origin])
+
+
+def reproduction() -> str:
+    """Return the paper's table beside ours."""
+    result = read("reproduction_acdc.json")
+    return "\n".join([*markdown(result), "", source("reproduction_acdc.json", result)])
+
+
+def audit() -> str:
+    """Return AUC of 1 - w and gain of Dice, by pace and share of wrong labels."""
+    result = read("audit_acdc.json")
+    rows = {(row["pace"], row["noise"]): row for row in result["rows"]}
+    noises = [noise for noise in result["noise"] if noise]
+    names = [f"{100 * noise:g} %" for noise in noises]
+    lines = [
+        "AUC of 1 - w (for plain SupCon: of the pair loss) for the pairs with a wrong label:",
+        "",
+    ]
+    lines += ["| pace | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for pace in result["paces"]:
+        cells = [rows[pace, n]["auc"] or rows[pace, n]["auc_loss"] for n in noises]
+        lines.append(f"| {pace} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
+    lines += ["", "3-D Dice after fine-tuning; the paces as differences to plain SupCon:", ""]
+    everywhere = ["0 %", *names] if 0.0 in result["noise"] else names
+    lines += ["| pace | " + " | ".join(everywhere) + " |", "|---|" + "---:|" * len(everywhere)]
+    for pace in result["paces"]:
+        cells = []
+        for noise in result["noise"]:
+            if pace == result["paired_with"]:
+                cells.append(f"{np.mean(rows[pace, noise]['dice']):.3f}")
+                continue
+            gain = result["paired"][pace][f"{noise:g}"]
+            low, high = gain["interval_95"]
+            cells.append(f"{gain['mean']:+.3f} ({low:+.3f} to {high:+.3f})")
+        lines.append(f"| {pace} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", source("audit_acdc.json", result)])
+
+
+TABLES: dict[str, Callable[[], str]] = {"audit": audit, "reproduction": reproduction}
