@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from spcl_fast.report import figures
-from spcl_fast.report.compare import SCRATCH, arm_name
+from spcl_fast.report.compare import SCRATCH, SEED, arm_name
 from spcl_fast.report.figures import Picture
 from spcl_fast.report.runs import RunRecord, is_number
 
 MANY_LINES = 6
+MAX_RUN_LINES = 16  # of the fine-tuning; of more runs the means of arms are drawn
+MAX_ARMS = 8
 PRETRAINING_TITLES = (
     "Contrastive loss",
     "Mean weight of positive pairs",
@@ -32,7 +34,7 @@ PRETRAINING_CAPTION = (
     "tell a slice's position, and should rise."
 )
 FINETUNING_CAPTION = (
-    "One line a run; colours say where the runs started. The training loss is a moving mean. "
+    "Colours say where the runs started. The training loss is a moving mean. "
     "Validation Dice is 3-D, on patients that are neither trained on nor tested; a line that "
     "is higher early learned faster, one that ends higher learned more."
 )
@@ -50,9 +52,10 @@ def pretraining_curves(runs: Sequence[RunRecord]) -> Picture | None:
     runs = [run for run in runs if run.of_kind("step") or run.of_kind("epoch")]
     if not runs:
         return None
+    found, runs = len(runs), _one_seed_each(runs)
     figure, axes = figures.panels(2, 3, width=12.0, height=6.2)
     loss, weight, gamma, knn, lr, objective = (ax for row in axes for ax in row)
-    colours = {run.name: figures.COLOURS[i % len(figures.COLOURS)] for i, run in enumerate(runs)}
+    colours = {run.name: figures.COLOURS[i] for i, run in enumerate(runs)}
     for run in runs:
         colour = colours[run.name]
         _faint_and_epoch(loss, run, "loss", colour)
@@ -72,7 +75,10 @@ def pretraining_curves(runs: Sequence[RunRecord]) -> Picture | None:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
         )
-    return Picture("Pre-training", PRETRAINING_CAPTION, figures.to_png(figure))
+    caption = PRETRAINING_CAPTION
+    if len(runs) < found:
+        caption += f" Drawn are {len(runs)} of {found} runs, one seed of each."
+    return Picture("Pre-training", caption, figures.to_png(figure))
 
 
 def finetuning_curves(runs: Sequence[RunRecord]) -> Picture | None:
@@ -92,13 +98,25 @@ def finetuning_curves(runs: Sequence[RunRecord]) -> Picture | None:
     loss, mean = axes[0][:2]
     colours = _arm_colours(runs)
     alpha = 0.9 if len(runs) <= MANY_LINES else 0.55
-    for run in runs:
-        style: dict[str, Any] = {"color": colours[_arm(run)], "alpha": alpha}
-        steps, values = run.series("step", "loss")
-        loss.plot(steps, figures.smooth(values, max(1, len(values) // 30)), lw=1.2, **style)
-        mean.plot(*run.series("val", "dice_mean"), lw=1.6, marker="o", ms=2.5, **style)
-        for ax, name in zip(axes[0][2:], classes, strict=True):
-            ax.plot(*_class_series(run, name), lw=1.2, marker="o", ms=2, **style)
+    caption = FINETUNING_CAPTION
+    if len(runs) > MAX_RUN_LINES:
+        arms, note = _largest_arms(runs, colours)
+        caption += note
+        for name, members in arms.items():
+            _arm_mean(loss, [r.series("step", "loss") for r in members], colours[name])
+            _arm_mean(mean, [r.series("val", "dice_mean") for r in members], colours[name])
+            for ax, class_name in zip(axes[0][2:], classes, strict=True):
+                _arm_mean(ax, [_class_series(r, class_name) for r in members], colours[name])
+        colours = {name: colours[name] for name in arms}
+    else:
+        caption += " One line a run."
+        for run in runs:
+            style: dict[str, Any] = {"color": colours[_arm(run)], "alpha": alpha}
+            steps, values = run.series("step", "loss")
+            loss.plot(steps, figures.smooth(values, max(1, len(values) // 30)), lw=1.2, **style)
+            mean.plot(*run.series("val", "dice_mean"), lw=1.6, marker="o", ms=2.5, **style)
+            for ax, name in zip(axes[0][2:], classes, strict=True):
+                ax.plot(*_class_series(run, name), lw=1.2, marker="o", ms=2, **style)
     figures.style_curves(loss, "Training loss")
     figures.style_curves(mean, "Validation Dice, mean")
     for ax, name in zip(axes[0][2:], classes, strict=True):
@@ -110,7 +128,52 @@ def finetuning_curves(runs: Sequence[RunRecord]) -> Picture | None:
             figures.say_empty(ax, "nothing logged")
     handles = [mean.plot([], [], color=c, lw=2, label=name)[0] for name, c in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return Picture("Fine-tuning", FINETUNING_CAPTION, figures.to_png(figure))
+    return Picture("Fine-tuning", caption, figures.to_png(figure))
+
+
+def _one_seed_each(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs, or of many the first seed of each, at most as many as there are colours."""
+    if len(runs) <= MANY_LINES:
+        return list(runs)
+    firsts: dict[str, RunRecord] = {}
+    for run in runs:
+        firsts.setdefault(SEED.sub("", run.name), run)
+    return list(firsts.values())[: len(figures.COLOURS)]
+
+
+def _largest_arms(
+    runs: Sequence[RunRecord], names: Iterable[str]
+) -> tuple[dict[str, list[RunRecord]], str]:
+    """Return the arms to draw with their runs of one number of labelled scans, and what is drawn.
+
+    The number is that with most runs: a mean over different numbers would tell nothing.
+    """
+    counts = [len(run.labelled_scans) for run in runs]
+    count = max(sorted(set(counts)), key=counts.count)
+    chosen = [run for run, n in zip(runs, counts, strict=True) if n == count]
+    arms = {name: [run for run in chosen if _arm(run) == name] for name in names}
+    arms = {name: members for name, members in arms.items() if members}
+    kept = sorted(arms, key=lambda name: (name != SCRATCH, -len(arms[name])))[:MAX_ARMS]
+    note = (
+        f" Of the {len(runs)} runs, these are means over the {len(chosen)} with {count} labelled "
+        "scans, with a band of one standard deviation over an arm"
+    )
+    left_out = len(arms) - len(kept)
+    note += f"; {left_out} smaller arms are not drawn." if left_out else "."
+    return {name: arms[name] for name in arms if name in kept}, note
+
+
+def _arm_mean(ax: Axes, lines: Iterable[tuple[list[int], Any]], colour: str) -> None:
+    """Draw the mean of curves and one standard deviation, at the steps that most of them have."""
+    known = [(steps, np.asarray(values, dtype=float)) for steps, values in lines if len(steps)]
+    if not known:
+        return
+    grid = max((steps for steps, _ in known), key=len)
+    values = np.stack([np.interp(grid, steps, v, right=np.nan) for steps, v in known])
+    mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    width = max(1, len(grid) // 30)
+    ax.fill_between(grid, mean - spread, mean + spread, color=colour, alpha=0.12, lw=0)
+    ax.plot(grid, figures.smooth(mean, width), color=colour, lw=1.6)
 
 
 def _faint_and_epoch(ax: Axes, run: RunRecord, key: str, colour: str) -> None:
@@ -159,9 +222,7 @@ def _arm(run: RunRecord) -> str:
 
 def _arm_colours(runs: Sequence[RunRecord]) -> dict[str, str]:
     names = sorted({_arm(run) for run in runs}, key=lambda name: (name != SCRATCH, name))
-    others = [name for name in names if name != SCRATCH]
-    colours = {n: figures.COLOURS[i % len(figures.COLOURS)] for i, n in enumerate(others)}
-    return {name: colours.get(name, figures.SCRATCH_COLOUR) for name in names}
+    return figures.arm_colours(names, SCRATCH)
 
 
 def _validated_classes(runs: Sequence[RunRecord]) -> list[str]:

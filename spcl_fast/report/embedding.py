@@ -39,10 +39,16 @@ def embedding_picture(run: RunRecord) -> Picture | None:
         plane[:, 0] *= -1  # a component has no sign: base left, apex right
     extra = [k for k, v in arrays.items() if k not in NEEDED and _is_label(v, len(plane))]
     names = ["patient", "phase", *extra][: MAX_COLUMNS - 1]
-    figure, axes = figures.panels(1, 1 + len(names), width=4.1 * (1 + len(names)), height=4.2)
-    _position(figure, axes[0][0], plane, arrays["position"])
-    for ax, name in zip(axes[0][1:], names, strict=True):
-        _labels(ax, plane, arrays[name], name)
+    planes = {"PCA": plane}
+    if (map_tsne := tsne_plane(arrays["z"])) is not None:
+        planes["t-SNE"] = map_tsne
+    columns, rows = 1 + len(names), len(planes)
+    figure, axes = figures.panels(rows, columns, width=4.1 * columns, height=4.2 * rows)
+    for row, (method, points) in zip(axes, planes.items(), strict=True):
+        _position(figure, row[0], points, arrays["position"])
+        row[0].set_ylabel(method, fontsize=10, color=figures.FAINT)
+        for ax, name in zip(row[1:], names, strict=True):
+            _labels(ax, points, arrays[name], name)
     accuracy = run.series("epoch", "knn_position_accuracy")[1]
     known = f", kNN slice-position accuracy {accuracy[-1]:.2f}" if accuracy else ""
     figure.suptitle(
@@ -77,6 +83,23 @@ def principal_plane(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     variance = s**2
     total = max(float(variance.sum()), np.finfo(np.float64).tiny)
     return u[:, :2] * s[:2], variance[:2] / total
+
+
+def tsne_plane(z: np.ndarray) -> np.ndarray | None:
+    """Return the t-SNE coordinates of each row, (n, 2); None without scikit-learn or too few rows.
+
+    Args:
+        z: (n, D) floating point, finite.
+    """
+    try:
+        from sklearn.manifold import TSNE  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        return None
+    perplexity = min(30.0, (len(z) - 1) / 3)
+    if perplexity < 1:
+        return None
+    tsne = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=0)
+    return np.asarray(tsne.fit_transform(z), dtype=np.float64)
 
 
 def _is_label(values: np.ndarray, n: int) -> bool:

@@ -18,10 +18,12 @@ FAINT = "#7b8794"
 GRID = "#e4e7eb"
 DARK = "#0f1419"  # behind scans
 SCRATCH_COLOUR = "#7b8794"
-# blue, vermilion, green, purple, orange, sky: Okabe and Ito, apart for colour-blind readers
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9")
+# blue, vermilion, green, purple, orange, sky after Okabe and Ito, apart for colour-blind readers,
+# then brown and indigo
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9", "#8c564b", "#332288")
 CLASS_COLOURS = {"RV": "#22d3ee", "MYO": "#4ade80", "LV": "#f43f5e"}
-OTHER_CLASS_COLOURS = ("#22d3ee", "#4ade80", "#f43f5e", "#facc15", "#c084fc", "#fb923c", "#60a5fa")
+# none of CLASS_COLOURS, so that a heart with atria and vessels has seven different colours
+OTHER_CLASS_COLOURS = ("#facc15", "#c084fc", "#fb923c", "#60a5fa", "#f9a8d4", "#bef264", "#e5e7eb")
 DOTS_PER_INCH = 120
 
 
@@ -50,6 +52,13 @@ def class_colour(name: str, index: int) -> str:
     return CLASS_COLOURS.get(name, OTHER_CLASS_COLOURS[index % len(OTHER_CLASS_COLOURS)])
 
 
+def arm_colours(names: Sequence[str], scratch: str) -> dict[str, str]:
+    """Return a colour for each arm: grey for `scratch`, the others in the order of COLOURS."""
+    others = [name for name in names if name != scratch]
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
+    return {name: colours.get(name, SCRATCH_COLOUR) for name in names}
+
+
 def panels(
     rows: int,
     columns: int,
@@ -57,6 +66,7 @@ def panels(
     width: float,
     height: float,
     dark: bool = False,
+    share_y: bool = False,
     width_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure of (rows, columns) axes; width and height in inches.
@@ -71,7 +81,7 @@ def panels(
         layout=ConstrainedLayoutEngine(**pads),
         facecolor=DARK if dark else "white",
     )
-    grid = figure.subplots(rows, columns, squeeze=False, width_ratios=width_ratios)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y, width_ratios=width_ratios)
     return figure, [list(row) for row in grid]
 
 

@@ -1,4 +1,4 @@
-"""Contours of truth and prediction on the scans, and what a position label means in pictures."""
+"""Contours of truth and prediction on the best, median and worst test scan."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from spcl_fast.data.scan import read_image
+from spcl_fast.data.scan import read_image, read_labels
 from spcl_fast.report import figures
 from spcl_fast.report.compare import SCRATCH, common_scans, scan_dice
 from spcl_fast.report.figures import Picture
 from spcl_fast.report.runs import RunRecord
 
 MAX_SLICES = 8
+PREDICTED: Any = (0, (2.2, 1.6))  # dashes
 MARGIN = 0.35  # of the extent of the truth, on each side
-MAX_THUMBNAIL_ROWS = 4
-POSITION_CAPTION = (
-    "Slices in one column carry the same position label, so they are positives of each other "
-    "whoever the patient is and whatever the phase; rows are scans. The label comes from the "
-    "place in the stack alone: where a column mixes different anatomy, the label is noisy, "
-    "which is what the self-paced weights are for."
-)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
         num_rows,
         1 + columns,
         width=1.75 + 1.3 * columns,
-        height=1.36 * num_rows + 0.3,
+        height=1.36 * num_rows + 0.5,
         dark=True,
         width_ratios=[1.35] + [1.0] * columns,
     )
@@ -75,61 +71,31 @@ def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
             row = axes[block * len(runs) + index]
             _row_label(row[0], label, name, run)
             _draw_row(row[1:], arrays, run, window)
-    caption = _overlay_caption(runs, how)
-    return Picture("Predictions", caption, figures.to_png(figure))
+    _legend(figure, (runs[0].evaluation or {})["classes"])
+    return Picture("Predictions", _overlay_caption(how), figures.to_png(figure))
 
 
-def position_label_picture(runs: Sequence[RunRecord], num_partitions: int) -> Picture | None:
-    """Draw slices of some scans in the columns of their position labels.
-
-    Args:
-        runs: Evaluated runs.
-        num_partitions: Partitions of the slice position.
-
-    Returns:
-        The picture, or None if no run is evaluated.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
-    run = next((r for r in runs if (r.evaluation or {}).get("scans")), None)
-    if run is None:
-        return None
-    names = _thumbnail_scans(sorted((run.evaluation or {})["scans"]))
-    figure, axes = figures.panels(
-        len(names), num_partitions, width=1.7 * num_partitions + 1.6, height=1.75 * len(names) + 0.3
-    )
-    for row, name in zip(axes, names, strict=True):
-        image, spacing_mm, _ = read_image(_path(run, name, "image"))
-        low, high = np.percentile(image, (1, 99))
-        partition = np.arange(len(image)) * num_partitions // len(image)
-        for k, ax in enumerate(row):
-            members = np.flatnonzero(partition == k)
-            figures.style_image(ax)
-            if len(members):
-                middle = image[members[len(members) // 2]]
-                aspect = spacing_mm[1] / spacing_mm[2]
-                ax.imshow(middle, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
-            for spine in ax.spines.values():
-                spine.set_visible(True)
-                spine.set_color(figures.COLOURS[k % len(figures.COLOURS)])
-                spine.set_linewidth(2)
-        row[0].set_ylabel(name.replace("_", "\n", 1), fontsize=8.5, color=figures.INK)
-    for k, ax in enumerate(axes[0]):
-        where = {0: " (base)", num_partitions - 1: " (apex)"}.get(k, "")
-        ax.set_title(f"position {k}{where}", fontsize=9.5, color=figures.INK)
-    return Picture("Position as a meta-label", POSITION_CAPTION, figures.to_png(figure))
-
-
-def _overlay_caption(runs: Sequence[RunRecord], how: str) -> str:
-    classes = (runs[0].evaluation or {})["classes"]
-    colours = ", ".join(f"{n} {_colour_word(n)}" for n in classes if n in figures.CLASS_COLOURS)
+def _overlay_caption(how: str) -> str:
     return (
-        "Solid: ground truth. Dashed: prediction."
-        + (f" Colours: {colours}." if colours else "")
-        + " Slices from base (left) to apex (right), evenly spaced where there are more than "
-        f"{MAX_SLICES}, cropped around the truth (a prediction far from the heart is not seen). "
-        f"Scans are the best, median and worst by mean Dice over the rows; the runs are {how}."
+        "Slices from base (left) to apex (right), evenly spaced where there are more than "
+        f"{MAX_SLICES}, cropped around the truth (a prediction far from it is not seen). Scans are "
+        f"the best, median and worst by mean Dice over the rows; the runs are {how}."
+    )
+
+
+def _legend(figure: Figure, classes: Sequence[str]) -> None:
+    handles = [
+        *(Line2D([], [], color=figures.class_colour(n, i), label=n) for i, n in enumerate(classes)),
+        Line2D([], [], color="white", lw=1.0, label="ground truth"),
+        Line2D([], [], color="white", lw=1.3, ls=PREDICTED, label="prediction"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=10,
+        labelcolor="white",
     )
 
 
@@ -154,12 +120,37 @@ def _path(run: RunRecord, scan: str, key: str) -> Path:
     return run.folder / value
 
 
+def read_scan_image(run: RunRecord, scan: str) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Return the image of a test scan, (S, H, W), and its spacing in mm.
+
+    Raises:
+        DataError: If it cannot be read.
+        ValueError: If the evaluation names no image.
+    """
+    place = _place((run.evaluation or {})["scans"][scan])
+    image, spacing_mm, _ = read_image(_path(run, scan, "image"), **place)
+    return image, spacing_mm
+
+
+def _place(row: dict[str, Any]) -> dict[str, Any]:
+    """Return how the files of a scan are read, as the evaluation says."""
+    axis = row.get("stack_axis")
+    return {"frame": row.get("frame"), "stack_axis": 2 if axis is None else axis}
+
+
 def _read(runs: Sequence[RunRecord], scan: str) -> tuple[dict[str, np.ndarray], Window]:
     """Return image, mask and each run's prediction by name, and the part to draw."""
-    image, spacing_mm, _ = read_image(_path(runs[0], scan, "image"))
-    arrays = {"image": image, "mask": _read_labels(_path(runs[0], scan, "mask"))}
+    image, spacing_mm = read_scan_image(runs[0], scan)
+    evaluation = runs[0].evaluation or {}
+    row, num_classes = evaluation["scans"][scan], 1 + len(evaluation["classes"])
+    place, values = _place(row), row.get("classes")
+    classes = None if values is None else {int(value): int(label) for value, label in values}
+    mask = read_labels(_path(runs[0], scan, "mask"), num_classes, classes=classes, **place)
+    arrays = {"image": image, "mask": mask}
+    axis = place["stack_axis"]
     for run in runs:
-        arrays[f"prediction {run.name}"] = _read_labels(_path(run, scan, "prediction"))
+        path = _path(run, scan, "prediction")
+        arrays[f"prediction {run.name}"] = read_labels(path, num_classes, stack_axis=axis)
     for name, array in arrays.items():
         if array.shape != image.shape:
             raise ValueError(f"{scan}: {name} must be {image.shape}, got {array.shape}")
@@ -169,10 +160,6 @@ def _read(runs: Sequence[RunRecord], scan: str) -> tuple[dict[str, np.ndarray], 
     low, high = (float(value) for value in np.percentile(image, (1, 99)))
     aspect = spacing_mm[1] / spacing_mm[2]
     return arrays, Window(slices, rows, columns, aspect, low, max(high, low + 1e-6))
-
-
-def _read_labels(path: Path) -> np.ndarray:
-    return np.rint(read_image(path)[0]).astype(np.uint8)
 
 
 def _surroundings(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
@@ -201,7 +188,7 @@ def _draw_row(
         for index, name in enumerate(classes):
             colour = figures.class_colour(name, index)
             _contour(ax, part["mask"] == index + 1, colour, "solid", 1.0)
-            _contour(ax, part[f"prediction {run.name}"] == index + 1, colour, (0, (2.2, 1.6)), 1.3)
+            _contour(ax, part[f"prediction {run.name}"] == index + 1, colour, PREDICTED, 1.3)
 
 
 def _contour(ax: Axes, region: np.ndarray, colour: str, style: Any, width: float) -> None:
@@ -230,13 +217,3 @@ def _row_label(ax: Axes, label: str, scan: str, run: RunRecord) -> None:
         ax.text(
             0.02, y, text, transform=ax.transAxes, fontsize=size, color=colour, fontweight=weight
         )
-
-
-def _colour_word(name: str) -> str:
-    return {"RV": "cyan", "MYO": "green", "LV": "red"}[name]
-
-
-def _thumbnail_scans(names: Sequence[str]) -> list[str]:
-    """Return scans of at most two patients, so that both phases of a patient stand together."""
-    patients = list(dict.fromkeys(name.rsplit("_", 1)[0] for name in names))[:2]
-    return [n for n in names if n.rsplit("_", 1)[0] in patients][:MAX_THUMBNAIL_ROWS]

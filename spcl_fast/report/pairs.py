@@ -24,7 +24,8 @@ ORDER_CAPTION = (
 )
 WEIGHTS_CAPTION = (
     "Top: weight of each positive pair, black 0 (left out as too hard), white 1 (in full use); "
-    "pale blue is not a positive pair. Bottom: similarity of the same slices. Under a self-paced "
+    "pale blue is not a positive pair; last the mask of the positive pairs. Bottom: similarity of "
+    "the same slices, and how the last weights are spread. Under a self-paced "
     "schedule the blocks should grow lighter from left to right, easy pairs first; pairs that stay "
     "dark are those whose label the embedding does not believe."
 )
@@ -48,9 +49,12 @@ def weight_picture(run: RunRecord) -> Picture | None:
         return None
     has_pairs = any(moment["positive"].any() for moment in moments)
     keys = ("weight", "similarity") if has_pairs else ("similarity",)
+    columns = len(moments) + has_pairs
     figure, axes = figures.panels(
-        len(keys), len(moments), width=2.85 * len(moments) + 0.8, height=3.0 * len(keys) + 0.2
+        len(keys), columns, width=2.85 * columns + 0.8, height=3.0 * len(keys) + 0.2
     )
+    if has_pairs:
+        _mask(axes[0].pop(), axes[1].pop(), moments[-1])
     for row, key in zip(axes, keys, strict=True):
         images = [_matrix(ax, key, moment) for ax, moment in zip(row, moments, strict=True)]
         bar = figure.colorbar(images[0], ax=row, shrink=0.8, pad=0.01)
@@ -83,12 +87,27 @@ def _moments(run: RunRecord) -> list[dict[str, np.ndarray]]:
     return moments
 
 
+def _mask(top: Axes, bottom: Axes, moment: dict[str, np.ndarray]) -> None:
+    """Draw the positive mask above a histogram of the weights of its pairs."""
+    positive = moment["positive"].astype(bool)
+    shown = {**moment, "mask": positive.astype(float)}
+    _matrix(top, "mask", shown)
+    top.set_title("positive mask\n(white: same label)", fontsize=9.5, color=figures.INK)
+    bottom.hist(
+        [moment["weight"][positive]], bins=np.linspace(0, 1, 21).tolist(), color=figures.COLOURS[0]
+    )
+    figures.style_curves(bottom, "", xlabel="number of pairs by weight, last step")
+    bottom.set_box_aspect(1)
+
+
 def _matrix(ax: Axes, key: str, moment: dict[str, np.ndarray]) -> AxesImage:
     positive = moment["positive"].astype(bool)
     n = len(positive)
     values, colours, low = moment[key], "RdBu_r", -1.0
     if key == "weight":
         values, colours, low = np.ma.masked_array(values, ~positive), "gray", 0.0
+    elif key == "mask":
+        colours, low = "gray", 0.0
     ax.set_facecolor(NO_PAIR)
     image = ax.imshow(values, cmap=colours, vmin=low, vmax=1.0, interpolation="nearest")
     figures.style_image(ax)

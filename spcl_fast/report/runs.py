@@ -14,6 +14,8 @@ import yaml
 
 Row = dict[str, Any]
 STAGES = ("pretrain", "finetune")
+# libyaml's loader, ten times as fast, where PyYAML was built with it
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -66,6 +68,13 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def look_up(config: Any, *keys: str) -> Any:
+    """Return a nested value of a configuration, None where a key is missing."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
 def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     """Find every run folder at or below a folder.
 
@@ -76,7 +85,7 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
         The runs in the order of their paths, and sentences about folders that could not be read.
 
     Raises:
-        ValueError: If root is not a folder or holds no run.
+        ValueError: If root is not a folder.
     """
     if not root.is_dir():
         raise ValueError(f"runs must be a folder, got {root}")
@@ -84,17 +93,13 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     for path in sorted(root.rglob("config.yaml")):
         try:
             text = path.read_text(encoding="utf-8")
-            config = yaml.safe_load(text)
+            config = yaml.load(text, Loader=SAFE_LOADER)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             problems.append(f"{path.relative_to(root)} cannot be read: {reason}.")
             continue
         if isinstance(config, dict) and config.get("stage") in STAGES:
             runs.append(_read_run(path.parent, config, text))
-    if not runs:
-        raise ValueError(
-            f"runs must be a folder with pre-training or fine-tuning runs, found none in {root}"
-        )
     _make_names_unique(runs, root)
     return runs, problems
 

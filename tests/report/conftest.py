@@ -100,7 +100,9 @@ def write_weights(folder: Path) -> None:
         )
 
 
-def write_finetune(folder: Path, source: str | None, labelled: str, shift: float) -> dict:
+def write_finetune(
+    folder: Path, source: str | None, labelled: list[str], shift: float, *, volumes: bool = True
+) -> dict:
     """Write an evaluated fine-tuning; `shift` moves every Dice. Returns its evaluation."""
     write_config(folder, "finetune", seed=1)
     rows: list[dict] = []
@@ -114,20 +116,86 @@ def write_finetune(folder: Path, source: str | None, labelled: str, shift: float
     scans = {}
     for number in range(4):
         name = f"patient{number // 2 + 1:03d}_frame{1 + 11 * (number % 2):02d}"
-        image, labels = heart(number, slices=6 + number)
-        prediction = np.roll(labels, number + 1, axis=2)
         dice = {c: 0.5 + shift + 0.1 * i - 0.05 * number for i, c in enumerate(CLASSES)}
         scans[name] = {"dice": dice, "hd95_mm": dict.fromkeys(CLASSES, 8.0 - 10 * shift + number)}
-        for key, volume in (("image", image), ("mask", labels), ("prediction", prediction)):
-            save_nifti(folder / f"{name}_{key}.nii.gz", volume)
-            scans[name][key] = f"{name}_{key}.nii.gz"
-    evaluation = {"classes": CLASSES, "scans": scans, "labelled_scans": [labelled]}
-    evaluation["initialised_from"] = source
+        scans[name]["patient"] = name.partition("_")[0]
+        if volumes:
+            image, labels = heart(number, slices=6 + number)
+            prediction = np.roll(labels, number + 1, axis=2)
+            for key, volume in (("image", image), ("mask", labels), ("prediction", prediction)):
+                scans[name][key] = f"{name}_{key}.nii.gz"
+                save_nifti(folder / scans[name][key], volume)
+    evaluation = {"classes": CLASSES, "scans": scans, "labelled_scans": labelled}
+    evaluation |= {"initialised_from": source, "num_training_scans": 12}
     for key in ("dice", "hd95_mm"):
         evaluation[key] = {c: float(np.mean([s[key][c] for s in scans.values()])) for c in CLASSES}
     evaluation["dice_mean"] = float(np.mean(list(evaluation["dice"].values())))
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return evaluation
+
+
+def write_audit(root: Path) -> None:
+    """Write an audit of three paces, three noise levels and two seeds; "linear" finds the noise."""
+    rows = []
+    for seed in range(2):
+        for noise in (0.0, 0.1, 0.4):
+            for k, pace in enumerate(("none", "hard", "linear")):
+                row = {"pace": pace, "noise": noise, "seed": seed, "auc": None, "auc_loss": None}
+                row |= {"mean_weight": 1 - 0.2 * k, "roc": None}
+                row["dice"] = [0.6 - noise / 2 + 0.05 * k + 0.01 * pick for pick in range(3)]
+                if noise:
+                    row["auc_loss"] = 0.7 + 0.01 * seed
+                if noise and k:
+                    fpr = np.linspace(0, 1, 21)
+                    row["roc"] = {"fpr": fpr.tolist(), "tpr": (fpr ** (0.5 / k)).tolist()}
+                    row["auc"] = 1 / (1 + 0.5 / k)
+                rows.append(row)
+    content = {"rows": rows, "paces": ["none", "hard", "linear"], "noise": [0.0, 0.1, 0.4]}
+    (root / "audit.json").write_text(json.dumps(content))
+
+
+def write_reproduction(root: Path) -> None:
+    """Write a reproduction of three methods; "all" has neither paper nor mix-up, as it may."""
+    names = {"scratch": "Labelled scans only", "mixup": "Mix-up", "ours": "Self-paced, semi"}
+    methods, paired = [], {}
+    for k, (key, name) in enumerate(names.items()):
+        paper = {"1": [60.87 + k, 1.28], "2": [67.45 + k, 0.84]} if k else {}
+        dice = {c: [0.5 + 0.1 * i + 0.02 * k + 0.01 * s for s in range(3)] for i, c in COUNTS}
+        if k == 1:
+            del dice["all"]
+        methods.append({"key": key, "name": name, "paper": paper, "dice": dice})
+        pair = {"mean": 0.02 * k, "interval_95": [0.01 * k, 0.03 * k], "up": 2, "pairs": 3}
+        paired |= {key: dict.fromkeys(dice, pair)} if k else {}
+    content = {"dataset": "acdc", "protocol": "spcl", "scale": "cpu", "seeds": [10, 20, 30]}
+    content |= {"labelled": [1, 2, "all"], "methods": methods, "reference": "scratch"}
+    (root / "reproduction.json").write_text(json.dumps(content | {"paired": paired}))
+
+
+COUNTS = tuple(enumerate(("1", "2", "all")))
+
+
+def write_many(root: Path) -> int:
+    """Write a folder like that of a large reproduction; return the number of its runs."""
+    arms = [None, *(f"encoder-{k}" for k in range(11))]
+    seeds = (10, 20, 30)
+    for seed in seeds:
+        for arm in arms[1:]:
+            write_pretrain(root / f"{seed}-{arm}")
+        for k, arm in enumerate(arms):
+            for count in (1, 2, 4):
+                source = None if arm is None else f"{seed}-{arm}"
+                labelled = [f"patient{90 + n:03d}_frame01" for n in range(count)]
+                folder = root / f"{seed}-{count}-{arm}"
+                shift = 0.01 * k + 0.001 * seed + 0.02 * count
+                write_finetune(folder, source, labelled, shift, volumes=False)
+    return len(seeds) * (len(arms) - 1 + 3 * len(arms))
+
+
+@pytest.fixture(scope="session")
+def many_runs(tmp_path_factory):
+    """A folder of 141 runs, and their number; read only."""
+    root = tmp_path_factory.mktemp("many") / "runs"
+    return root, write_many(root)
 
 
 @pytest.fixture(scope="session")
@@ -136,8 +204,10 @@ def full_runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("full") / "runs"
     write_pretrain(root / "position")
     for pick, labelled in enumerate(("patient090_frame01", "patient091_frame01")):
-        write_finetune(root / f"scratch{pick}", None, labelled, 0.0)
-        write_finetune(root / f"position{pick}", "position", labelled, 0.05 + 0.01 * pick)
+        write_finetune(root / f"scratch{pick}", None, [labelled], 0.0)
+        write_finetune(root / f"position{pick}", "position", [labelled], 0.05 + 0.01 * pick)
+    write_audit(root)
+    write_reproduction(root)
     return root
 
 
@@ -151,5 +221,5 @@ def pretrain_folder(tmp_path):
 @pytest.fixture
 def finetune_folder(tmp_path):
     """A fine-tuning run of one's own to damage."""
-    write_finetune(tmp_path / "runs" / "scratch", None, "patient090_frame01", 0.0)
+    write_finetune(tmp_path / "runs" / "scratch", None, ["patient090_frame01"], 0.0)
     return tmp_path / "runs" / "scratch"

@@ -2,13 +2,14 @@
 
 import io
 
+import nibabel
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from spcl_fast.report import figures, overlays
-from spcl_fast.report.runs import find_runs
+from spcl_fast.report.runs import RunRecord, find_runs
 
 
 def evaluated(root):
@@ -80,3 +81,28 @@ def test_relative_and_absolute_paths(full_runs):
 def test_smooth():
     assert figures.smooth([1.0, 2.0, 6.0, 2.0], 3).tolist() == [1.5, 3.0, 10 / 3, 4.0]
     assert figures.smooth([1.0, 5.0], 1).tolist() == [1.0, 5.0]
+
+
+def test_a_frame_of_a_file_with_other_label_values(tmp_path):
+    """The evaluation says which frame and stack axis a file has, and which value is which class."""
+    rng = np.random.default_rng(0)
+    image = rng.random((5, 6, 4, 2)).astype(np.float32)  # x, y, stack, frame
+    values = np.zeros((5, 6, 4, 2), dtype=np.uint16)
+    values[1:3, 2:4, :, 1] = 420
+    prediction = np.where(values[..., 1] == 420, 1, 0).astype(np.uint8)
+    for name, array in (("image", image), ("mask", values), ("prediction", prediction)):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    row = {name: f"{name}.nii.gz" for name in ("image", "mask", "prediction")}
+    row |= {"dice": {"LA": 1.0}, "frame": 1, "stack_axis": 2, "classes": [[0, 0], [420, 1]]}
+    run = RunRecord(tmp_path, "run", "finetune", {}, "")
+    run.evaluation = {"classes": ["LA"], "scans": {"scan": row}}
+    arrays, _ = overlays._read([run], "scan")
+    np.testing.assert_array_equal(arrays["image"], image[..., 1].T)
+    np.testing.assert_array_equal(arrays["mask"], prediction.T)
+    np.testing.assert_array_equal(arrays["mask"], arrays["prediction run"])
+
+
+def test_the_classes_of_a_whole_heart_have_colours_of_their_own():
+    names = ["MYO", "LA", "LV", "RA", "RV", "AA", "PA"]
+    assert len({figures.class_colour(name, index) for index, name in enumerate(names)}) == 7
+    assert figures.class_colour("MYO", 0) == figures.CLASS_COLOURS["MYO"]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -104,3 +106,22 @@ def test_principal_plane():
     np.testing.assert_allclose(share, [1, 0], atol=1e-12)
     with pytest.raises(ValueError, match="z must be finite"):
         principal_plane(np.full((4, 2), np.nan))
+
+
+def test_tsne_is_drawn_where_scikit_learn_is(pretrain_folder, monkeypatch):
+    """A stand-in for the package: the second row of panels appears only with it."""
+
+    class Tsne:
+        def __init__(self, **settings):
+            assert settings["perplexity"] < 80
+
+        def fit_transform(self, z):
+            return z[:, :2]
+
+    monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", types.SimpleNamespace(TSNE=Tsne))
+    both = embedding_picture(only(pretrain_folder))
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    alone = embedding_picture(only(pretrain_folder))
+    height = [int.from_bytes(picture.png[20:24], "big") for picture in (alone, both)]
+    assert height[1] == 2 * height[0]
