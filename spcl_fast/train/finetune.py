@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from spcl_fast.data.augment import AugmentConfig, augment
 from spcl_fast.models import UNet
+from spcl_fast.train.config import ConfigError
 from spcl_fast.train.dataset import DataConfig, pick_labelled, split_scans, training_slices
 from spcl_fast.train.device import Device, Precision, autocast, set_up_device
 from spcl_fast.train.evaluate import (
@@ -57,6 +58,8 @@ class FinetuneConfig:
         steps: Optimiser steps.
         batch_size: Labelled slices a step.
         val_every: Steps between points of the validation curve.
+        select: "last" evaluates the weights after the last step, "best" those at the point of the
+            validation curve with the largest Dice, as the paper's authors do.
         save_every: Steps between states.
         log_every: Steps between lines of the log.
         seed: Seed of the weights, the batches and the augmentation.
@@ -81,6 +84,7 @@ class FinetuneConfig:
     steps: int = 12000
     batch_size: int = 10
     val_every: int = 500
+    select: Literal["last", "best"] = "last"
     save_every: int = 500
     log_every: int = 10
     seed: int = 0
@@ -116,6 +120,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     slices = training_slices(config.data, scans).to(device)
     labelled = slices.select(chosen) if is_semi else slices
     val = training_slices(config.data, split.val).to(device) if split.val else None
+    if config.select == "best" and (val is None or config.val_every > config.steps):
+        raise ConfigError("select must be last without a point of validation, got best")
     training = _Training(config, slices, device)
 
     run = Run.start(config.out, config, "finetune", resume=resume)
@@ -133,10 +139,13 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
                 show(step, f"loss {values['loss']:.3f}")
             if val is not None and step % config.val_every == 0:
                 dice = slice_dice(training.evaluated, val)
-                run.log("val", step, dice=dice, dice_mean=sum(dice.values()) / len(dice))
+                mean = sum(dice.values()) / len(dice)
+                run.log("val", step, dice=dice, dice_mean=mean)
+                training.keep_best(mean)
             if step % config.save_every == 0 or step == config.steps:
                 finite_loss(losses["loss"], step)
                 run.save_state(step, **training.state())
+    training.select()
     path = run.folder / "segmenter.safetensors"
     save_weights(path, training.evaluated.state_dict(), segmenter_metadata(config.model))
     folder = run.folder / "predictions" if config.predictions else None
@@ -173,6 +182,7 @@ class _Training:
             ).to(device)
         self.optimizer = make_optimizer(self._trained(), config.optim)
         self.step = 0
+        self.best: dict[str, Any] | None = None  # Dice and weights, where the best are selected
 
     def _trained(self) -> Iterator[nn.Parameter]:
         return chain(self.segmenter.parameters(), () if self.semi is None else self.semi.trained())
@@ -211,9 +221,21 @@ class _Training:
         self.step += 1
         return {"loss": loss.detach(), **{name: x.detach() for name, x in parts.items()}}
 
+    def keep_best(self, dice: float) -> None:
+        """Keep the weights if their `dice` is the largest so far and the best are selected."""
+        if self.config.select == "best" and (self.best is None or dice > self.best["dice"]):
+            weights = {name: x.cpu().clone() for name, x in self.evaluated.state_dict().items()}
+            self.best = {"dice": dice, "weights": weights}
+
+    def select(self) -> None:
+        """Give the network that counts the weights that were kept, if any were."""
+        if self.best is not None:
+            self.evaluated.load_state_dict(self.best["weights"])
+
     def state(self) -> dict[str, Any]:
         """Return what a restart needs."""
         return {
+            "best": self.best,
             "model": self.segmenter.state_dict(),
             "semi": None if self.semi is None else self.semi.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -228,6 +250,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.step = state["step"]
+        self.best = state["best"]
 
 
 def run_name(init: Path) -> str:

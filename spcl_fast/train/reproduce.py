@@ -94,7 +94,7 @@ def reproduce(config: ReproduceConfig) -> Path:
     )
     share: dict[str, Any] = {"threads": config.threads, "precision": config.precision}
     stage1 = replace(stage1, data=data, **share)
-    stage2 = replace(stage2, data=data, predictions=False, **share)
+    stage2 = replace(stage2, data=data, **share)
     counts = _labelled(config, data)
     config.out.mkdir(parents=True, exist_ok=True)
     encoders = dict.fromkeys(e for m in config.methods if (e := METHODS[m].encoder))
@@ -171,6 +171,7 @@ def _method_tasks(
                     init=encoder_folder(config.out, encoder, seed) if encoder else None,
                     labelled=names,
                     seed=seed,
+                    predictions=seed == seeds[0],  # enough for the pictures
                     out=method_folder(config.out, key, count, seed),
                 )
                 tasks.append(Task(task, "evaluation.json"))

@@ -14,6 +14,7 @@ from spcl_fast.data.scan import DataError, read_scan
 from spcl_fast.metrics import dice_per_class
 from spcl_fast.models import UNet
 from spcl_fast.train import finetune as module
+from spcl_fast.train.config import ConfigError
 from spcl_fast.train.contrast import LossConfig
 from spcl_fast.train.dataset import pick_labelled, split_scans
 from spcl_fast.train.evaluate import segment_volume
@@ -83,6 +84,30 @@ def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, m
     whole = load_file(tmp_path / "whole" / "segmenter.safetensors")
     for name, value in load_file(config.out / "segmenter.safetensors").items():
         assert torch.equal(value, whole[name]), name
+
+
+def test_the_best_point_of_validation_is_selected(finetune_config, tmp_path, monkeypatch):
+    scores = {3: 0.5, 6: 0.4, 9: 0.7, 12: 0.6}  # by step: the third point is the best
+    weights = {}
+
+    def told(model, slices):
+        step = 3 * (len(weights) + 1)
+        weights[step] = {name: x.clone() for name, x in model.state_dict().items()}
+        return {"LV": scores[step]}
+
+    monkeypatch.setattr(module, "slice_dice", told)
+    config = replace(finetune_config, steps=12, select="best", save_every=6)
+    finetune(replace(config, out=tmp_path / "whole"))
+    saved = load_file(tmp_path / "whole" / "segmenter.safetensors")
+    assert all(torch.equal(saved[name], x) for name, x in weights[9].items())
+    weights.clear()
+    finetune(replace(config, out=tmp_path / "last", select="last"))
+    saved = load_file(tmp_path / "last" / "segmenter.safetensors")
+    assert all(torch.equal(saved[name], x) for name, x in weights[12].items())
+    with pytest.raises(ConfigError, match="select must be last without a point of validation"):
+        finetune(replace(config, out=tmp_path / "none", val_every=13))
+    state = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
+    assert state["best"]["dice"] == 0.7  # a resumed run would select it too
 
 
 def test_pretrained_encoder_is_used_and_checked(pretrain_config, finetune_config, tmp_path):
