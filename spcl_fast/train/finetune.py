@@ -9,20 +9,14 @@ paper's equation 4 (arXiv:2107.13741).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from spcl_fast.data.augment import AugmentConfig, augment
-from spcl_fast.models import UNet
+from spcl_fast.data.augment import AugmentConfig
 from spcl_fast.train.config import ConfigError
 from spcl_fast.train.dataset import DataConfig, pick_labelled, split_scans, training_slices
-from spcl_fast.train.device import Device, Precision, autocast, set_up_device
+from spcl_fast.train.device import Device, Precision, set_up_device
 from spcl_fast.train.evaluate import (
     check_classes,
     evaluate_scans,
@@ -30,12 +24,12 @@ from spcl_fast.train.evaluate import (
     summary_line,
     write_evaluation,
 )
-from spcl_fast.train.network import ModelConfig, load_pretrained, segmenter_metadata
-from spcl_fast.train.optim import OptimConfig, finite_loss, make_optimizer, set_lr, warmup_cosine
+from spcl_fast.train.finetuning import Finetuning
+from spcl_fast.train.network import ModelConfig, segmenter_metadata
+from spcl_fast.train.optim import OptimConfig, finite_loss
 from spcl_fast.train.progress import progress_bar, say
 from spcl_fast.train.run import Run, save_weights
-from spcl_fast.train.semi.loss import SemiConfig, SemiLoss
-from spcl_fast.train.supervised import supervised_loss
+from spcl_fast.train.semi.loss import SemiConfig
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     val = training_slices(config.data, split.val).to(device) if split.val else None
     if config.select == "best" and (val is None or config.val_every > config.steps):
         raise ConfigError("select must be last without a point of validation, got best")
-    training = _Training(config, slices, device)
+    training = Finetuning(config, slices, device)
 
     run = Run.start(config.out, config, "finetune", resume=resume)
     if resume and (state := run.load_state()):
@@ -157,100 +151,6 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     run.close()
     say(f"{run.name}: {summary_line(result)}")
     return result
-
-
-class _Training:
-    """Everything that a step changes."""
-
-    def __init__(self, config: FinetuneConfig, slices: Any, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.segmenter = UNet(1, config.model.num_classes, config.model.max_channels)
-        if config.init is not None:
-            load_pretrained(self.segmenter, config.init, config.model)
-        self.segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.semi: SemiLoss | None = None
-        if config.semi.weights:
-            self.semi = SemiLoss(
-                self.segmenter,
-                slices,
-                config.semi,
-                config.augment,
-                self.generator,
-                config.precision,
-            ).to(device)
-        self.optimizer = make_optimizer(self._trained(), config.optim)
-        self.step = 0
-        self.best: dict[str, Any] | None = None  # Dice and weights, where the best are selected
-
-    def _trained(self) -> Iterator[nn.Parameter]:
-        return chain(self.segmenter.parameters(), () if self.semi is None else self.semi.trained())
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network that counts: the teacher, if there is one."""
-        teacher = None if self.semi is None else self.semi.teacher
-        return self.segmenter if teacher is None else teacher
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the last step."""
-        lr: float = self.optimizer.param_groups[0]["lr"]
-        return lr
-
-    def train_step(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """Take a step on a batch drawn from labelled slices; return the loss and its parts."""
-        config, generator = self.config, self.generator
-        set_lr(self.optimizer, warmup_cosine(self.step, config.steps, config.optim))
-        index = torch.randint(len(images), (config.batch_size,), generator=generator)
-        index = index.to(images.device)
-        images, masks = augment(images[index], masks[index].long(), config.augment, generator)
-        with autocast(images.device, config.precision):
-            logits = self.segmenter(images).float()
-        parts = {"supervised": supervised_loss(logits, masks, config.dice_weight)}
-        if self.semi is not None:
-            progress = self.step / config.steps
-            parts |= self.semi(self.segmenter, images, masks, logits, progress)
-        loss = torch.stack(list(parts.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        if self.semi is not None:
-            self.semi.after_step(self.segmenter)
-        self.step += 1
-        return {"loss": loss.detach(), **{name: x.detach() for name, x in parts.items()}}
-
-    def keep_best(self, dice: float) -> None:
-        """Keep the weights if their `dice` is the largest so far and the best are selected."""
-        if self.config.select == "best" and (self.best is None or dice > self.best["dice"]):
-            weights = {name: x.cpu().clone() for name, x in self.evaluated.state_dict().items()}
-            self.best = {"dice": dice, "weights": weights}
-
-    def select(self) -> None:
-        """Give the network that counts the weights that were kept, if any were."""
-        if self.best is not None:
-            self.evaluated.load_state_dict(self.best["weights"])
-
-    def state(self) -> dict[str, Any]:
-        """Return what a restart needs."""
-        return {
-            "best": self.best,
-            "model": self.segmenter.state_dict(),
-            "semi": None if self.semi is None else self.semi.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self.segmenter.load_state_dict(state["model"])
-        if self.semi is not None:
-            self.semi.load_state_dict(state["semi"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.step = state["step"]
-        self.best = state["best"]
 
 
 def run_name(init: Path) -> str:

@@ -21,6 +21,7 @@ from spcl_fast.train.dense import DenseConfig
 from spcl_fast.train.device import Device, Precision, set_up_device
 from spcl_fast.train.network import ModelConfig
 from spcl_fast.train.optim import OptimConfig, finite_loss
+from spcl_fast.train.pretraining import Pretraining
 from spcl_fast.train.progress import progress_bar, say
 from spcl_fast.train.run import Run
 
@@ -107,8 +108,6 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     Raises:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
     """
-    from spcl_fast.train.pretraining import Pretraining
-
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     slices = training_slices(config.data, split_scans(config.data).train).to(device)
     training = Pretraining(config, slices, device)

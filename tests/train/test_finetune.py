@@ -14,6 +14,7 @@ from spcl_fast.data.scan import DataError, read_scan
 from spcl_fast.metrics import dice_per_class
 from spcl_fast.models import UNet
 from spcl_fast.train import finetune as module
+from spcl_fast.train import finetuning
 from spcl_fast.train.config import ConfigError
 from spcl_fast.train.contrast import LossConfig
 from spcl_fast.train.dataset import pick_labelled, split_scans
@@ -76,7 +77,7 @@ def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, m
             raise KeyboardInterrupt
         return supervised_loss(*args)
 
-    monkeypatch.setattr(module, "supervised_loss", stop_at_the_sixth)
+    monkeypatch.setattr(finetuning, "supervised_loss", stop_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         finetune(config)
     monkeypatch.undo()
