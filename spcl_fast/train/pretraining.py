@@ -114,8 +114,8 @@ class Pretraining:
         """Return the weighted losses on two views of some slices, the encoder's first."""
         config, images = self.config, self.slices.images[index]
         if not config.dense_weight:
+            views = independent_views(images, config.augment, self.generator)
             with autocast(images.device, config.precision):
-                views = independent_views(images, config.augment, self.generator)
                 maps = self.encoder(views)[-1]
             return [self._encoder_loss(maps, index, progress)]
         aligned = aligned_views(images, config.augment, self.generator)
