@@ -19,6 +19,7 @@ from spcl_fast.train.contrast import LossConfig, contrastive_step, make_heads
 from spcl_fast.train.dataset import all_scans, split_scans
 from spcl_fast.train.health import knn_position_accuracy
 from spcl_fast.train.pretrain import pretrain
+from spcl_fast.train.pretraining import Pretraining
 from spcl_fast.train.run import read_log
 
 
@@ -154,3 +155,24 @@ def test_meta_label_from_the_csv(pretrain_config):
     with pytest.raises(ValueError, match=r"vendor"):
         pretrain(replace(wrong, out=path.parent / "wrong"))
     assert not (path.parent / "wrong").exists()
+
+
+@pytest.mark.parametrize("dense_weight", [0.0, 1.0])  # independent and aligned views
+def test_the_network_alone_has_the_precision_of_a_run(pretrain_config, dense_weight):
+    seen = {}
+    slices = load_slices(all_scans(pretrain_config.data), pretrain_config.data.grid)
+    for precision in ("float32", "bfloat16"):
+        config = replace(pretrain_config, precision=precision, dense_weight=dense_weight)
+        config = replace(config, dense=replace(config.dense, size=4, cells=2))
+        training = Pretraining(config, slices, torch.device("cpu"))
+        kept = seen.setdefault(precision, [])
+        training.encoder.register_forward_hook(
+            lambda _, x, y, kept=kept: kept.extend((x[0], y[-1]))
+        )
+        out = training.train_step()
+        assert out.loss.dtype == torch.float32
+        kept.append(out.loss)
+    views, maps, loss = zip(*seen.values(), strict=True)
+    assert torch.equal(*views)
+    assert [x.dtype for x in maps] == [torch.float32, torch.bfloat16]
+    assert loss[1] == pytest.approx(float(loss[0]), rel=0.1)
