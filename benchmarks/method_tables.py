@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from benchmarks.cost_tables import read, source
@@ -75,6 +73,3 @@ def audit() -> str:
             cells.append(f"{gain['mean']:+.3f} ({low:+.3f} to {high:+.3f})")
         lines.append(f"| {pace} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", source("audit_acdc.json", result)])
-
-
-TABLES: dict[str, Callable[[], str]] = {"audit": audit, "reproduction": reproduction}

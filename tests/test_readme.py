@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENT_PATHS = (
     "README.md",
     *(f"docs/{name}.md" for name in ("benchmarks", "distributed", "kernels", "swap-in")),
+    "docs/training.md",
 )
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = {path: (REPOSITORY / path).read_text("utf-8") for path in DOCUMENT_PATHS}
