@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.optim.swa_utils import AveragedModel
 
 from spcl_fast.models import UNet
-from spcl_fast.momentum import average_tensors
+from spcl_fast.momentum import momentum_update
 from spcl_fast.train.semi.term import Batch, Term
 
 
@@ -28,19 +27,9 @@ class MeanTeacher(Term):
 
     def __init__(self, student: UNet, decay: float) -> None:
         super().__init__()
-
-        def average(
-            teacher: Sequence[Tensor], values: Sequence[Tensor], num_averaged: Tensor | int
-        ) -> None:
-            average_tensors(teacher, values, min(decay, 1 - 1 / (int(num_averaged) + 1)))
-
-        self.average = AveragedModel(student, multi_avg_fn=average, use_buffers=True).eval()
-        self.average.requires_grad_(False)
-
-    @property
-    def model(self) -> UNet:
-        """The teacher."""
-        return cast(UNet, self.average.module)
+        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+        self.decay = decay
+        self.num_updates = 0
 
     def train(self, mode: bool = True) -> MeanTeacher:
         """Leave the teacher in evaluation mode."""
@@ -55,9 +44,18 @@ class MeanTeacher(Term):
         student, _ = batch.views.halves(batch.probabilities)
         _, mirrored = batch.views.images.chunk(2)
         with torch.no_grad(), batch.autocast():
-            logits = self.average(mirrored).float()
+            logits = self.model(mirrored).float()
         return mse_loss(student, logits.softmax(1).flip(batch.views.flipped))
 
     def after_step(self, student: UNet) -> None:
         """Move the teacher towards the student."""
-        self.average.update_parameters(student)
+        momentum_update(self.model, student, min(self.decay, 1 - 1 / (self.num_updates + 1)))
+        self.num_updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return the number of updates, which the decay grows with."""
+        return {"num_updates": self.num_updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Load what `get_extra_state` gave."""
+        self.num_updates = state["num_updates"]
