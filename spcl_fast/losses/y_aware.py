@@ -90,9 +90,10 @@ class _KernelMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, labels: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """Return m (N, D) and which rows have a positive, (N,) bool."""
-        total = torch.cat([k.sum(1) for k in _panels(labels, sigma)] or [labels])
+        panels = [(k.sum(1), k @ z) for k in _panels(labels, sigma)] or [(labels, z)]
+        total, weighted = (torch.cat(column) for column in zip(*panels, strict=True))
         scale = torch.where(total > 0, 1 / total, 0)
-        mean = torch.cat([k @ z for k in _panels(labels, sigma)] or [z]) * scale[:, None]
+        mean = weighted * scale[:, None]
         ctx.save_for_backward(labels, scale)
         ctx.sigma = sigma
         has_positives = total > 0
