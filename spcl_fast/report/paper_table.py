@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from spcl_fast.report import figures
 from spcl_fast.report.efficiency import draw_curve, style_counts
 from spcl_fast.report.figures import Picture
 from spcl_fast.report.summaries import Difference, Method, Reproduction
-from spcl_fast.report.tables import Table
+from spcl_fast.report.tables import Table, percent_and_spread
 
 MAX_METHODS = 15
 MAX_COLUMNS = 5
@@ -38,7 +36,7 @@ def reproduction_table(result: Reproduction) -> Table:
                     method.name,
                     count,
                     f"{paper[0]:.1f} ({paper[1]:.1f})" if paper else "-",
-                    _mean_std(method.dice.get(count, ())),
+                    percent_and_spread(method.dice.get(count, ())),
                     str(len(method.dice.get(count, ()))),
                     _difference(method.paired.get(count)),
                 ]
@@ -91,13 +89,6 @@ def _percent(method: Method) -> dict[str, list[float]]:
 def _reference_name(result: Reproduction) -> str:
     names = {method.key: method.name for method in result.methods}
     return names.get(result.reference, result.reference)
-
-
-def _mean_std(values: tuple[float, ...]) -> str:
-    if not values:
-        return "-"
-    spread = f" ({100 * np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{spread}"
 
 
 def _difference(pair: Difference | None) -> str:

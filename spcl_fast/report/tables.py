@@ -138,6 +138,14 @@ def mean_and_spread(values: Sequence[float | None], digits: int) -> str:
     return mean if len(known) == 1 else f"{mean} \u00b1 {np.std(known, ddof=1):.{digits}f}"
 
 
+def percent_and_spread(values: Sequence[float]) -> str:
+    """Return shares in % as the paper prints them: mean (standard deviation), "-" for none."""
+    if not values:
+        return "-"
+    spread = f" ({100 * np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.1f}{spread}"
+
+
 def text(value: Any, digits: int = 3) -> str:
     """Return a cell: floats with a fixed number of digits, "-" for None."""
     if value is None:

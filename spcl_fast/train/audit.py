@@ -21,9 +21,9 @@ from spcl_fast.report import write_report
 from spcl_fast.train.config import plain, preset_path, stage_config
 from spcl_fast.train.device import Precision
 from spcl_fast.train.finetune import FinetuneConfig
-from spcl_fast.train.grid_runs import Task, command_line, run_tasks, versions
+from spcl_fast.train.grid_runs import Task, command_line, portable, run_tasks, versions
 from spcl_fast.train.noise import roc
-from spcl_fast.train.paired import dice_by_patient, paired_difference
+from spcl_fast.train.paired import paired_evaluations
 from spcl_fast.train.pretrain import PretrainConfig
 from spcl_fast.train.run import atomic_file, read_log
 
@@ -171,10 +171,8 @@ def _write(
         "rows": [row for row in rows if row],
         "paired_with": PLAIN,
         "paired": {pace: _paired(config, pace) for pace in config.paces if pace != PLAIN},
-        "config": {"pretrain": plain(stage1), "finetune": plain(stage2)},
+        "config": {"pretrain": portable(stage1), "finetune": portable(stage2)},
     }
-    for part in result["config"].values():
-        part["data"].pop("root"), part["data"].pop("cache"), part.pop("out")
     path = config.out / "audit.json"
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -224,14 +222,10 @@ def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
     """Return the gain of Dice over plain SupCon by noise, over seeds and picks and patients."""
     gains: dict[str, Any] = {}
     for noise in config.noise:
-        differences = []
+        pairs = []
         for seed in range(config.seeds):
-            ours, plain_ones = (_evaluations(config, (seed, noise, p)) for p in (pace, PLAIN))
-            for pick in ours.keys() & plain_ones.keys():
-                scans = ours[pick]["scans"].values()
-                patients = sorted({scan["patient"] for scan in scans})
-                pair = (dice_by_patient(arm[pick], patients) for arm in (ours, plain_ones))
-                differences.append(np.subtract(*map(np.array, pair)))
-        if differences:
-            gains[f"{noise:g}"] = paired_difference(np.stack(differences))
+            ours, base = (_evaluations(config, (seed, noise, p)) for p in (pace, PLAIN))
+            pairs += [(ours[pick], base[pick]) for pick in ours if pick in base]
+        if pairs:
+            gains[f"{noise:g}"] = paired_evaluations(*zip(*pairs, strict=True))
     return gains

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from spcl_fast._version import __version__
+from spcl_fast.train.config import plain
 from spcl_fast.train.finetune import FinetuneConfig, finetune
 from spcl_fast.train.pretrain import PretrainConfig, pretrain
 from spcl_fast.train.progress import progress_bar, say
@@ -106,3 +107,10 @@ def versions() -> dict[str, str]:
     """Return what the runs were made with."""
     python = platform.python_version()
     return {"spcl_fast": __version__, "torch": torch.__version__, "python": python}
+
+
+def portable(config: PretrainConfig | FinetuneConfig) -> Any:
+    """Return a configuration as plain values, without the paths of a machine."""
+    content = plain(config)
+    content["data"].pop("root"), content["data"].pop("cache"), content.pop("out")
+    return content

@@ -40,3 +40,17 @@ def paired_difference(difference: NDArray[np.float64]) -> dict[str, Any]:
         "up": int((by_run > 0).sum()),
         "pairs": runs,
     }
+
+
+def paired_evaluations(
+    ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the paired difference of Dice of evaluations, run by run and patient by patient.
+
+    Args:
+        ours: Contents of evaluation.json.
+        reference: As many, with the same test patients, each the partner of one of ours.
+    """
+    patients = sorted({scan["patient"] for scan in ours[0]["scans"].values()})
+    arms = (np.array([dice_by_patient(e, patients) for e in arm]) for arm in (ours, reference))
+    return paired_difference(np.subtract(*arms))

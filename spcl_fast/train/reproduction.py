@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spcl_fast.report import write_report
-from spcl_fast.train.config import plain
+from spcl_fast.report.tables import percent_and_spread
 from spcl_fast.train.finetune import FinetuneConfig
-from spcl_fast.train.grid_runs import command_line, versions
+from spcl_fast.train.grid_runs import command_line, portable, versions
 from spcl_fast.train.methods import METHODS, PAPER
-from spcl_fast.train.paired import dice_by_patient, paired_difference
+from spcl_fast.train.paired import paired_evaluations
 from spcl_fast.train.pretrain import PretrainConfig
 from spcl_fast.train.run import atomic_file
 
@@ -54,7 +52,7 @@ def write_reproduction(
         "reference": REFERENCE,
         "paired": _paired(config, counts, found),
         "versions": versions(),
-        "config": {"pretrain": _without_paths(stage1), "finetune": _without_paths(stage2)},
+        "config": {"pretrain": portable(stage1), "finetune": portable(stage2)},
     }
     with atomic_file(config.out / "reproduction.json") as path:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -110,19 +108,9 @@ def _paired(
             seeds = [seed for seed in runs if seed in reference]
             if key == REFERENCE or not seeds:
                 continue
-            patients = sorted({s["patient"] for s in runs[seeds[0]]["scans"].values()})
-            ours, base = (
-                np.array([dice_by_patient(arm[seed], patients) for seed in seeds])
-                for arm in (runs, reference)
-            )
-            out.setdefault(key, {})[count] = paired_difference(ours - base)
+            ours, base = ([arm[seed] for seed in seeds] for arm in (runs, reference))
+            out.setdefault(key, {})[count] = paired_evaluations(ours, base)
     return out
-
-
-def _without_paths(config: Any) -> Any:
-    content = plain(config)
-    content["data"].pop("root"), content["data"].pop("cache"), content.pop("out")
-    return content
 
 
 def markdown(result: dict[str, Any]) -> list[str]:
@@ -141,17 +129,10 @@ def markdown(result: dict[str, Any]) -> list[str]:
         for count in counts:
             paper = row["paper"].get(count)
             cells.append(f"{paper[0]:.1f} ({paper[1]:.1f})" if paper else "")
-            cells.append(_mean_std(row["dice"].get(count, [])))
+            cells.append(percent_and_spread(row["dice"].get(count, [])))
             cells.append(_difference(result["paired"].get(row["key"], {}).get(count)))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def _mean_std(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ({100 * np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{spread}"
 
 
 def _difference(pair: dict[str, Any] | None) -> str:
