@@ -63,7 +63,7 @@ class AuditConfig:
         steps: Steps of the fine-tuning; 0 leaves the preset's.
         jobs: Runs at the same time.
         threads: CPU threads of each.
-        precision: Of the networks in training; bfloat16 about halves the time on a CPU that has it.
+        precision: Of the networks in training; bfloat16 is faster on a CPU that has it.
     """
 
     root: Path | None = None

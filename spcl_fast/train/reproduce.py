@@ -51,7 +51,7 @@ class ReproduceConfig:
         methods: Rows of the table.
         jobs: Runs at the same time.
         threads: CPU threads of each.
-        precision: Of the networks in training; bfloat16 about halves the time on a CPU that has it.
+        precision: Of the networks in training; bfloat16 is faster on a CPU that has it.
     """
 
     dataset: Literal["acdc", "promise12", "mmwhs"]
