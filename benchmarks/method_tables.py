@@ -45,9 +45,9 @@ def reproduction() -> str:
     return "\n".join([*markdown(result), "", source("reproduction_acdc.json", result)])
 
 
-def audit() -> str:
+def audit(name: str = "audit_acdc.json") -> str:
     """Return AUC of 1 - w and gain of Dice, by pace and share of wrong labels."""
-    result = read("audit_acdc.json")
+    result = read(name)
     rows = {(row["pace"], row["noise"]): row for row in result["rows"]}
     noises = [noise for noise in result["noise"] if noise]
     names = [f"{100 * noise:g} %" for noise in noises]
@@ -72,4 +72,9 @@ def audit() -> str:
             low, high = gain["interval_95"]
             cells.append(f"{gain['mean']:+.3f} ({low:+.3f} to {high:+.3f})")
         lines.append(f"| {pace} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", source("audit_acdc.json", result)])
+    return "\n".join([*lines, "", source(name, result)])
+
+
+def audit_long() -> str:
+    """Return the same of three times the training at the largest share."""
+    return audit("audit_long_acdc.json")

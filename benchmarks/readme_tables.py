@@ -18,7 +18,11 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/kernels.md": kernel_tables.TABLES,
     "docs/swap-in.md": {"step": swap_tables.step},
     "docs/distributed.md": {"scaling": swap_tables.scaling},
-    "docs/training.md": {"audit": method_tables.audit},
+    "docs/training.md": {
+        "reproduction": method_tables.reproduction,
+        "audit": method_tables.audit,
+        "audit_long": method_tables.audit_long,
+    },
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from spcl_fast.report import figures
 from spcl_fast.report.efficiency import draw_curve, style_counts
 from spcl_fast.report.figures import Picture
@@ -73,7 +75,8 @@ def reproduction_picture(result: Reproduction) -> Picture | None:
             ax.plot(x, y, color=figures.INK, ls=(0, (4, 3)), lw=1.2, marker="D", mfc="white", ms=5)
         ylabel = "Dice, %" if index % columns == 0 else ""
         style_counts(ax, result.counts, ylabel)
-        ax.set_title(method.name, loc="left", fontsize=9.5, fontweight="bold", color=figures.INK)
+        title = fill(method.name, 24)
+        ax.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=figures.INK)
     for ax in flat[len(methods) :]:
         ax.set_visible(False)
     caption = CAPTION.format(reference=_reference_name(result))

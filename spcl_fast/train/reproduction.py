@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spcl_fast.train.reproduce import ReproduceConfig
 
 REFERENCE = "scratch"
+PACING = ("self_paced", "position")  # what pair weights add, with the other meta-labels
 Evaluations = dict[tuple[str, str], list[dict[str, Any]]]  # by method and count, one a seed
 
 
@@ -50,7 +51,12 @@ def write_reproduction(
         "labelled": [int(c) if c.isdecimal() else c for c in counts],
         "methods": [_row(config, key, counts, found) for key in config.methods],
         "reference": REFERENCE,
-        "paired": _paired(config, counts, found),
+        "paired": {
+            key: pairs
+            for key in config.methods
+            if key != REFERENCE and (pairs := _paired(found, counts, key, REFERENCE))
+        },
+        "pacing": _paired(found, counts, *PACING),
         "versions": versions(),
         "config": {"pretrain": portable(stage1), "finetune": portable(stage2)},
     }
@@ -97,19 +103,15 @@ def _row(
 
 
 def _paired(
-    config: ReproduceConfig, counts: Sequence[str], found: Evaluations
+    found: Evaluations, counts: Sequence[str], key: str, reference: str
 ) -> dict[str, dict[str, Any]]:
-    """Return the differences to the reference over seeds and test patients."""
+    """Return the differences of a method to another, by count, over seeds and test patients."""
     out: dict[str, dict[str, Any]] = {}
-    for key in config.methods:
-        for count in counts:
-            runs = {e["seed"]: e for e in found.get((key, count), [])}
-            reference = {e["seed"]: e for e in found.get((REFERENCE, count), [])}
-            seeds = [seed for seed in runs if seed in reference]
-            if key == REFERENCE or not seeds:
-                continue
-            ours, base = ([arm[seed] for seed in seeds] for arm in (runs, reference))
-            out.setdefault(key, {})[count] = paired_evaluations(ours, base)
+    for count in counts:
+        runs, others = ({e["seed"]: e for e in found.get((k, count), [])} for k in (key, reference))
+        if seeds := [seed for seed in runs if seed in others]:
+            pairs = ([arm[seed] for seed in seeds] for arm in (runs, others))
+            out[count] = paired_evaluations(*pairs)
     return out
 
 
@@ -132,6 +134,10 @@ def markdown(result: dict[str, Any]) -> list[str]:
             cells.append(percent_and_spread(row["dice"].get(count, [])))
             cells.append(_difference(result["paired"].get(row["key"], {}).get(count)))
         lines.append("| " + " | ".join(cells) + " |")
+    if pacing := result["pacing"]:
+        ours, other = (METHODS[key].name for key in PACING)
+        texts = [f"{_difference(pair)} with {count}" for count, pair in pacing.items()]
+        lines += ["", f"{ours} minus {other}: {', '.join(texts)} labelled."]
     return lines
 
 

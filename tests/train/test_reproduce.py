@@ -53,7 +53,7 @@ def labelled(monkeypatch):
 
 
 def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, capfd):
-    methods = ("scratch", "teacher", "ours")
+    methods = ("scratch", "teacher", "position", "self_paced", "ours")
     config = ReproduceConfig(
         "acdc", phantom, tmp_path / "out", seeds=2, methods=methods, labelled=("1", "all"), jobs=2
     )
@@ -74,6 +74,12 @@ def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, ca
     ours, scratch = rows["ours"]["dice"]["1"], rows["scratch"]["dice"]["1"]
     pair = result["paired"]["ours"]["1"]
     assert pair["by_run"] == pytest.approx(np.subtract(ours, scratch).tolist())
+    paced, plain = rows["self_paced"]["dice"], rows["position"]["dice"]
+    assert list(result["pacing"]) == ["1", "all"]
+    for count, pair in result["pacing"].items():
+        assert pair["by_run"] == pytest.approx(np.subtract(paced[count], plain[count]).tolist())
+        mean = 100 * pair["mean"]
+        assert f"{mean:+.1f} (" in table.read_text().splitlines()[-1]
     assert rows["ours"]["paper"]["1"] == [79.8, 0.33]
     line = next(x for x in table.read_text().splitlines() if x.startswith("| Mean teacher |"))
     mean = 100 * np.mean(rows["teacher"]["dice"]["1"])
