@@ -39,10 +39,15 @@ def one_scan() -> str:
     return "\n".join([*lines, "", origin])
 
 
-def reproduction() -> str:
+def reproduction(name: str = "reproduction_acdc.json") -> str:
     """Return the paper's table beside ours."""
-    result = read("reproduction_acdc.json")
-    return "\n".join([*markdown(result), "", source("reproduction_acdc.json", result)])
+    result = read(name)
+    return "\n".join([*markdown(result), "", source(name, result)])
+
+
+def efficiency() -> str:
+    """Return Dice over the number of labelled scans, from one to all."""
+    return reproduction("efficiency_acdc.json")
 
 
 def audit(name: str = "audit_acdc.json") -> str:

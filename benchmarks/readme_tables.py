@@ -20,6 +20,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/distributed.md": {"scaling": swap_tables.scaling},
     "docs/training.md": {
         "reproduction": method_tables.reproduction,
+        "efficiency": method_tables.efficiency,
         "audit": method_tables.audit,
         "audit_long": method_tables.audit_long,
     },

@@ -118,26 +118,29 @@ def _paired(
 def markdown(result: dict[str, Any]) -> list[str]:
     """Return the table as Markdown lines: Dice in %, mean (std over seeds)."""
     counts = [str(count) for count in result["labelled"]]
-    header = [f"{c} labelled: paper | ours | minus {result['reference']}" for c in counts]
+    in_paper = {count for row in result["methods"] for count in row["paper"]}
+    ours = f"ours | minus {result['reference']}"
+    header = [f"{c} labelled: {'paper | ' if c in in_paper else ''}{ours}" for c in counts]
     lines = [
         f"3-D Dice in %, mean (standard deviation) over the seeds {result['seeds']}; differences "
         "with 95 % bootstrap intervals over seeds and test patients.",
         "",
         "| method | " + " | ".join(header) + " |",
-        "|---|" + "---:|" * (3 * len(counts)),
+        "|---|" + "---:|" * sum(2 + (count in in_paper) for count in counts),
     ]
     for row in result["methods"]:
         cells = [row["name"]]
         for count in counts:
             paper = row["paper"].get(count)
-            cells.append(f"{paper[0]:.1f} ({paper[1]:.1f})" if paper else "")
+            if count in in_paper:
+                cells.append(f"{paper[0]:.1f} ({paper[1]:.1f})" if paper else "")
             cells.append(percent_and_spread(row["dice"].get(count, [])))
             cells.append(_difference(result["paired"].get(row["key"], {}).get(count)))
         lines.append("| " + " | ".join(cells) + " |")
     if pacing := result["pacing"]:
-        ours, other = (METHODS[key].name for key in PACING)
+        paced, plain = (METHODS[key].name for key in PACING)
         texts = [f"{_difference(pair)} with {count}" for count, pair in pacing.items()]
-        lines += ["", f"{ours} minus {other}: {', '.join(texts)} labelled."]
+        lines += ["", f"{paced} minus {plain}: {', '.join(texts)} labelled."]
     return lines
 
 
