@@ -19,7 +19,7 @@ from spcl_fast.report.runs import RunRecord, is_number
 
 SCRATCH = "from scratch"
 TERM_NAMES = {"teacher": "mean teacher"}  # of `semi`, where the name alone says too little
-SETTINGS = ("teacher_decay", "num_scans")  # of `semi`, that are no weights
+SETTINGS = ("teacher_decay", "teacher_ramp", "num_scans")  # of `semi`, that are no weights
 SEED = re.compile(r"^\d+-")  # before the name of a run that is one of several seeds
 
 

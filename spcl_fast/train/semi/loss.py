@@ -45,6 +45,7 @@ class SemiConfig:
         copy_paste: Weight of bidirectional copy-paste (arXiv:2305.00673); its pseudo-labels are the
             mean teacher's, which is then kept and evaluated whatever its own weight.
         teacher_decay: Decay of the teacher's moving average.
+        teacher_ramp: Share of the training over which the mean teacher's term rises to its weight.
         loss: The contrastive loss over meta-labels.
         dense: The contrastive loss over cells.
         num_scans: Scans an unlabelled batch; it holds a slice of every position partition of each.
@@ -59,6 +60,7 @@ class SemiConfig:
     mutual_information: float = 0.0
     copy_paste: float = 0.0
     teacher_decay: float = 0.999
+    teacher_ramp: float = 0.0
     loss: LossConfig = field(default_factory=LossConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
     num_scans: int = 4
@@ -70,8 +72,9 @@ class SemiConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.num_scans < 1:
             raise ValueError(f"num_scans must be positive, got {self.num_scans}")
-        if not 0 <= self.teacher_decay <= 1:
-            raise ValueError(f"teacher_decay must be in [0, 1], got {self.teacher_decay}")
+        for name in ("teacher_decay", "teacher_ramp"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -156,7 +159,7 @@ def _make_terms(student: UNet, slices: Slices, config: SemiConfig) -> nn.ModuleD
     weights = config.weights
     terms: dict[str, Term] = {}
     if "teacher" in weights or "copy_paste" in weights:
-        teacher = MeanTeacher(student, config.teacher_decay)
+        teacher = MeanTeacher(student, config.teacher_decay, config.teacher_ramp)
         terms["teacher"] = teacher
         if "copy_paste" in weights:
             terms["copy_paste"] = CopyPaste(teacher.model)

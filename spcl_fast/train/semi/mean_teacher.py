@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 
 import torch
@@ -18,17 +19,20 @@ class MeanTeacher(Term):
     """Mean squared difference of the softmax of student and teacher on mirrored views.
 
     The weights and buffers of the teacher follow the student's. The decay grows as 1 - 1 / (t + 1)
-    until it reaches `decay`, so that the first weights are forgotten.
+    until it reaches `decay`, so that the first weights are forgotten. In the first share `ramp` of
+    the training the term rises as exp(-5 (1 - t)^2), that paper's ramp-up: a teacher that has
+    learnt nothing would hold its student back.
 
     Args:
         student: The segmenter that is trained.
         decay: Of the moving average.
+        ramp: Share of the training over which the term rises; 0 has it whole from the start.
     """
 
-    def __init__(self, student: UNet, decay: float) -> None:
+    def __init__(self, student: UNet, decay: float, ramp: float = 0.0) -> None:
         super().__init__()
         self.model = copy.deepcopy(student).requires_grad_(False).eval()
-        self.decay = decay
+        self.decay, self.ramp = decay, ramp
         self.num_updates = 0
 
     def train(self, mode: bool = True) -> MeanTeacher:
@@ -45,7 +49,9 @@ class MeanTeacher(Term):
         _, mirrored = batch.views.images.chunk(2)
         with torch.no_grad(), batch.autocast():
             logits = self.model(mirrored).float()
-        return mse_loss(student, logits.softmax(1).flip(batch.views.flipped))
+        value = mse_loss(student, logits.softmax(1).flip(batch.views.flipped))
+        t = min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
+        return value * math.exp(-5 * (1 - t) ** 2)
 
     def after_step(self, student: UNet) -> None:
         """Move the teacher towards the student."""

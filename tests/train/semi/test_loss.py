@@ -66,3 +66,5 @@ def test_bad_weights():
         SemiConfig(entropy=-1)
     with pytest.raises(ValueError, match=r"teacher_decay must be in \[0, 1\], got 2"):
         replace(SemiConfig(), teacher_decay=2)
+    with pytest.raises(ValueError, match=r"teacher_ramp must be in \[0, 1\], got -0.5"):
+        replace(SemiConfig(), teacher_ramp=-0.5)

@@ -1,5 +1,7 @@
 """The mean teacher: what it averages, what it compares, and that it is not trained."""
 
+import math
+
 import torch
 
 from spcl_fast.train.semi.mean_teacher import MeanTeacher
@@ -38,6 +40,26 @@ def test_value_by_hand(student, make_batch):
     value = term(batch)
     torch.testing.assert_close(value, ((p - q) ** 2).mean())
     assert not term.model.training
+
+
+def test_the_ramp_by_hand(student, make_batch):
+    term = MeanTeacher(student, 0.9, ramp=0.5)
+    with torch.no_grad():
+        student.out.bias += torch.tensor([1.0, 0.0, -1.0, 0.5])
+    batch = make_batch()
+    whole = value_at(term, batch, 1.0)
+    assert whole > 0
+    for progress, t in ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0)):
+        expected = math.exp(-5 * (1 - t) ** 2) * whole
+        torch.testing.assert_close(value_at(term, batch, progress), expected)
+    always = MeanTeacher(student, 0.9)
+    always.model = term.model
+    torch.testing.assert_close(value_at(always, batch, 0.0), whole)
+
+
+def value_at(term, batch, progress):
+    batch.progress = progress
+    return term(batch)
 
 
 def test_the_gradient_is_the_students_alone(student, make_batch, gradient_norm):
