@@ -28,6 +28,7 @@ from spcl_fast.train.pretrain import PretrainConfig
 from spcl_fast.train.run import atomic_file, read_log
 
 PLAIN = "none"
+ORACLE = "oracle"  # plain SupCon that knows which labels are wrong: the ceiling of every pace
 # What a pace changes in the loss of the preset. "linear" is the paper's schedule for positions on
 # ACDC, "hard" its authors' early one. The other two, in units that survive a change of batch size,
 # fall: all pairs teach at first, and the hardest are let go when there is something to judge by.
@@ -43,6 +44,7 @@ PACES: dict[str, dict[str, Any]] = {
         "end": (0.6,),
         "power": 1.0,
     },
+    ORACLE: {"pace": "none"},
 }
 
 
@@ -56,7 +58,8 @@ class AuditConfig:
         preset: Preset of the pre-training and the fine-tuning.
         label: The meta-label.
         noise: Shares of the slices that get a wrong label.
-        paces: "none" (plain SupCon), "hard", "linear", "relative", "quantile".
+        paces: "none" (plain SupCon), "hard", "linear", "relative", "quantile", and "oracle", plain
+            SupCon without the wrong labels, the ceiling of them all.
         seeds: Number of pre-training seeds.
         picks: Fine-tunings of each pre-training, with another labelled scan each.
         epochs: Epochs of the pre-training; 0 leaves the preset's.
@@ -120,6 +123,7 @@ def audit(config: AuditConfig) -> Path:
         for seed in range(config.seeds)
         for noise in config.noise
         for pace in config.paces
+        if noise or pace != ORACLE  # without wrong labels that is plain SupCon
     ]
     try:
         run_tasks([_pretraining(stage1, cell, config.out) for cell in cells], config)
@@ -147,7 +151,8 @@ def _folder(out: Path, cell: Cell) -> Path:
 def _pretraining(preset: PretrainConfig, cell: Cell, out: Path) -> Task:
     seed, noise, pace = cell
     loss = replace(preset.loss, **PACES[pace])
-    changed = replace(preset, loss=loss, label_noise=noise, seed=seed, out=_folder(out, cell))
+    changed = replace(preset, loss=loss, seed=seed, out=_folder(out, cell))
+    changed = replace(changed, label_noise=noise, noise_known=pace == ORACLE)
     return Task(changed, "encoder.safetensors")
 
 
@@ -200,7 +205,7 @@ def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
             weight, wrong = scores["weight"].astype(np.float64), scores["wrong"]
         row |= {"auc_loss": last["audit_auc_loss"], "wrong_pairs": last["audit_wrong"]}
         row |= {k: last[f"audit_{k}"] for k in ("weight_wrong", "weight_right")}
-        if pace != PLAIN:
+        if pace not in (PLAIN, ORACLE):
             row |= {"auc": last["audit_auc"], "roc": roc(1 - weight, wrong)}
     return row
 

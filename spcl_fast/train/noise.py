@@ -46,6 +46,22 @@ def flip_labels(columns: Mapping[str, Tensor], share: float, seed: int) -> dict[
     return flipped
 
 
+def known_labels(clean: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the meta-labels of one who knows which are wrong: those slices are alone with theirs.
+
+    No weight that is learnt can tell the wrong pairs better, so this is the ceiling of every pace.
+
+    Args:
+        clean: (n,) integer category of every slice, -1 where unknown.
+        noisy: From `flip_labels`.
+    """
+    known = {}
+    for name, labels in clean.items():
+        alone = labels.max() + 1 + torch.arange(len(labels), device=labels.device)
+        known[name] = torch.where(labels == noisy[name], labels, alone)
+    return known
+
+
 @torch.no_grad()
 def wrong_pairs(
     run: Run,

@@ -46,6 +46,7 @@ class PretrainConfig:
         dense: Contrastive loss over cells.
         label_noise: Share of the slices that get a wrong meta-label, for a noise audit; how well
             the pair weights find them is logged.
+        noise_known: The wrong labels are known and left out: the ceiling of what a pace can gain.
         optim: Optimiser.
         augment: Augmentation of each of the two views.
         num_scans: Scans a batch (S).
@@ -70,6 +71,7 @@ class PretrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
     label_noise: float = 0.0
+    noise_known: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     num_scans: int = 10
@@ -97,6 +99,8 @@ class PretrainConfig:
             raise ValueError(f"label_noise must be in [0, 1], got {self.label_noise}")
         if self.label_noise and (self.loss.position_window or self.loss.position_kernel):
             raise ValueError("label_noise must be 0 with position_window or position_kernel")
+        if self.noise_known and not self.label_noise:
+            raise ValueError("noise_known needs label_noise above 0, got 0")
 
 
 def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:

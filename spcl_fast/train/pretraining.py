@@ -34,7 +34,7 @@ from spcl_fast.train.network import (
     encoder_metadata,
     load_encoder,
 )
-from spcl_fast.train.noise import flip_labels, wrong_pairs
+from spcl_fast.train.noise import flip_labels, known_labels, wrong_pairs
 from spcl_fast.train.optim import make_optimizer, set_lr, warmup_cosine
 from spcl_fast.train.run import Run, save_weights
 from spcl_fast.train.views import aligned_views, independent_views
@@ -52,9 +52,11 @@ class Pretraining:
     def __init__(self, config: PretrainConfig, slices: Slices, device: torch.device) -> None:
         self.config, self.slices = config, slices
         self.clean = label_columns(slices, config.loss)
-        self.columns = self.clean
+        self.noisy = self.columns = self.clean
         if config.label_noise:
-            self.columns = flip_labels(self.clean, config.label_noise, config.seed)
+            self.noisy = self.columns = flip_labels(self.clean, config.label_noise, config.seed)
+        if config.noise_known:
+            self.columns = known_labels(self.clean, self.noisy)
         torch.manual_seed(config.seed)
         network = UNet(1, config.model.num_classes, config.model.max_channels)
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -172,7 +174,7 @@ class Pretraining:
             views = independent_views(self.slices.images[index], config.augment, generator)
             batches.append((index.repeat(2), views))
         return wrong_pairs(
-            run, batches, self.encoder, self.heads, self.clean, self.columns, progress, config.loss
+            run, batches, self.encoder, self.heads, self.clean, self.noisy, progress, config.loss
         )
 
     def state(self) -> dict[str, Any]:

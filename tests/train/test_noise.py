@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spcl_fast.train.noise import auc, flip_labels, roc
+from spcl_fast.train.noise import auc, flip_labels, known_labels, roc
 from spcl_fast.train.pretrain import PretrainConfig, pretrain
 from spcl_fast.train.run import read_log
 
@@ -28,6 +28,17 @@ def test_flipped_share_and_nothing_else():
     assert int((everything != labels).sum()) == 180
     with pytest.raises(ValueError, match="label_noise needs labels of two categories or more"):
         flip_labels({"phase": torch.zeros(4, dtype=torch.int64)}, 0.5, seed=0)
+
+
+def test_who_knows_the_wrong_labels_leaves_them_alone():
+    clean = torch.arange(60) % 4
+    clean[:5] = -1
+    noisy = flip_labels({"position": clean}, 0.4, seed=1)["position"]
+    known = known_labels({"position": clean}, {"position": noisy})["position"]
+    wrong = noisy != clean
+    assert torch.equal(known[~wrong], clean[~wrong])
+    for i in wrong.nonzero().flatten().tolist():
+        assert int((known == known[i]).sum()) == 1
 
 
 def test_auc_by_counting_pairs():
@@ -65,6 +76,11 @@ def test_a_pre_training_with_wrong_labels_logs_its_audit(pretrain_config):
     # a share f of wrong labels: 1 - (1 - f)^2 of the pairs have one, a few of these are right
     assert 0.3 < wrong.mean() < 0.65
     assert rows[-1]["audit_weight_right"] == pytest.approx(weight[~wrong].mean(), abs=1e-6)
+    out = path.parent.with_name("known")
+    known = pretrain(replace(pretrain_config, label_noise=0.3, noise_known=True, epochs=2, out=out))
+    row = [r for r in read_log(known.parent / "metrics.jsonl") if r["kind"] == "epoch"][-1]
+    assert row["audit_wrong"] == pytest.approx(wrong.mean())  # of the labels, known or not
+    assert row["loss"] != pytest.approx(rows[-1]["loss"], abs=1e-3)
     clean = pretrain(replace(pretrain_config, out=path.parent.with_name("clean"), epochs=1))
     assert not clean.with_name("audit.npz").exists()
 
@@ -75,3 +91,5 @@ def test_noise_needs_categories():
         PretrainConfig(loss=loss, label_noise=0.1)
     with pytest.raises(ValueError, match=r"label_noise must be in \[0, 1\], got 2"):
         PretrainConfig(label_noise=2)
+    with pytest.raises(ValueError, match="noise_known needs label_noise above 0, got 0"):
+        PretrainConfig(noise_known=True)

@@ -158,11 +158,14 @@ def test_paired_difference_by_hand():
 
 def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
     config = AuditConfig(
-        phantom, tmp_path / "audit", noise=(0.0, 0.4), paces=("none", "quantile"), picks=1
+        phantom, tmp_path / "audit", noise=(0.0, 0.4), paces=("none", "quantile", "oracle"), picks=1
     )
     result = json.loads(audit(replace(config, jobs=2)).read_text())
     rows = {(row["pace"], row["noise"]): row for row in result["rows"]}
-    assert len(rows) == 4
+    assert len(rows) == 5  # the oracle has nothing to know without noise
+    assert rows["oracle", 0.4]["auc"] is None
+    assert len(rows["oracle", 0.4]["dice"]) == 1
+    assert list(result["paired"]["oracle"]) == ["0.4"]
     assert rows["quantile", 0.0]["auc"] is None
     assert rows["none", 0.4]["auc"] is None
     assert 0 <= rows["none", 0.4]["auc_loss"] <= 1
