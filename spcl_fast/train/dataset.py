@@ -115,17 +115,6 @@ def protocol_split(config: DataConfig) -> ProtocolSplit:
     return found
 
 
-def labelled_scans(config: DataConfig) -> tuple[dict[int, tuple[str, ...]], list[str]]:
-    """Return the names of the protocol's labelled scans by count, and why a count is not there.
-
-    Raises:
-        DataError, ValueError: As `protocol_split`.
-    """
-    found = protocol_split(config)
-    names = {count: tuple(s.name for s in scans) for count, scans in found.labelled.items()}
-    return names, [f"{count} {reason}" for count, reason in found.incomplete.items()]
-
-
 def training_slices(config: DataConfig, scans: Sequence[Scan]) -> Slices:
     """Return the slices of `scans` on the grid of `config`."""
     return load_slices(scans, config.grid, config.cache)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from spcl_fast.data.protocol import ProtocolSplit
 from spcl_fast.train.config import ConfigError, preset_path, stage_config
-from spcl_fast.train.dataset import DataConfig, labelled_scans, split_scans
+from spcl_fast.train.dataset import protocol_split
 from spcl_fast.train.device import Precision
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.grid_runs import Task, run_tasks
@@ -95,7 +96,7 @@ def reproduce(config: ReproduceConfig) -> Path:
     share: dict[str, Any] = {"threads": config.threads, "precision": config.precision}
     stage1 = replace(stage1, data=data, **share)
     stage2 = replace(stage2, data=data, **share)
-    counts = _labelled(config, data)
+    counts = _labelled(config, protocol_split(data))
     config.out.mkdir(parents=True, exist_ok=True)
     encoders = dict.fromkeys(e for m in config.methods if (e := METHODS[m].encoder))
     below = dict.fromkeys(DECODERS[e] for e in encoders if e in DECODERS)
@@ -110,16 +111,17 @@ def reproduce(config: ReproduceConfig) -> Path:
     return path
 
 
-def _labelled(config: ReproduceConfig, data: DataConfig) -> dict[str, tuple[str, ...]]:
+def _labelled(config: ReproduceConfig, split: ProtocolSplit) -> dict[str, tuple[str, ...]]:
     """Return the names of the labelled scans by count."""
-    known, reasons = labelled_scans(data)
+    known = split.labelled
+    reasons = [f"{count} {reason}" for count, reason in split.incomplete.items()]
     wanted = config.labelled or tuple(str(c) for c in _paper_counts(config.dataset) if c in known)
     found: dict[str, tuple[str, ...]] = {}
     for count in wanted:
         if count == ALL:
-            found[count] = tuple(scan.name for scan in split_scans(data).train)
+            found[count] = tuple(scan.name for scan in split.train)
         elif count.isdecimal() and int(count) in known:
-            found[count] = known[int(count)]
+            found[count] = tuple(scan.name for scan in known[int(count)])
         else:
             listed = ", ".join([*map(str, known), ALL])
             more = f" ({'; '.join(reasons)})" if reasons else ""

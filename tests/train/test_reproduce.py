@@ -11,7 +11,7 @@ from spcl_fast.train import audit as audit_module
 from spcl_fast.train import reproduce as module
 from spcl_fast.train.audit import AuditConfig, audit
 from spcl_fast.train.config import ConfigError, preset_path, stage_config
-from spcl_fast.train.dataset import split_scans
+from spcl_fast.train.dataset import protocol_split, split_scans
 from spcl_fast.train.finetune import FinetuneConfig
 from spcl_fast.train.methods import ENCODERS, METHODS, PAPER, encoder_config, method_config
 from spcl_fast.train.noise import auc
@@ -47,9 +47,15 @@ def small_preset(tmp_path, monkeypatch):
 @pytest.fixture
 def labelled(monkeypatch):
     """The phantom has patients 1 to 6; the protocol trains on 2 to 6 and tests on 1."""
-    names = {1: ("patient002_frame01",), 2: ("patient002_frame01", "patient003_frame01")}
-    found = (names, ["4 lacks patient067 ES"])
-    monkeypatch.setattr(module, "labelled_scans", lambda data: found)
+
+    def split(data):
+        found = protocol_split(data)
+        names = {scan.name: scan for scan in found.train}
+        pair = [names["patient002_frame01"], names["patient003_frame01"]]
+        counts = {1: pair[:1], 2: pair}
+        return replace(found, labelled=counts, incomplete={4: "lacks patient067 ES"})
+
+    monkeypatch.setattr(module, "protocol_split", split)
 
 
 def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, capfd):
