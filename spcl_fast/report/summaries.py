@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from spcl_fast.report.runs import is_number
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -93,21 +95,8 @@ def find_audits(root: Path) -> tuple[list[Audit], list[str]]:
     """Read every audit.json at or below a folder; also return sentences about unreadable ones."""
     audits: list[Audit] = []
     problems: list[str] = []
-    for path, content in _contents(root, "audit.json", problems):
-        name = path.relative_to(root).as_posix()
-        listed = content.get("rows")
-        if not isinstance(listed, list):
-            problems.append(f"{name} has no list of rows, so it is not drawn.")
-            continue
-        rows = [row for item in listed if (row := _audit_row(item)) is not None]
-        if len(rows) < len(listed):
-            problems.append(
-                f"{len(listed) - len(rows)} of the {len(listed)} rows of {name} lack pace or noise "
-                "and are left out."
-            )
-        if not rows:
-            problems.append(f"{name} has no row yet, so it is not drawn.")
-            continue
+    lack = "lack pace or noise"
+    for name, content, rows in _entries(root, "audit.json", "rows", _audit_row, lack, problems):
         named = [str(p) for p in _list(content.get("paces"))]
         paces = list(dict.fromkeys([*named, *(r.pace for r in rows)]))
         known = {row.pace for row in rows}
@@ -120,22 +109,9 @@ def find_reproductions(root: Path) -> tuple[list[Reproduction], list[str]]:
     """Read every reproduction.json at or below a folder, like `find_audits`."""
     found: list[Reproduction] = []
     problems: list[str] = []
-    for path, content in _contents(root, "reproduction.json", problems):
-        name = path.relative_to(root).as_posix()
-        listed = content.get("methods")
-        if not isinstance(listed, list):
-            problems.append(f"{name} has no list of methods, so it is not shown.")
-            continue
-        paired = _dict(content.get("paired"))
-        methods = [m for item in listed if (m := _method(item, paired)) is not None]
-        if len(methods) < len(listed):
-            problems.append(
-                f"{len(listed) - len(methods)} of the {len(listed)} methods of {name} have no key "
-                "and are left out."
-            )
-        if not methods:
-            problems.append(f"{name} has no method, so it is not shown.")
-            continue
+    for name, content, methods in _entries(
+        root, "reproduction.json", "methods", _method, "have no key", problems
+    ):
         named = [str(count) for count in _list(content.get("labelled"))]
         used = [count for method in methods for count in (*method.paper, *method.dice)]
         counts = tuple(named or sorted(set(used), key=count_order))
@@ -155,6 +131,30 @@ def count_order(count: str) -> tuple[bool, int, str]:
     return (not count.isdecimal(), int(count) if count.isdecimal() else 0, count)
 
 
+def _entries(
+    root: Path,
+    file: str,
+    key: str,
+    read: Callable[[Any, Mapping[str, Any]], Entry | None],
+    lack: str,
+    problems: list[str],
+) -> Iterator[tuple[str, Mapping[str, Any], list[Entry]]]:
+    """Yield path, content and the entries of its list `key`, of every `file` that has some."""
+    for path, content in _contents(root, file, problems):
+        name = path.relative_to(root).as_posix()
+        listed = content.get(key)
+        if not isinstance(listed, list):
+            problems.append(f"{name} has no list of {key}, so it is not shown.")
+            continue
+        entries = [entry for item in listed if (entry := read(item, content)) is not None]
+        if missing := len(listed) - len(entries):
+            problems.append(f"{missing} of the {len(listed)} {key} of {name} {lack}: left out.")
+        if entries:
+            yield name, content, entries
+        else:
+            problems.append(f"{name} has no {key}, so it is not shown.")
+
+
 def _contents(root: Path, name: str, problems: list[str]) -> list[tuple[Path, Mapping[str, Any]]]:
     found: list[tuple[Path, Mapping[str, Any]]] = []
     for path in sorted(root.rglob(name)):
@@ -171,7 +171,7 @@ def _contents(root: Path, name: str, problems: list[str]) -> list[tuple[Path, Ma
     return found
 
 
-def _audit_row(item: Any) -> AuditRow | None:
+def _audit_row(item: Any, content: Mapping[str, Any]) -> AuditRow | None:
     item = _dict(item)
     pace, noise, seed = item.get("pace"), item.get("noise"), item.get("seed")
     if not isinstance(pace, str) or not is_number(noise):
@@ -195,14 +195,15 @@ def _roc(value: Any) -> tuple[np.ndarray, np.ndarray] | None:
     return np.array(rates[0]), np.array(rates[1])
 
 
-def _method(item: Any, paired: Mapping[str, Any]) -> Method | None:
+def _method(item: Any, content: Mapping[str, Any]) -> Method | None:
     item = _dict(item)
     key = item.get("key")
     if not isinstance(key, str):
         return None
     paper = {c: _numbers(value) for c, value in _dict(item.get("paper")).items()}
     dice = {c: _numbers(value) for c, value in _dict(item.get("dice")).items()}
-    pairs = {c: _difference(value) for c, value in _dict(paired.get(key)).items()}
+    paired = _dict(_dict(content.get("paired")).get(key))
+    pairs = {c: _difference(value) for c, value in paired.items()}
     return Method(
         key,
         str(item.get("name") or key),
