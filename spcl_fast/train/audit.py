@@ -224,13 +224,20 @@ def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, dict[str, Any]]:
 
 
 def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
-    """Return the gain of Dice over plain SupCon by noise, over seeds and picks and patients."""
+    """Return the gain of Dice over plain SupCon by noise, over seeds and picks and patients.
+
+    Where the audit is not complete, over the seeds that have any and the picks that all these have.
+    """
     gains: dict[str, Any] = {}
     for noise in config.noise:
         pairs = []
         for seed in range(config.seeds):
             ours, base = (_evaluations(config, (seed, noise, p)) for p in (pace, PLAIN))
-            pairs += [(ours[pick], base[pick]) for pick in ours if pick in base]
-        if pairs:
-            gains[f"{noise:g}"] = paired_evaluations(*zip(*pairs, strict=True))
+            if both := {pick: (ours[pick], base[pick]) for pick in ours if pick in base}:
+                pairs.append(both)
+        picks = [pick for pick in range(config.picks) if pairs and all(pick in b for b in pairs)]
+        if picks:
+            flat = [both[pick] for both in pairs for pick in picks]
+            arms = [pair[0] for pair in flat], [pair[1] for pair in flat]
+            gains[f"{noise:g}"] = paired_evaluations(*arms, (len(pairs), len(picks)))
     return gains

@@ -23,34 +23,40 @@ def paired_difference(difference: NDArray[np.float64]) -> dict[str, Any]:
     """Return the mean of differences and its bootstrap interval.
 
     Args:
-        difference: (runs, patients); both are resampled together, with replacement.
+        difference: (..., patients), (seeds, labelled scans, patients) for one; every axis is
+            resampled with replacement, so that what the members of one share is not taken for
+            independent.
     """
     rng = np.random.default_rng(0)
-    runs, patients = difference.shape
-    means = [
-        difference[rng.integers(runs, size=runs)][:, rng.integers(patients, size=patients)].mean()
-        for _ in range(BOOTSTRAPS)
-    ]
+    means = []
+    for _ in range(BOOTSTRAPS):
+        drawn = difference
+        for axis, size in enumerate(difference.shape):
+            drawn = drawn.take(rng.integers(size, size=size), axis)
+        means.append(drawn.mean())
     low, high = np.percentile(means, [2.5, 97.5])
-    by_run = difference.mean(1)
+    by_run = difference.mean(-1).ravel()
     return {
         "mean": float(difference.mean()),
         "interval_95": [float(low), float(high)],
         "by_run": by_run.tolist(),
         "up": int((by_run > 0).sum()),
-        "pairs": runs,
+        "pairs": by_run.size,
     }
 
 
 def paired_evaluations(
-    ours: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
+    ours: Sequence[Mapping[str, Any]],
+    reference: Sequence[Mapping[str, Any]],
+    shape: tuple[int, ...] = (-1,),
 ) -> dict[str, Any]:
     """Return the paired difference of Dice of evaluations, run by run and patient by patient.
 
     Args:
         ours: Contents of evaluation.json.
         reference: As many, with the same test patients, each the partner of one of ours.
+        shape: Of the runs, (seeds, labelled scans) for one.
     """
     patients = sorted({scan["patient"] for scan in ours[0]["scans"].values()})
     arms = (np.array([dice_by_patient(e, patients) for e in arm]) for arm in (ours, reference))
-    return paired_difference(np.subtract(*arms))
+    return paired_difference(np.subtract(*arms).reshape(*shape, len(patients)))

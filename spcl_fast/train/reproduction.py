@@ -110,8 +110,8 @@ def _paired(
     for count in counts:
         runs, others = ({e["seed"]: e for e in found.get((k, count), [])} for k in (key, reference))
         if seeds := [seed for seed in runs if seed in others]:
-            pairs = ([arm[seed] for seed in seeds] for arm in (runs, others))
-            out[count] = paired_evaluations(*pairs)
+            ours, theirs = ([arm[seed] for seed in seeds] for arm in (runs, others))
+            out[count] = paired_evaluations(ours, theirs)
     return out
 
 

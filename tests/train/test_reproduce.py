@@ -154,6 +154,11 @@ def test_paired_difference_by_hand():
     assert pair["by_run"] == pytest.approx([0.2, 0.2])
     assert (pair["up"], pair["pairs"]) == (2, 2)
     assert 0.1 <= pair["interval_95"][0] <= 0.2 <= pair["interval_95"][1] <= 0.3
+    # seeds that disagree: how many scans were picked for each takes nothing off the interval
+    many = np.repeat([[[0.0]], [[0.4]]], 20, axis=1)
+    assert paired_difference(many)["interval_95"] == pytest.approx([0.0, 0.4])
+    assert (paired_difference(many)["up"], paired_difference(many)["pairs"]) == (20, 40)
+    assert paired_difference(many.reshape(40, 1))["interval_95"][1] < 0.3
     scans = {
         "a1": {"patient": "a", "dice": {"x": 0.2, "y": 0.4}},
         "a2": {"patient": "a", "dice": {"x": 0.6, "y": 0.8}},
