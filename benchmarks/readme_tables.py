@@ -21,8 +21,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/training.md": {
         "reproduction": method_tables.reproduction,
         "efficiency": method_tables.efficiency,
-        "audit": method_tables.audit,
         "audit_long": method_tables.audit_long,
+        "audit": method_tables.audit,
     },
 }
 
