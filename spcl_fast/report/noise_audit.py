@@ -14,7 +14,7 @@ from spcl_fast.report.summaries import Audit, AuditRow
 from spcl_fast.report.tables import Table, mean_and_spread, text
 
 PLAIN = "none"
-PLAIN_NAME = "none (plain SupCon)"
+NAMES = {PLAIN: "none (plain SupCon)", "oracle": "oracle (wrong labels left out)"}
 MAX_COLUMNS = 4
 MARGIN = 0.02  # of the noise axis
 RATES = np.linspace(0, 1, 201)
@@ -24,6 +24,7 @@ PACE_COLOURS = {
     "linear": figures.COLOURS[0],
     "relative": figures.COLOURS[2],
     "quantile": figures.COLOURS[3],
+    "oracle": figures.COLOURS[4],
 }
 ROC_CAPTION = (
     "A share of the slices got a wrong meta-label on purpose. Each curve asks whether 1 - w, one "
@@ -76,10 +77,7 @@ def trend_picture(audit: Audit) -> Picture | None:
     auc, dice = axes[0]
     colours = _colours(audit)
     for pace in audit.paces:
-        style: dict[str, Any] = {
-            "color": colours[pace],
-            "label": PLAIN_NAME if pace == PLAIN else pace,
-        }
+        style: dict[str, Any] = {"color": colours[pace], "label": NAMES.get(pace, pace)}
         scores: dict[float, list[float]] = {}
         values: dict[float, list[float]] = {}
         for row in _at(audit, pace):
@@ -121,7 +119,7 @@ def audit_table(audit: Audit) -> Table:
             rows.append(
                 [
                     f"{level:.0%}",
-                    PLAIN_NAME if pace == PLAIN else pace,
+                    NAMES.get(pace, pace),
                     str(len(members)),
                     mean_and_spread([row.auc for row in members], 3),
                     mean_and_spread([row.auc_loss for row in members], 3),
@@ -144,7 +142,7 @@ def _at(audit: Audit, pace: str | None = None, noise: float | None = None) -> li
 
 def _colours(audit: Audit) -> dict[str, str]:
     others = [pace for pace in audit.paces if pace not in PACE_COLOURS]
-    spare = figures.COLOURS[4:]
+    spare = figures.COLOURS[5:]
     return PACE_COLOURS | {pace: spare[i % len(spare)] for i, pace in enumerate(others)}
 
 
