@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
+from spcl_fast.data.phantom import PhantomConfig, write_phantom
 from spcl_fast.data.scan import DataError
 from spcl_fast.train import audit as audit_module
 from spcl_fast.train import reproduce as module
@@ -98,6 +100,39 @@ def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, ca
     reproduce(config)
     assert (config.out / "10-1-ours" / "evaluation.json").stat().st_mtime_ns == stamp
     assert json.loads((folder / "evaluation.json").read_text())["dice"] == evaluation["dice"]
+
+
+OTHER_STRUCTURES = {"promise12": ["prostate"], "mmwhs": ["AA", "LA", "LV", "MYO"]}
+
+
+# as many patients as there must be for the labelled cases and one test case of the protocol
+@pytest.mark.parametrize(
+    ("dataset", "num_patients", "count"), [("promise12", 46, "3"), ("mmwhs", 24, "1")]
+)
+def test_grid_of_another_data_set(dataset, num_patients, count, tmp_path, monkeypatch, capfd):
+    """Reader, protocol and preset of each, the preset's trainings cut short."""
+    content = yaml.safe_load(preset_path(f"{dataset}-cpu").read_text())
+    content["model"]["max_channels"] = 16
+    content["data"]["grid"] = {"size": 32, "spacing_mm": 8.0}
+    content["pretrain"] |= {"num_scans": 2, "epochs": 1, "steps_per_epoch": 1}
+    content["finetune"] |= {"steps": 1, "batch_size": 2}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(module, "preset_path", lambda name: file)
+    phantom = PhantomConfig(num_patients=num_patients, size=32, pixel_mm=8.0)
+    root = write_phantom(phantom, tmp_path / "data", dataset)
+    methods = ("scratch", "ours")
+    config = ReproduceConfig(
+        dataset, root, tmp_path / "out", seeds=1, labelled=(count,), methods=methods, jobs=2
+    )
+    reproduce(config)
+    assert "failed" not in capfd.readouterr().err
+    result = json.loads((config.out / "reproduction.json").read_text())
+    paper = PAPER[dataset]["ours"][int(count)]
+    for row in result["methods"]:
+        assert list(row["dice_by_class"][count]) == OTHER_STRUCTURES[dataset]
+        assert len(row["dice"][count]) == 1
+    assert result["methods"][1]["paper"][count] == list(paper)
 
 
 def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, capfd):
