@@ -55,7 +55,9 @@ def audit(name: str = "audit_acdc.json") -> str:
     result = read(name)
     scores: dict[tuple[str, float], list[float]] = {}
     for row in result["rows"]:
-        scores.setdefault((row["pace"], row["noise"]), []).append(row["auc"] or row["auc_loss"])
+        if row["noise"]:
+            score = row["auc_loss"] if row["auc"] is None else row["auc"]
+            scores.setdefault((row["pace"], row["noise"]), []).append(score)
     plain = [row for row in result["rows"] if row["pace"] == result["paired_with"]]
     noises = [noise for noise in result["noise"] if noise]
     names = [f"{100 * noise:g} %" for noise in noises]

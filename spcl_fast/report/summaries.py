@@ -95,8 +95,9 @@ def find_audits(root: Path) -> tuple[list[Audit], list[str]]:
     """Read every audit.json at or below a folder; also return sentences about unreadable ones."""
     audits: list[Audit] = []
     problems: list[str] = []
-    lack = "lack pace or noise"
-    for name, content, rows in _entries(root, "audit.json", "rows", _audit_row, lack, problems):
+    for name, content, rows in _entries(
+        root, "audit.json", "rows", lambda row, _: _audit_row(row), "lack pace or noise", problems
+    ):
         named = [str(p) for p in _list(content.get("paces"))]
         paces = list(dict.fromkeys([*named, *(r.pace for r in rows)]))
         known = {row.pace for row in rows}
@@ -171,7 +172,7 @@ def _contents(root: Path, name: str, problems: list[str]) -> list[tuple[Path, Ma
     return found
 
 
-def _audit_row(item: Any, content: Mapping[str, Any]) -> AuditRow | None:
+def _audit_row(item: Any) -> AuditRow | None:
     item = _dict(item)
     pace, noise, seed = item.get("pace"), item.get("noise"), item.get("seed")
     if not isinstance(pace, str) or not is_number(noise):

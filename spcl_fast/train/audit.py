@@ -238,6 +238,6 @@ def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
         picks = [pick for pick in range(config.picks) if pairs and all(pick in b for b in pairs)]
         if picks:
             flat = [both[pick] for both in pairs for pick in picks]
-            arms = [pair[0] for pair in flat], [pair[1] for pair in flat]
-            gains[f"{noise:g}"] = paired_evaluations(*arms, (len(pairs), len(picks)))
+            ours, base = zip(*flat, strict=True)
+            gains[f"{noise:g}"] = paired_evaluations(ours, base, (len(pairs), len(picks)))
     return gains

@@ -23,9 +23,8 @@ def paired_difference(difference: NDArray[np.float64]) -> dict[str, Any]:
     """Return the mean of differences and its bootstrap interval.
 
     Args:
-        difference: (..., patients), (seeds, labelled scans, patients) for one; every axis is
-            resampled with replacement, so that what the members of one share is not taken for
-            independent.
+        difference: (..., patients), for example (seeds, labelled scans, patients). Every axis is
+            resampled by itself, with replacement: the runs of one seed are not independent.
     """
     rng = np.random.default_rng(0)
     means = []
@@ -55,7 +54,7 @@ def paired_evaluations(
     Args:
         ours: Contents of evaluation.json.
         reference: As many, with the same test patients, each the partner of one of ours.
-        shape: Of the runs, (seeds, labelled scans) for one.
+        shape: Of the runs, for example (seeds, labelled scans).
     """
     patients = sorted({scan["patient"] for scan in ours[0]["scans"].values()})
     arms = (np.array([dice_by_patient(e, patients) for e in arm]) for arm in (ours, reference))
