@@ -66,7 +66,9 @@ def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, ca
         "acdc", phantom, tmp_path / "out", seeds=2, methods=methods, labelled=("1", "all"), jobs=2
     )
     table = reproduce(config)
-    assert "failed" not in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "failed" not in said
+    assert said.count("cases are missing") == 1
     result = json.loads((config.out / "reproduction.json").read_text())
     rows = {row["key"]: row for row in result["methods"]}
     assert set(rows) == set(methods)
@@ -212,6 +214,9 @@ def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
     assert rows["oracle", 0.4]["auc"] is None
     assert len(rows["oracle", 0.4]["dice"]) == 1
     assert list(result["paired"]["oracle"]) == ["0.4"]
+    for pace in config.paces:
+        trained = config.out / f"0-0.4-{pace}" / "config.yaml"
+        assert stage_config(PretrainConfig, "pretrain", trained).noise_known == (pace == "oracle")
     assert rows["quantile", 0.0]["auc"] is None
     assert rows["none", 0.4]["auc"] is None
     assert 0 <= rows["none", 0.4]["auc_loss"] <= 1
@@ -224,6 +229,25 @@ def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
     assert gain["mean"] == pytest.approx(row["dice"][0] - rows["none", 0.4]["dice"][0])
     assert result["config"]["pretrain"]["loss"]["labels"] == ["position"]
     assert (config.out / "report.html").exists()
+
+
+def test_gains_of_an_audit_that_is_not_complete(tmp_path):
+    """Two seeds that disagree and a third without a partner; the second lacks a scan."""
+    config = AuditConfig(out=tmp_path, noise=(0.4,), paces=("none", "linear"), seeds=3, picks=7)
+    for name, dice in [
+        *((f"0-0.4-none-{pick}", 0.5) for pick in range(7)),
+        *((f"0-0.4-linear-{pick}", 0.5) for pick in range(7)),
+        *((f"1-0.4-none-{pick}", 0.5) for pick in range(7)),
+        *((f"1-0.4-linear-{pick}", 0.9) for pick in range(7) if pick != 1),
+        ("2-0.4-none-0", 0.1),
+    ]:
+        (tmp_path / name).mkdir()
+        content = {"scans": {"a1": {"patient": "a", "dice": {"x": dice}}}}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(content))
+    gain = audit_module._paired(config, "linear")["0.4"]
+    assert gain["by_run"] == pytest.approx([0] * 6 + [0.4] * 6)
+    assert gain["interval_95"] == pytest.approx([0, 0.4])  # of two seeds, whatever their scans
+    assert audit_module._paired(config, "hard") == {}
 
 
 def test_bad_grids(tmp_path):
