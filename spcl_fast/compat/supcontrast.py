@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.ops import Impl, contrastive_rows, pair_lse
-from spcl_fast.ops.bank_rows import positive_rows
-from spcl_fast.ops.merge import merge_lse
+from spcl_fast.ops.composed.bank_rows import positive_rows
+from spcl_fast.ops.composed.merge import merge_lse
 from spcl_fast.precision import at_least_float32, no_autocast
 
 WithoutPositives = Literal["exclude", "zero", "nan"]

@@ -36,8 +36,8 @@ from spcl_fast.distributed.collectives import (
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
 from spcl_fast.ops._checks import check_labels, check_rows
 from spcl_fast.ops._impl import dtype_for, resolve_for
-from spcl_fast.ops.bank_rows import check_bank, positive_rows
-from spcl_fast.ops.merge import merge_lse
+from spcl_fast.ops.composed.bank_rows import check_bank, positive_rows
+from spcl_fast.ops.composed.merge import merge_lse
 from spcl_fast.pair_weights import Mode, check_mode
 
 Span = tuple[int, int]

@@ -22,7 +22,7 @@ from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs, merg
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
 from spcl_fast.ops._checks import check_refs, check_rows
 from spcl_fast.ops._impl import dtype_for, resolve_for
-from spcl_fast.ops.diagonal_pairs import diagonal_pairs
+from spcl_fast.ops.composed.diagonal_pairs import diagonal_pairs
 
 
 class InfoNCERows(NamedTuple):

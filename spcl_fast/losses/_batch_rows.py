@@ -10,7 +10,7 @@ from torch import Tensor
 from spcl_fast import distributed
 from spcl_fast.distributed import BatchRows
 from spcl_fast.ops import Impl, contrastive_rows
-from spcl_fast.ops.bank_rows import bank_rows
+from spcl_fast.ops.composed.bank_rows import bank_rows
 from spcl_fast.pair_weights import Mode
 
 if TYPE_CHECKING:

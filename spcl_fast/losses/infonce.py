@@ -11,7 +11,7 @@ from spcl_fast.distributed import infonce_rows, num_ranks
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
-from spcl_fast.ops.diagonal_pairs import diagonal_pairs
+from spcl_fast.ops.composed.diagonal_pairs import diagonal_pairs
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -12,7 +12,7 @@ from torch import Tensor
 from spcl_fast import SelfPacedContrastiveLoss, SupConLoss, native
 from spcl_fast.ops import PositivePairLoss, _library
 from spcl_fast.ops._impl import fused
-from spcl_fast.ops.merge import merge_lse, merge_pairs
+from spcl_fast.ops.composed.merge import merge_lse, merge_pairs
 from spcl_fast.testing import make_embeddings, make_labels
 
 built = pytest.mark.skipif(not native.is_built(), reason="spcl_fast._C is not built")

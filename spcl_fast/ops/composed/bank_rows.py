@@ -3,7 +3,7 @@
     lse_i = log ( sum_{a != i} exp(z_i . z_a / tau) + sum_m exp(z_i . b_m / tau) )
     P(i)  = { j != i : y_j = y_i } and { m : y^b_m = y_i }
 
-The batch is one square problem, the bank one rectangle; their results are merged (ops/merge.py).
+The batch is one square problem, the bank one rectangle; their results are merged (merge.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spcl_fast.ops._checks import check_device, check_labels, check_rows
 from spcl_fast.ops._impl import Impl
-from spcl_fast.ops.merge import merge_lse, merge_pairs
+from spcl_fast.ops.composed.merge import merge_lse, merge_pairs
 from spcl_fast.ops.pair_lse import pair_lse
 from spcl_fast.ops.positive_pair_loss import PositivePairLoss, positive_pair_loss
 from spcl_fast.pair_weights import Mode
