@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks._provenance import provenance
-from spcl_fast.train.config import plain, preset_path, stage_config
-from spcl_fast.train.finetune import FinetuneConfig, finetune
-from spcl_fast.train.paired import dice_by_patient, paired_difference
-from spcl_fast.train.pretrain import PretrainConfig, pretrain
-from spcl_fast.train.run import read_log
+from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
+from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
+from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
+from spcl_fast.segmentation.runs.run import read_log
 
 ARMS = {
     "scratch": None,

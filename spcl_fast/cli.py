@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spcl_fast.data.layouts import LayoutName
+from spcl_fast.segmentation.data.layouts import LayoutName
 
 COMMANDS = {
     "demo": "phantom, pre-training, fine-tuning and a report, in minutes on a CPU",
@@ -113,44 +113,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, args: list[str]) -> int:
     if command == "pretrain":
-        from spcl_fast.train.pretrain import PretrainConfig, pretrain
+        from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
 
         config, resume = _stage(PretrainConfig, command, args)
         return _print(str(pretrain(config, resume=resume)))
     if command == "finetune":
-        from spcl_fast.train.finetune import FinetuneConfig, finetune
+        from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
 
         config, resume = _stage(FinetuneConfig, command, args)
         finetune(config, resume=resume)
         return _print(str(config.out / "evaluation.json"))
     if command == "demo":
-        from spcl_fast.train.demo import DemoConfig, demo
+        from spcl_fast.segmentation.commands.demo import DemoConfig, demo
 
         return _print(str(demo(_parse(DemoConfig, command, args))))
     if command == "reproduce":
-        from spcl_fast.train.reproduce import ReproduceConfig, reproduce
+        from spcl_fast.segmentation.commands.reproduce import ReproduceConfig, reproduce
 
         if args and not args[0].startswith("-"):
             args = ["--dataset", *args]  # spcl-fast reproduce acdc ...
         return _print(str(reproduce(_parse(ReproduceConfig, command, args))))
     if command == "audit":
-        from spcl_fast.train.audit import AuditConfig, audit
+        from spcl_fast.segmentation.commands.audit import AuditConfig, audit
 
         return _print(str(audit(_parse(AuditConfig, command, args))))
     if command == "evaluate":
-        from spcl_fast.train.evaluate_run import EvaluateConfig, evaluate_run
+        from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
 
         return _print(json.dumps(evaluate_run(_parse(EvaluateConfig, command, args)), indent=1))
     if command == "predict":
-        from spcl_fast.train.predict import PredictConfig, predict
+        from spcl_fast.segmentation.evaluate.predict import PredictConfig, predict
 
         return _print("\n".join(map(str, predict(_parse(PredictConfig, command, args)))))
     if command == "export":
-        from spcl_fast.train.export import ExportConfig, export
+        from spcl_fast.segmentation.evaluate.export import ExportConfig, export
 
         return _print(str(export(_parse(ExportConfig, command, args))))
     if command == "report":
-        from spcl_fast.report import write_report
+        from spcl_fast.segmentation.report import write_report
 
         config = _parse(ReportConfig, command, args)
         return _print(str(write_report(config.runs, config.output or config.runs / "report.html")))
@@ -166,7 +166,7 @@ def _run(command: str, args: list[str]) -> int:
 
 def _data(args: list[str]) -> int:
     if args[:1] == ["inspect"]:
-        from spcl_fast.data.inspect import inspect, render
+        from spcl_fast.segmentation.data.inspect import inspect, render
 
         is_folder = args[1:] and not args[1].startswith("-")
         options = ["--root", *args[1:]] if is_folder else args[1:]
@@ -175,8 +175,8 @@ def _data(args: list[str]) -> int:
         _print(json.dumps(asdict(found), indent=1) if config.json else "\n".join(render(found)))
         return 2 if found.problems else 0
     if args[:1] == ["make-phantom"]:
-        from spcl_fast.data.phantom import PhantomConfig, write_phantom
-        from spcl_fast.train.progress import progress_bar
+        from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
+        from spcl_fast.segmentation.runs.progress import progress_bar
 
         made = _parse(MakePhantomConfig, "data make-phantom", args[1:])
         config = replace(PhantomConfig(), num_patients=made.num_patients, seed=made.seed)
@@ -200,7 +200,12 @@ def _bench(args: list[str]) -> int:
 
 def _stage(cls: Any, stage: str, args: list[str]) -> tuple[Any, bool]:
     """Return a stage's configuration: defaults <- --preset or --config <- the other flags."""
-    from spcl_fast.train.config import ConfigError, preset_names, preset_path, stage_config
+    from spcl_fast.segmentation.runs.config import (
+        ConfigError,
+        preset_names,
+        preset_path,
+        stage_config,
+    )
 
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)

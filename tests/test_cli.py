@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from spcl_fast.cli import main
-from spcl_fast.data.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
 
 TINY = [
     *("--data.grid.size", "32", "--data.grid.spacing-mm", "7", "--data.num-test", "2"),

@@ -33,8 +33,8 @@ def test_wheel_holds_the_package(archives):
     names = zipfile.ZipFile(archives[0]).namelist()
     for name in (
         "spcl_fast/py.typed",
-        "spcl_fast/presets/demo.yaml",
-        "spcl_fast/report/template.html",
+        "spcl_fast/segmentation/presets/demo.yaml",
+        "spcl_fast/segmentation/report/template.html",
         "spcl_fast/ops/pair_lse.py",
         *KERNELS,
     ):
@@ -48,7 +48,7 @@ def test_sdist_can_be_built_from(archives):
     with tarfile.open(archives[1]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
         links = [member.name for member in archive.getmembers() if member.issym()]
-    files = {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/presets/demo.yaml"}
+    files = {"pyproject.toml", "LICENSE", "README.md", "spcl_fast/segmentation/presets/demo.yaml"}
     assert files | KERNELS | CSRC <= names
     assert any(name.endswith(".cu") for name in CSRC)
     assert links == []

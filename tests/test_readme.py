@@ -70,12 +70,12 @@ def test_linked_files_exist(path):
 
 # command: the module and function that does its work
 WORK = {
-    "pretrain": ("spcl_fast.train.pretrain", "pretrain"),
-    "finetune": ("spcl_fast.train.finetune", "finetune"),
-    "reproduce": ("spcl_fast.train.reproduce", "reproduce"),
-    "audit": ("spcl_fast.train.audit", "audit"),
-    "predict": ("spcl_fast.train.predict", "predict"),
-    "export": ("spcl_fast.train.export", "export"),
+    "pretrain": ("spcl_fast.segmentation.pretrain.loop", "pretrain"),
+    "finetune": ("spcl_fast.segmentation.finetune.loop", "finetune"),
+    "reproduce": ("spcl_fast.segmentation.commands.reproduce", "reproduce"),
+    "audit": ("spcl_fast.segmentation.commands.audit", "audit"),
+    "predict": ("spcl_fast.segmentation.evaluate.predict", "predict"),
+    "export": ("spcl_fast.segmentation.evaluate.export", "export"),
 }
 
 

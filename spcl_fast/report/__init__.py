@@ -1,5 +1,0 @@
-"""One self-contained HTML page about the runs below a folder."""
-
-from spcl_fast.report.page import write_report
-
-__all__ = ["write_report"]

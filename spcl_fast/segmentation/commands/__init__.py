@@ -1,0 +1,1 @@
+"""Commands that run the stages many times: demo, reproduce, audit."""

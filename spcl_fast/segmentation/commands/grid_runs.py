@@ -1,0 +1,116 @@
+"""Many runs: some at a time, each in a process beside this one, those that are done left alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+import torch
+
+from spcl_fast._version import __version__
+from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
+from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+from spcl_fast.segmentation.runs.config import plain
+from spcl_fast.segmentation.runs.progress import progress_bar, say
+
+MACHINE = ("root", "out", "jobs", "threads")  # what another machine would have otherwise
+
+
+class Share(Protocol):
+    """How much of the machine the runs get."""
+
+    @property
+    def jobs(self) -> int:
+        """Runs at the same time."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run: done when `product` is in its folder.
+
+    Attributes:
+        config: What to run.
+        product: File that the run writes last.
+    """
+
+    config: PretrainConfig | FinetuneConfig
+    product: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has ended."""
+        return (self.config.out / self.product).exists()
+
+
+def run_tasks(tasks: Sequence[Task], share: Share) -> None:
+    """Run what is not done, in `jobs` processes; a run that fails is named, the others go on."""
+    todo = [task for task in tasks if not task.is_done]
+    if not todo:
+        return
+    done = len(tasks) - len(todo)
+    pool = ProcessPoolExecutor(share.jobs, get_context("spawn"), _be_quiet)
+    with progress_bar("runs", len(tasks), done) as show:
+        try:
+            running = {pool.submit(_run, task): task.config.out.name for task in todo}
+            for future in as_completed(running):
+                done += 1
+                show(done, running[future])
+                if problem := future.result():
+                    say(f"{running[future]} failed: {problem}")
+        except BrokenProcessPool:
+            raise OSError("a run was killed, for want of memory perhaps; start again") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _be_quiet() -> None:
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends the process at once
+
+
+def _run(task: Task) -> str:
+    """Run a task; return what was wrong, nothing if it is done."""
+    try:
+        if isinstance(task.config, PretrainConfig):
+            pretrain(task.config, resume=True)
+        else:
+            finetune(task.config, resume=True)
+    except (ValueError, OSError, ArithmeticError) as error:
+        return str(error)
+    return ""
+
+
+def command_line(command: str, config: Any) -> str:
+    """Return the command that makes the runs of `config`, without paths and shares of a machine."""
+    words = [f"spcl-fast {command}"]
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.name not in ("dataset", *MACHINE) and value != item.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{item.name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
+
+
+def versions() -> dict[str, str]:
+    """Return what the runs were made with."""
+    python = platform.python_version()
+    return {"spcl_fast": __version__, "torch": torch.__version__, "python": python}
+
+
+def portable(config: PretrainConfig | FinetuneConfig) -> Any:
+    """Return a configuration as plain values, without the paths of a machine."""
+    content = plain(config)
+    content["data"].pop("root"), content["data"].pop("cache"), content.pop("out")
+    return content

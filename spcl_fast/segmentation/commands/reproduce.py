@@ -1,0 +1,180 @@
+"""The paper's table: every method, number of labelled scans and seed, run and set side by side.
+
+    out/SEED-encoder-KEY          pre-trainings, one an encoder and seed
+    out/SEED-COUNT-METHOD         fine-tunings
+    out/reproduction.json, .md    the table: the paper's, ours, and paired differences
+    out/report.html               figures
+
+A grid that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from spcl_fast.segmentation.commands.grid_runs import Task, run_tasks
+from spcl_fast.segmentation.commands.methods import (
+    DECODERS,
+    METHODS,
+    PAPER,
+    PAPER_METHODS,
+    encoder_config,
+    method_config,
+)
+from spcl_fast.segmentation.commands.paper_table import method_folder, write_reproduction
+from spcl_fast.segmentation.data.dataset import protocol_split
+from spcl_fast.segmentation.data.protocol import ProtocolSplit
+from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
+from spcl_fast.segmentation.runs.device import Precision
+
+SEEDS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # the authors', and as many again
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """Run the paper's comparison on a data set and write its table beside ours.
+
+    Attributes:
+        dataset: Data set; names the preset and the paper's numbers.
+        root: Folder of the data set.
+        out: Folder of the runs and the table.
+        protocol: Which scans are for training, labelled, test.
+        scale: "paper" is the paper's recipe for a GPU, "cpu" a small one that ends overnight on two
+            cores.
+        seeds: Number of seeds; they set weights, batches and augmentation.
+        labelled: Numbers of labelled scans, or "all"; empty takes the paper's.
+        methods: Rows of the table.
+        jobs: Runs at the same time.
+        threads: CPU threads of each.
+        precision: Of the networks in training; bfloat16 is faster on a CPU that has it.
+    """
+
+    dataset: Literal["acdc", "promise12", "mmwhs"]
+    root: Path
+    out: Path = Path("runs/reproduce")
+    protocol: Literal["spcl", "ssl4mis", "chaitanya"] = "spcl"
+    scale: Literal["cpu", "paper"] = "cpu"
+    seeds: int = 3
+    labelled: tuple[str, ...] = ()
+    methods: tuple[str, ...] = PAPER_METHODS
+    jobs: int = 1
+    threads: int = 1
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the counts and the names."""
+        if not 1 <= self.seeds <= len(SEEDS):
+            raise ValueError(f"seeds must be 1 to {len(SEEDS)}, got {self.seeds}")
+        for name in ("jobs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"methods must be among {', '.join(METHODS)}, got {method!r}")
+
+
+def reproduce(config: ReproduceConfig) -> Path:
+    """Run what is missing of the grid; return the path of the table, reproduction.md.
+
+    A run that fails is named and leaves a gap in the table.
+
+    Raises:
+        DataError, ConfigError, ValueError: One sentence for the user.
+    """
+    file = preset_path(f"{config.dataset}-{config.scale}")
+    stage1 = stage_config(PretrainConfig, "pretrain", file)
+    stage2 = stage_config(FinetuneConfig, "finetune", file)
+    data = replace(
+        stage1.data, root=config.root, cache=config.out / "cache", protocol=config.protocol
+    )
+    share: dict[str, Any] = {"threads": config.threads, "precision": config.precision}
+    stage1 = replace(stage1, data=data, **share)
+    stage2 = replace(stage2, data=data, **share)
+    counts = _labelled(config, protocol_split(data))
+    config.out.mkdir(parents=True, exist_ok=True)
+    encoders = dict.fromkeys(e for m in config.methods if (e := METHODS[m].encoder))
+    below = dict.fromkeys(DECODERS[e] for e in encoders if e in DECODERS)
+    seeds = SEEDS[: config.seeds]
+    first = [e for e in {**below, **encoders} if e not in DECODERS]
+    try:
+        for keys in (first, [e for e in encoders if e in DECODERS]):
+            run_tasks(_encoder_tasks(stage1, keys, seeds, config.out), config)
+        run_tasks(_method_tasks(stage2, counts, seeds, config), config)
+    finally:
+        path = write_reproduction(config, stage1, stage2, list(counts), seeds)
+    return path
+
+
+def _labelled(config: ReproduceConfig, split: ProtocolSplit) -> dict[str, tuple[str, ...]]:
+    """Return the names of the labelled scans by count."""
+    known = split.labelled
+    reasons = [f"{count} {reason}" for count, reason in split.incomplete.items()]
+    wanted = config.labelled or tuple(str(c) for c in _paper_counts(config.dataset) if c in known)
+    found: dict[str, tuple[str, ...]] = {}
+    for count in wanted:
+        if count == ALL:
+            found[count] = tuple(scan.name for scan in split.train)
+        elif count.isdecimal() and int(count) in known:
+            found[count] = tuple(scan.name for scan in known[int(count)])
+        else:
+            listed = ", ".join([*map(str, known), ALL])
+            more = f" ({'; '.join(reasons)})" if reasons else ""
+            raise ConfigError(f"labelled must be among {listed}{more}, got {count!r}")
+    if not found:
+        raise ConfigError(f"no labelled scan of the protocol is there: {'; '.join(reasons)}")
+    return found
+
+
+def _paper_counts(dataset: str) -> Sequence[int]:
+    return sorted({count for row in PAPER[dataset].values() for count in row})
+
+
+def encoder_folder(out: Path, encoder: str, seed: int) -> Path:
+    """Return the run folder of a pre-training."""
+    return out / f"{seed}-encoder-{encoder}"
+
+
+def _encoder_tasks(
+    preset: PretrainConfig, encoders: Iterable[str], seeds: Sequence[int], out: Path
+) -> list[Task]:
+    tasks = []
+    for seed in seeds:
+        for encoder in encoders:
+            init = encoder_folder(out, DECODERS[encoder], seed) if encoder in DECODERS else None
+            changed = encoder_config(preset, encoder, init)
+            folder = encoder_folder(out, encoder, seed)
+            task = replace(changed, seed=seed, out=folder)
+            tasks.append(Task(task, "encoder.safetensors"))
+    return tasks
+
+
+def _method_tasks(
+    preset: FinetuneConfig,
+    counts: dict[str, tuple[str, ...]],
+    seeds: Sequence[int],
+    config: ReproduceConfig,
+) -> list[Task]:
+    tasks = []
+    for seed in seeds:
+        for count, names in counts.items():
+            for key in config.methods:
+                method = METHODS[key]
+                if count == ALL and method.semi:
+                    continue  # nothing is unlabelled
+                encoder = method.encoder
+                task = replace(
+                    method_config(preset, method),
+                    init=encoder_folder(config.out, encoder, seed) if encoder else None,
+                    labelled=names,
+                    seed=seed,
+                    predictions=seed == seeds[0],  # enough for the pictures
+                    out=method_folder(config.out, key, count, seed),
+                )
+                tasks.append(Task(task, "evaluation.json"))
+    return tasks

@@ -1,0 +1,150 @@
+"""Which scans a run uses, and their slices as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from spcl_fast.segmentation.data.find import DataSet, find_data
+from spcl_fast.segmentation.data.grid import Grid
+from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.data.protocol import ProtocolSplit, load_protocol, split_by_protocol
+from spcl_fast.segmentation.data.scan import DataError, Scan
+from spcl_fast.segmentation.data.slices import Slices, load_slices
+from spcl_fast.segmentation.data.split import split_patients
+from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.runs.progress import say
+
+PROTOCOLS_OF = {"ssl4mis": "acdc", "mmwhs4": "mmwhs"}  # layouts that are another data set's
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Scans on disk and how they become slices.
+
+    Attributes:
+        root: Folder in one of the layouts; None means the phantom, written below `cache`.
+        csv: Table with a column "scan" or "patient"; its other columns become meta-labels.
+        cache: Folder for the resampled slices, and for the phantom.
+        grid: Size and spacing that slices are resampled to.
+        protocol: "random" draws test and validation patients; else the published division of that
+            name, `spcl_fast.segmentation.data.protocol`.
+        num_test: Patients kept for the test, of a random division.
+        num_val: Patients kept for the validation curve, of a random division; no decision is taken
+            from them.
+        split_seed: Seed of the random division into patients.
+        layout: Layout of the folder; "auto" recognises it.
+    """
+
+    root: Path | None = None
+    csv: Path | None = None
+    cache: Path = Path("runs/cache")
+    grid: Grid = field(default_factory=Grid)
+    protocol: Literal["random", "spcl", "ssl4mis", "chaitanya"] = "random"
+    num_test: int = 8
+    num_val: int = 2
+    split_seed: int = 0
+    layout: LayoutName = "auto"
+
+
+class Split(NamedTuple):
+    """Scans of three disjoint sets of patients."""
+
+    train: list[Scan]
+    val: list[Scan]
+    test: list[Scan]
+
+
+def data_set(config: DataConfig) -> DataSet:
+    """Find the scans below the root and their classes, writing the phantom first without a root.
+
+    Raises:
+        DataError: The folder is not in the layout, or a file is missing.
+    """
+    if config.root is not None:
+        return find_data(config.root, config.csv, config.layout)
+    root = config.cache / "phantom"
+    write_acdc(PhantomConfig(), root)
+    return find_data(root, config.csv or root / "metadata.csv", "acdc")
+
+
+def all_scans(config: DataConfig) -> list[Scan]:
+    """Return every scan below the root; as `data_set`."""
+    return data_set(config).scans
+
+
+def split_scans(config: DataConfig) -> Split:
+    """Return the training, validation and test scans; a patient is in one of them only.
+
+    Raises:
+        DataError: As `all_scans`.
+        ValueError: There are not more patients than `num_test` and `num_val` ask for.
+    """
+    if config.protocol != "random":
+        known = protocol_split(config)
+        return Split(known.train, known.val, known.test)
+    scans = all_scans(config)
+    rest, test = split_patients(scans, num_test=config.num_test, seed=config.split_seed)
+    kept = [scans[i] for i in rest]
+    if config.num_val == 0:
+        return Split(kept, [], [scans[i] for i in test])
+    train, val = split_patients(kept, num_test=config.num_val, seed=config.split_seed)
+    return Split([kept[i] for i in train], [kept[i] for i in val], [scans[i] for i in test])
+
+
+def protocol_split(config: DataConfig) -> ProtocolSplit:
+    """Return the division of the protocol; say which of its cases are missing.
+
+    Raises:
+        DataError: As `all_scans`, or no training or no test case of the protocol is there.
+        ValueError: There is no such protocol for the data set.
+    """
+    data = data_set(config)
+    name = PROTOCOLS_OF.get(data.layout, data.layout)
+    found = split_by_protocol(data.scans, load_protocol(config.protocol, name))
+    if found.missing:
+        listed = ", ".join(found.missing)
+        say(f"protocol {config.protocol}: {len(found.missing)} cases are missing: {listed}")
+    for name, scans in (("training", found.train), ("test", found.test)):
+        if not scans:
+            raise DataError(f"{config.root} must hold {name} cases of {config.protocol}, got none")
+    return found
+
+
+def training_slices(config: DataConfig, scans: Sequence[Scan]) -> Slices:
+    """Return the slices of `scans` on the grid of `config`."""
+    return load_slices(scans, config.grid, config.cache)
+
+
+def pick_labelled(
+    scans: Sequence[Scan], *, names: Sequence[str], count: int, pick: int
+) -> list[int]:
+    """Return the indices of the labelled scans among the training scans.
+
+    Args:
+        scans: The training scans.
+        names: Names of the labelled scans; empty means to pick them.
+        count: How many to pick. End-diastolic scans come first: one end-systolic scan has too
+            little right ventricle to learn from.
+        pick: Which pick, 0, 1, ...; picks are disjoint as long as there are scans.
+
+    Raises:
+        DataError: A name is not among the training scans, or there are fewer scans than asked for.
+    """
+    by_name = {scan.name: index for index, scan in enumerate(scans)}
+    for name in names:
+        if name not in by_name:
+            some = ", ".join(list(by_name)[:3])
+            raise DataError(f"labelled scan {name!r} is not among the training scans ({some}, ...)")
+    if names:
+        return [by_name[name] for name in names]
+    order = torch.randperm(len(scans), generator=torch.Generator().manual_seed(0)).tolist()
+    order.sort(key=lambda index: scans[index].phase != "ED")
+    if not 1 <= count <= len(order):
+        raise DataError(f"num_labelled must be 1 to {len(order)} training scans, got {count}")
+    start = pick * count % len(order)
+    return (order + order)[start : start + count]

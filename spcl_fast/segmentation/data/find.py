@@ -1,0 +1,122 @@
+"""A data set: its layout is recognised, its scans found, and a CSV file's meta-labels joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.layouts import (
+    LayoutName,
+    acdc,
+    mmwhs,
+    mnms,
+    msd,
+    promise12,
+    ssl4mis,
+)
+from spcl_fast.segmentation.data.layouts.cases import Case, strict
+from spcl_fast.segmentation.data.metadata_csv import read_metadata_csv, with_metadata
+from spcl_fast.segmentation.data.scan import Scan
+
+
+class Layout(NamedTuple):
+    """What a layout can say of a folder."""
+
+    recognises: Callable[[Path], bool]
+    class_names: Callable[[Path], tuple[str, ...]]
+    find_cases: Callable[[Path], list[Case]]
+
+
+def _layout_of_a_name(root: Path) -> bool:
+    return False
+
+
+LAYOUTS = {
+    acdc.NAME: Layout(acdc.recognises, acdc.class_names, acdc.find_cases),
+    promise12.NAME: Layout(promise12.recognises, promise12.class_names, promise12.find_cases),
+    mmwhs.NAME: Layout(mmwhs.recognises, mmwhs.class_names, mmwhs.find_cases),
+    # on disk it is mmwhs: it must be asked for
+    mmwhs.NAME_OF_FOUR: Layout(
+        _layout_of_a_name, mmwhs.class_names_of_four, mmwhs.find_cases_of_four
+    ),
+    msd.NAME: Layout(msd.recognises, msd.class_names, msd.find_cases),
+    mnms.NAME: Layout(mnms.recognises, mnms.class_names, mnms.find_cases),
+    ssl4mis.NAME: Layout(ssl4mis.recognises, ssl4mis.class_names, ssl4mis.find_cases),
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The labelled scans below a folder.
+
+    Attributes:
+        layout: name of the layout.
+        class_names: names of the classes 0, 1, ..., the background first.
+        scans: the scans, sorted by name.
+    """
+
+    layout: str
+    class_names: tuple[str, ...]
+    scans: list[Scan]
+
+
+def recognise(root: Path | str) -> str:
+    """Return the name of the layout that a folder has.
+
+    Raises:
+        DataError: if root is not a folder, or is in none or in several of the layouts.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root} must be a folder, got no such folder.")
+    found = [name for name, layout in LAYOUTS.items() if layout.recognises(root)]
+    if len(found) != 1:
+        known = ", ".join(LAYOUTS)
+        raise DataError(
+            f"{root} must be a folder in one of the layouts {known}, "
+            f"got {' and '.join(found) + ': name one' if found else 'none of them'}."
+        )
+    return found[0]
+
+
+def find_data(
+    root: Path | str,
+    csv: Path | str | None = None,
+    layout: LayoutName = "auto",
+    problems: list[str] | None = None,
+) -> DataSet:
+    """Find the labelled scans below a folder; images are not read.
+
+    Args:
+        root: folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
+        csv: further meta-labels, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
+        layout: name of the layout; ``"auto"`` recognises it.
+        problems: where given, what is wrong with a case or the CSV file is added to it, a sentence
+            each, instead of raised, and the other cases are found.
+
+    Raises:
+        DataError: if root is not a folder in that layout, a case is incomplete, or the CSV file
+            does not fit.
+    """
+    root = Path(root)
+    name = recognise(root) if layout == "auto" else layout
+    if name not in LAYOUTS or not root.is_dir():
+        raise DataError(f"{root} must be a folder in layout {name}, got no such folder or layout.")
+    cases = LAYOUTS[name].find_cases(root)
+    if not cases:
+        raise DataError(f"{root} must hold labelled scans in layout {name}, got none.")
+    if problems is not None:
+        problems += [str(case) for case in cases if isinstance(case, DataError)]
+        cases = [case for case in cases if not isinstance(case, DataError)]
+    scans = strict(cases)
+    if csv is not None:
+        try:
+            scans = with_metadata(scans, read_metadata_csv(csv))
+        except DataError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return DataSet(name, LAYOUTS[name].class_names(root), scans)

@@ -1,0 +1,130 @@
+"""The volumes in image files of three formats, as (x, y, z) arrays.
+
+.nii, .nii.gz    NIfTI, by nibabel; of a 4-D file one frame is read, and only that one
+.mhd, .mha       MetaImage
+.h5              HDF5 with arrays (slice, row, column), by h5py, which is optional; the files
+                 carry no geometry, so a nominal spacing stands in for it
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spcl_fast.segmentation.data import metaimage
+from spcl_fast.segmentation.data.errors import DataError
+
+FloatArray = npt.NDArray[np.float32]
+AffineArray = npt.NDArray[np.float64]
+Contents = tuple[FloatArray, tuple[float, ...], AffineArray]
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+HDF5_SUFFIX = ".h5"
+SUFFIXES = (*NIFTI_SUFFIXES, *metaimage.SUFFIXES, HDF5_SUFFIX)
+NOMINAL_SPACING_MM = (1.5, 1.5, 10.0)  # (dx, dy, dz), near ACDC's median, for files without one
+_CONTENT_ERRORS = (
+    *(OSError, EOFError, zlib.error),  # missing bytes, broken compression
+    *(ValueError, TypeError, KeyError, OverflowError, MemoryError),  # headers that make no sense
+)
+
+
+def load(
+    path: Path, frame: int | None = None, dataset: str = "image", *, may_lack_frames: bool = False
+) -> Contents:
+    """Read one 3-D volume.
+
+    Args:
+        path: the file; its format is known by its suffix.
+        frame: place along the fourth axis of a 4-D NIfTI file; None for a 3-D file.
+        dataset: name of the array in an HDF5 file.
+        may_lack_frames: with a frame, accept a 3-D file as well and ignore the frame.
+
+    Returns:
+        array (x, y, z) float32, voxel size (dx, dy, dz) in millimetres, affine (4, 4) float64.
+
+    Raises:
+        DataError: if the file is missing, of another format, incomplete, not real-valued, not 3-D,
+            or has no such frame or array.
+    """
+    if not path.name.endswith(SUFFIXES) or not path.is_file():
+        raise DataError(f"{path} must be an existing {', '.join(SUFFIXES)} file, got none.")
+    if path.name.endswith(NIFTI_SUFFIXES):
+        return _load_nifti(path, frame, may_lack_frames)
+    if frame is not None and not may_lack_frames:
+        raise DataError(f"{path} must be a 4-D NIfTI file to have frame {frame}, got {path.name}.")
+    if path.suffix == HDF5_SUFFIX:
+        return _load_hdf5(path, dataset)
+    array, spacing_mm, affine = metaimage.read_metaimage(path)
+    return array.astype(np.float32), spacing_mm, affine
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return every file that an image consists of: a ``.mhd`` header has its data elsewhere.
+
+    Raises:
+        DataError: if a MetaImage header cannot be read.
+    """
+    if path.suffix in metaimage.SUFFIXES:
+        return [path, metaimage.data_file(path)]
+    return [path]
+
+
+def _load_nifti(path: Path, frame: int | None, may_lack_frames: bool) -> Contents:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    nifti: Any
+    try:
+        nifti = nibabel.load(path, mmap=False)
+        shape = tuple(nifti.shape)
+        if may_lack_frames and len(shape) == 3:
+            frame = None
+        if len(shape) != (3 if frame is None else 4) or 0 in shape:
+            wanted = "a 3-D volume" if frame is None else "4-D frames"
+            raise DataError(f"{path} must hold {wanted}, got shape {shape}.")
+        if frame is not None and not 0 <= frame < shape[3]:
+            raise DataError(f"{path} must hold frame {frame} (from 0), got {shape[3]} frames.")
+        if nifti.get_data_dtype().kind not in "biuf":
+            raise DataError(f"{path} must hold real numbers, got {nifti.get_data_dtype()}.")
+        with np.errstate(all="ignore"):  # values beyond float32 become inf and are refused
+            source = nifti.dataobj if frame is None else nifti.dataobj[..., frame]
+            array = np.asarray(source, dtype=np.float32)
+        zooms = tuple(float(zoom) for zoom in nifti.header.get_zooms()[:3])
+        return array, zooms, np.asarray(nifti.affine, dtype=np.float64)
+    except DataError:
+        raise
+    except (*_CONTENT_ERRORS, ImageFileError, HeaderDataError) as error:
+        raise DataError(f"{path} must be a complete NIfTI file, got: {_reason(error)}.") from error
+
+
+def _load_hdf5(path: Path, dataset: str) -> Contents:
+    try:
+        import h5py  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise DataError(f"{path} needs h5py to be read: pip install h5py.") from error
+    try:
+        with h5py.File(path, "r") as file:
+            if dataset not in file:
+                raise DataError(f"{path} must hold an array '{dataset}', got {sorted(file)}.")
+            array = np.asarray(file[dataset])
+    except DataError:
+        raise
+    except (*_CONTENT_ERRORS, RuntimeError) as error:
+        raise DataError(f"{path} must be a complete HDF5 file, got: {_reason(error)}.") from error
+    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path} must hold '{dataset}' as a 3-D volume of real numbers, "
+            f"got {array.dtype} of shape {array.shape}."
+        )
+    with np.errstate(all="ignore"):
+        volume = array.T.astype(np.float32)
+    return volume, NOMINAL_SPACING_MM, np.diag([*NOMINAL_SPACING_MM, 1.0])
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,182 @@
+"""What a folder of scans holds, and what is wrong with it, in words for its user."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.grid import Grid, covered
+from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.data.scan import DataError, Scan, Volume, read_scan
+
+Number = TypeVar("Number", int, float)
+
+UNKNOWN = "unknown"
+CROPPED_SHARE = 0.01  # a scan that loses more of its foreground to the grid is counted
+
+
+@dataclass
+class Inspection:
+    """The content of a folder; every count is of readable scans.
+
+    Attributes:
+        root: the folder.
+        layout: name of its layout.
+        patients: number of patients.
+        scans: number of scans.
+        slices: number of slices.
+        unlabelled_slices: slices without any foreground label.
+        shape_range: smallest and largest (S, H, W), each side on its own.
+        spacing_range: smallest and largest (dz, dy, dx) in millimetres, each on its own.
+        label_voxels: voxels of each class by name.
+        grid: the grid that foreground is measured against.
+        foreground_outside: share of all foreground voxels that the grid does not reach.
+        cropped_scans: scans that lose more than 1 % of their foreground to the grid.
+        meta_labels: scans of each category (or ``"unknown"``) of each meta-label.
+        problems: one sentence for each scan that cannot be used.
+    """
+
+    root: str
+    layout: str = ""
+    patients: int = 0
+    scans: int = 0
+    slices: int = 0
+    unlabelled_slices: int = 0
+    shape_range: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    spacing_range: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    label_voxels: dict[str, int] = field(default_factory=dict)
+    grid: Grid = field(default_factory=Grid)
+    foreground_outside: float = 0.0
+    cropped_scans: int = 0
+    meta_labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def inspect(
+    root: Path | str,
+    csv: Path | str | None = None,
+    grid: Grid | None = None,
+    layout: LayoutName = "auto",
+    thumbnails: Path | None = None,
+) -> Inspection:
+    """Read every scan below a folder and describe what is there.
+
+    Args:
+        root: folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
+        csv: metadata file, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
+        grid: grid that the foreground is measured against; the default `Grid` if None.
+        layout: name of the layout; ``"auto"`` recognises it.
+        thumbnails: PNG file to write pictures of some of the readable scans to.
+
+    Returns:
+        The description. A scan that cannot be used, or a CSV file that does not fit, becomes a
+        sentence in ``problems``, and inspection goes on.
+
+    Raises:
+        DataError: if root is not a folder in the layout, or is in none or several.
+    """
+    report = Inspection(str(root), grid=grid or Grid())
+    found = find_data(root, csv, layout, report.problems)
+    report.layout = found.layout
+    readable = _describe_volumes(report, found.scans, found.class_names)
+    if thumbnails is not None and readable:
+        from spcl_fast.segmentation.data.thumbnails import write_thumbnails
+
+        write_thumbnails(thumbnails, readable)
+    return report
+
+
+def _describe_volumes(
+    report: Inspection, scans: Sequence[Scan], class_names: Sequence[str]
+) -> list[Scan]:
+    """Fill in the report; return the scans that can be read."""
+    shapes, spacings, readable = [], [], []
+    voxels: Counter[int] = Counter()
+    outside = 0
+    for scan in scans:
+        try:
+            volume = read_scan(scan)
+        except DataError as error:
+            report.problems.append(str(error))
+            continue
+        readable.append(scan)
+        shapes.append(volume.image.shape)
+        spacings.append(volume.spacing_mm)
+        mask = torch.from_numpy(volume.mask)
+        counts = torch.bincount(mask.flatten(), minlength=len(class_names)).tolist()
+        voxels.update(dict(enumerate(counts)))
+        if not sum(counts[1:]):
+            report.problems.append(f"{scan.mask} must hold labelled voxels, got background only.")
+        report.unlabelled_slices += int((mask == 0).all(dim=(1, 2)).sum())
+        lost = _foreground_outside(volume, report.grid)
+        outside += lost
+        report.cropped_scans += lost > CROPPED_SHARE * sum(counts[1:])
+    report.patients = len({scan.patient for scan in readable})
+    report.scans = len(readable)
+    report.slices = sum(shape[0] for shape in shapes)
+    report.label_voxels = {name: voxels[i] for i, name in enumerate(class_names)}
+    report.foreground_outside = outside / max(1, sum(voxels[i] for i in range(1, len(class_names))))
+    report.meta_labels = _count_meta_labels(readable)
+    if readable:
+        report.shape_range = _extremes(shapes)
+        report.spacing_range = _extremes(spacings)
+    return readable
+
+
+def _foreground_outside(volume: Volume, grid: Grid) -> int:
+    _, H, W = volume.mask.shape
+    beyond = ~covered((H, W), volume.spacing_mm, grid).numpy()
+    return int((volume.mask[:, beyond] > 0).sum())
+
+
+def _extremes(rows: Sequence[tuple[Number, ...]]) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
+    columns = list(zip(*rows, strict=True))
+    return tuple(min(column) for column in columns), tuple(max(column) for column in columns)
+
+
+def _count_meta_labels(scans: Sequence[Scan]) -> dict[str, dict[str, int]]:
+    names = sorted({name for scan in scans for name in scan.meta})
+    counts = {"phase": Counter(scan.phase or UNKNOWN for scan in scans)}
+    counts |= {name: Counter(scan.meta.get(name, UNKNOWN) for scan in scans) for name in names}
+    return {name: dict(sorted(count.items())) for name, count in counts.items()}
+
+
+def render(report: Inspection) -> list[str]:
+    """The description as lines of plain text, the problems last."""
+    lines = [
+        f"{report.root}",
+        f"layout      {report.layout}",
+        f"patients    {report.patients}",
+        f"scans       {report.scans}",
+        f"slices      {report.slices} ({report.unlabelled_slices} without a label)",
+    ]
+    if report.scans:
+        (s, h, w), (S, H, W) = report.shape_range
+        (dz, dy, dx), (DZ, DY, DX) = report.spacing_range
+        lines += [
+            f"size        rows {h}..{H}, columns {w}..{W}, slices {s}..{S}",
+            f"spacing mm  rows {dy:.2f}..{DY:.2f}, columns {dx:.2f}..{DX:.2f}, "
+            f"slices {dz:.2f}..{DZ:.2f}",
+        ]
+        total = sum(report.label_voxels.values())
+        for name, count in report.label_voxels.items():
+            lines.append(f"label       {name}: {count} voxels ({100 * count / total:.2f} %)")
+        grid = report.grid
+        lines.append(
+            f"grid        {grid.size} x {grid.size} pixels of {grid.spacing_mm:g} mm leave out "
+            f"{100 * report.foreground_outside:.2f} % of the foreground; "
+            f"{report.cropped_scans} scans lose more than {100 * CROPPED_SHARE:g} % of theirs"
+        )
+        for name, counts in report.meta_labels.items():
+            shown = list(counts.items())[:8]
+            listed = ", ".join(f"{category} {count}" for category, count in shown)
+            more = f", ... ({len(counts)} in all)" if len(counts) > 8 else ""
+            lines.append(f"meta-label  {name}: {listed}{more}")
+    lines += [f"problem     {sentence}" for sentence in report.problems]
+    return lines if report.problems else [*lines, "problems    none"]

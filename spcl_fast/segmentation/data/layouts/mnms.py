@@ -1,0 +1,107 @@
+"""The layout of M&Ms: short-axis cine stacks of several vendors and centres.
+
+    <root>/*Dataset*information*.csv                         a row a patient, see below
+    <root>/Training/Labeled/<id>/<id>_sa.nii.gz              4-D: x, y, z, frame
+    <root>/Training/Labeled/<id>/<id>_sa_gt.nii.gz           4-D, labels in the frames ED and ES
+
+The root may also be Labeled, Validation or Testing; the CSV file is then looked for in the two
+folders above as well. Its columns External code, ED and ES (frames from 0) are needed; Vendor,
+Centre and Pathology become the meta-labels vendor, centre and group. Cases without a ``_gt`` file
+in a folder where others have one are an error; Training/Unlabeled is left out.
+
+The files number LV 1, MYO 2, RV 3. Classes here are those of ACDC: RV 1, MYO 2, LV 3. The data:
+Campello et al., TMI 2021, doi 10.1109/TMI.2021.3090082.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.layouts.cases import Case, attempt, existing, folders, strict
+from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
+
+NAME = "mnms"
+CLASSES = {0: 0, 1: 3, 2: 2, 3: 1}  # value in the files: class
+META_LABELS = {"Vendor": "vendor", "Centre": "centre", "Pathology": "group"}
+_SUBFOLDERS = (".", "Labeled", "Training/Labeled")
+_KEY = "External code"
+
+
+def recognises(root: Path) -> bool:
+    """Return whether some <id>/<id>_sa_gt.nii.gz is here."""
+    return any(
+        any(parent.glob("[!.]*/[!.]*_sa_gt.nii.gz")) for parent in folders(root, _SUBFOLDERS)
+    )
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes, the background first."""
+    return SHORT_AXIS_CLASSES
+
+
+def find_scans(root: Path | str) -> list[Scan]:
+    """Find the labelled scans below a folder, sorted by name; image files are not read.
+
+    Returns:
+        Two scans (ED, ES) a patient, named ``<id>_frame00`` by their frame from 0.
+
+    Raises:
+        DataError: if the CSV file is missing or lacks a column, or a patient lacks a row, a frame
+            or a file.
+    """
+    return strict(find_cases(Path(root)))
+
+
+def find_cases(root: Path) -> list[Case]:
+    """Find the scans of each patient, or what is wrong with the patient.
+
+    Raises:
+        DataError: if the CSV file is missing or lacks a column.
+    """
+    path = _information_file(root)
+    rows = _read_information(path)
+    for parent in folders(root, _SUBFOLDERS):
+        if images := sorted(parent.glob("[!.]*/[!.]*_sa.nii.gz")):
+            return [attempt(_patient_scans, image, path, rows) for image in images]
+    return []
+
+
+def _information_file(root: Path) -> Path:
+    for folder in (root, *root.resolve().parents[:2]):
+        if found := sorted(folder.glob("*[Dd]ataset*[Ii]nformation*.csv")):
+            return found[-1]
+    raise DataError(f"{root} must hold the CSV file of M&Ms that names ED and ES, got none.")
+
+
+def _read_information(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a readable UTF-8 CSV file, got {error}.") from error
+    for column in (_KEY, *PHASES):
+        if not table or column not in table[0]:
+            raise DataError(f"{path} must have a column '{column}', got none.")
+    return {row[_KEY].strip(): row for row in table}
+
+
+def _patient_scans(image: Path, path: Path, rows: dict[str, dict[str, str]]) -> list[Scan]:
+    patient = image.name.removesuffix("_sa.nii.gz")
+    mask = image.with_name(f"{patient}_sa_gt.nii.gz")
+    mask = existing(mask, because="its image is there")
+    row = rows.get(patient)
+    if row is None:
+        raise DataError(f"{path} must have a row for {patient}, got none.")
+    meta = {name: row[key].strip() for key, name in META_LABELS.items() if row.get(key)}
+    scans = []
+    for phase in PHASES:
+        if not row[phase].strip().isdecimal():
+            raise DataError(f"{path} must give {phase} of {patient}, got '{row[phase]}'.")
+        frame = int(row[phase])
+        name = f"{patient}_frame{frame:02d}"
+        scans.append(Scan(name, patient, phase, image, mask, meta, frame, classes=CLASSES))
+    if scans[0].frame == scans[1].frame:
+        raise DataError(f"{path} must give {patient} different frames for ED and ES, got one.")
+    return scans

@@ -1,0 +1,84 @@
+"""The layout of SSL4MIS: ACDC as HDF5 volumes.
+
+    <root>/data/patient001_frame01.h5      arrays image and label, (slice, row, column)
+    <root>/train.list, val.list, test.list     names of volumes, one a line, where they exist
+
+The root may also be the folder of the volumes; data/slices is not used. Of the two frames of a
+patient the first is end-diastole, the second end-systole; a patient with another number of frames
+has no known phase. Meta-label: subset, the list that names the volume.
+
+The files carry no voxel size: 1.5 x 1.5 x 10 mm is assumed for all, so distances are nominal.
+Classes are those of ACDC. Reading needs h5py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.layouts.cases import Case, folders, strict
+from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
+
+NAME = "ssl4mis"
+SUBSETS = ("train", "val", "test")
+_FILE = re.compile(r"(?P<patient>[^.].*)_frame\d+\.h5")
+
+
+def recognises(root: Path) -> bool:
+    """Return whether some <patient>_frame<number>.h5 is here."""
+    return bool(_volumes(root))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes, the background first."""
+    return SHORT_AXIS_CLASSES
+
+
+def find_scans(root: Path | str) -> list[Scan]:
+    """Find the labelled scans below a folder, sorted by name; volumes are not read.
+
+    Raises:
+        DataError: if a list names a volume that does not exist.
+    """
+    return strict(find_cases(Path(root)))
+
+
+def find_cases(root: Path) -> list[Case]:
+    """Find the scans of each patient, and the listed volumes that do not exist."""
+    volumes = _volumes(root)
+    subsets, missing = _read_lists(root, {path.stem for path in volumes})
+    frames: dict[str, list[Path]] = {}
+    for path, patient in sorted(volumes.items()):
+        frames.setdefault(patient, []).append(path)
+    cases: list[Case] = list(missing)
+    for patient, paths in frames.items():
+        phases = PHASES if len(paths) == len(PHASES) else [None] * len(paths)
+        metas = ({"subset": subsets[p.stem]} if p.stem in subsets else {} for p in paths)
+        rows = zip(paths, phases, metas, strict=True)
+        cases.append([Scan(path.stem, patient, phase, path, path, m) for path, phase, m in rows])
+    return cases
+
+
+def _volumes(root: Path) -> dict[Path, str]:
+    """The patient of each volume."""
+    for parent in folders(root, ("data", ".")):
+        found = {path: _FILE.fullmatch(path.name) for path in parent.glob("*.h5")}
+        if volumes := {path: match["patient"] for path, match in found.items() if match}:
+            return volumes
+    return {}
+
+
+def _read_lists(root: Path, names: set[str]) -> tuple[dict[str, str], list[DataError]]:
+    """The list that names each volume, and the names without a volume."""
+    subsets: dict[str, str] = {}
+    missing = []
+    for subset in SUBSETS:
+        path = root / f"{subset}.list"
+        lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for name in lines.split():
+            if name in names:
+                subsets[name] = subset
+            else:
+                missing.append(DataError(f"{path} must name volumes in data/, got '{name}'."))
+    return subsets, missing

@@ -1,0 +1,98 @@
+"""Meta-labels from a CSV file, for scans of any layout."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.scan import Scan
+
+RESERVED_COLUMNS = ("phase", "position", "self")  # meta-labels that every data set has
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The rows of a metadata CSV file.
+
+    Attributes:
+        path: the file.
+        key: ``"scan"`` or ``"patient"``: what a row describes.
+        columns: names of the meta-labels, in file order.
+        rows: meta-labels of each key; an empty cell is left out, that is, unknown.
+    """
+
+    path: Path
+    key: str
+    columns: tuple[str, ...]
+    rows: dict[str, dict[str, str]]
+
+
+def read_metadata_csv(path: Path | str) -> Metadata:
+    """Read meta-labels from a CSV file with a header row.
+
+    The column ``scan`` (or else ``patient``) says which scan (or patient) a row describes; every
+    other column becomes a meta-label. An empty cell means unknown. With both, ``patient`` is
+    ignored.
+
+    Args:
+        path: comma-separated UTF-8 file.
+
+    Raises:
+        DataError: if the file is unreadable, lacks both key columns, repeats a column or a key,
+            uses a name every data set has (phase, position, self), or has a row of another length
+            than the header.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a readable UTF-8 CSV file, got {error}.") from error
+    header = table[0] if table else []
+    key = next((name for name in ("scan", "patient") if name in header), None)
+    if key is None:
+        raise DataError(f"{path} must have a column 'scan' or 'patient', got {header}.")
+    for name in header:
+        if header.count(name) > 1 or not name or name in RESERVED_COLUMNS:
+            reason = "reserved" if name in RESERVED_COLUMNS else "empty or repeated"
+            raise DataError(
+                f"{path} must name its columns uniquely, got the {reason} name '{name}'."
+            )
+    columns = tuple(name for name in header if name not in ("scan", "patient"))
+    rows: dict[str, dict[str, str]] = {}
+    for number, cells in enumerate(table[1:], start=2):
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path} must have {len(header)} cells in row {number}, got {len(cells)}."
+            )
+        values = dict(zip(header, cells, strict=True))
+        if values[key] in rows:
+            raise DataError(f"{path} must list each {key} once, got '{values[key]}' twice.")
+        rows[values[key]] = {name: values[name] for name in columns if values[name]}
+    return Metadata(path, key, columns, rows)
+
+
+def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
+    """Add the columns of a CSV file to the ``meta`` of the scans.
+
+    A scan without a row stays as it is: unknown.
+
+    Raises:
+        DataError: if a row of the file matches no scan.
+    """
+    field = "name" if metadata.key == "scan" else "patient"
+    known = {getattr(scan, field) for scan in scans}
+    for key in metadata.rows:
+        if key not in known:
+            example = min(known, default="none")
+            raise DataError(
+                f"{metadata.path} must list a known {metadata.key} in every row, got '{key}' "
+                f"(an example of a known {metadata.key}: '{example}')."
+            )
+    return [
+        replace(scan, meta={**scan.meta, **metadata.rows.get(getattr(scan, field), {})})
+        for scan in scans
+    ]

@@ -1,0 +1,208 @@
+"""All slices of some scans as tensors, resampled once and cached on disk.
+
+A cache entry is one ``.npz`` file a scan, named by a hash of the path, size and modification time
+of its files, of the way they are read and of the grid: a changed file, another frame, axis or set
+of classes, or another grid is another entry. Entries are written to a temporary file and renamed;
+one that cannot be read is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spcl_fast.segmentation.data.grid import Grid, image_to_grid, to_grid
+from spcl_fast.segmentation.data.image_file import FloatArray, files_of
+from spcl_fast.segmentation.data.scan import PHASES, DataError, LabelArray, Scan, read_scan
+
+CACHE_FORMAT = 2  # part of every cache key: raise it when the processing changes
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The n slices of some scans.
+
+    Attributes:
+        scans: the scans, in the order of ``scan``.
+        images: (n, 1, size, size) float32 in [0, 1].
+        masks: (n, size, size) uint8.
+        scan: (n,) int64, index into scans.
+        slice_index: (n,) int64, place in the stack of the scan.
+        num_slices: (n,) int64, slices in the stack of the scan.
+        meta: (n,) int64 category of each meta-label, -1 where unknown: ``patient``, ``phase`` and
+            every name in ``Scan.meta``.
+        categories: names of the categories of each meta-label, sorted.
+    """
+
+    scans: tuple[Scan, ...]
+    images: Tensor
+    masks: Tensor
+    scan: Tensor
+    slice_index: Tensor
+    num_slices: Tensor
+    meta: dict[str, Tensor]
+    categories: dict[str, list[str]]
+
+    def __len__(self) -> int:
+        return int(self.scan.shape[0])
+
+    @property
+    def position(self) -> Tensor:
+        """(n,) float32 in (0, 1): centre of the slice along the stack."""
+        return (self.slice_index + 0.5) / self.num_slices
+
+    def to(self, device: torch.device | str) -> Slices:
+        """Move every tensor to a device."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            scan=self.scan.to(device),
+            slice_index=self.slice_index.to(device),
+            num_slices=self.num_slices.to(device),
+            meta={name: codes.to(device) for name, codes in self.meta.items()},
+        )
+
+    def select(self, scan_indices: Sequence[int]) -> Slices:
+        """Keep the slices of some scans, renumbered 0, 1, ... in the order given; categories stay.
+
+        Args:
+            scan_indices: indices into ``scans``, each at most once.
+
+        Raises:
+            ValueError: if an index repeats or is out of range.
+        """
+        wanted = list(scan_indices)
+        if len(set(wanted)) != len(wanted) or not all(0 <= i < len(self.scans) for i in wanted):
+            raise ValueError(
+                f"scan_indices must be different numbers in 0..{len(self.scans) - 1}, got {wanted}"
+            )
+        rows = [torch.nonzero(self.scan == i).flatten() for i in wanted]
+        keep = torch.cat(rows) if rows else self.scan.new_zeros(0)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        return replace(
+            self,
+            scans=tuple(self.scans[i] for i in wanted),
+            images=self.images[keep],
+            masks=self.masks[keep],
+            scan=torch.arange(len(wanted)).repeat_interleave(lengths).to(self.scan.device),
+            slice_index=self.slice_index[keep],
+            num_slices=self.num_slices[keep],
+            meta={name: codes[keep] for name, codes in self.meta.items()},
+        )
+
+
+def load_slices(scans: Sequence[Scan], grid: Grid, cache_dir: Path | None = None) -> Slices:
+    """Read scans, normalise each volume to [0, 1] and resample it to the grid.
+
+    Args:
+        scans: what to load, at least one, with different names.
+        grid: target grid.
+        cache_dir: folder of the cache, created on demand; None reads and writes no cache.
+
+    Raises:
+        DataError: if a scan cannot be read or the cache cannot be written.
+        ValueError: if scans is empty or a name repeats.
+    """
+    names = [scan.name for scan in scans]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"scans must be one or more scans with different names, got {names}")
+    images, masks, lengths = [], [], []
+    for scan in scans:
+        image, mask = _processed(scan, grid, cache_dir)
+        images.append(torch.from_numpy(image))
+        masks.append(torch.from_numpy(mask))
+        lengths.append(len(image))
+    counts = torch.tensor(lengths, dtype=torch.int64)
+    columns, categories = _encode(scans)
+    return Slices(
+        scans=tuple(scans),
+        images=torch.cat(images).unsqueeze(1),
+        masks=torch.cat(masks),
+        scan=torch.arange(len(lengths)).repeat_interleave(counts),
+        slice_index=torch.cat([torch.arange(length) for length in lengths]),
+        num_slices=counts.repeat_interleave(counts),
+        meta={name: codes.repeat_interleave(counts) for name, codes in columns.items()},
+        categories=categories,
+    )
+
+
+def _encode(scans: Sequence[Scan]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Codes (number of scans,) int64 and sorted categories of every meta-label."""
+    names = sorted({name for scan in scans for name in scan.meta})
+    values: dict[str, list[str | None]] = {
+        name: [s.meta.get(name) for s in scans] for name in names
+    }
+    values["patient"] = [scan.patient for scan in scans]
+    values["phase"] = [scan.phase for scan in scans]
+    categories = {name: sorted({v for v in column if v}) for name, column in values.items()}
+    categories["phase"] = list(PHASES)
+    codes = {
+        name: torch.tensor([categories[name].index(v) if v else -1 for v in column])
+        for name, column in values.items()
+    }
+    return codes, categories
+
+
+def _processed(scan: Scan, grid: Grid, cache_dir: Path | None) -> tuple[FloatArray, LabelArray]:
+    """Image (S, size, size) float32 and mask (S, size, size) uint8, from the cache if it can."""
+    entry = None if cache_dir is None else _cache_entry(scan, grid, Path(cache_dir))
+    if entry is not None and (cached := _read_entry(entry, grid)) is not None:
+        return cached
+    volume = read_scan(scan)
+    image = image_to_grid(torch.from_numpy(volume.image), volume.spacing_mm, grid)
+    mask = to_grid(torch.from_numpy(volume.mask), volume.spacing_mm, grid, labels=True)
+    arrays = image.numpy(), mask.numpy()
+    if entry is not None:
+        _write_entry(entry, *arrays)
+    return arrays
+
+
+def _cache_entry(scan: Scan, grid: Grid, cache_dir: Path) -> Path:
+    classes = None if scan.classes is None else sorted(scan.classes.items())
+    reading = (scan.frame, scan.stack_axis, classes, len(scan.class_names))
+    identity: list[object] = [CACHE_FORMAT, grid.size, grid.spacing_mm, reading]
+    for path in (*files_of(scan.image), *files_of(scan.mask)):
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} must be a readable file, got {error}.") from error
+        identity += [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
+    return cache_dir / f"{scan.name}_{digest}.npz"
+
+
+def _read_entry(entry: Path, grid: Grid) -> tuple[FloatArray, LabelArray] | None:
+    try:
+        with np.load(entry, allow_pickle=False) as arrays:
+            image, mask = arrays["image"], arrays["mask"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+    plane = (grid.size, grid.size)
+    valid = image.dtype == np.float32 and mask.dtype == np.uint8 and image.shape == mask.shape
+    return (image, mask) if valid and image.ndim == 3 and image.shape[1:] == plane else None
+
+
+def _write_entry(entry: Path, image: FloatArray, mask: LabelArray) -> None:
+    partial: Path | None = None
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".partial", delete=False) as file:
+            partial = Path(file.name)
+            np.savez(file, image=image, mask=mask)
+        os.replace(partial, entry)
+        partial = None
+    except OSError as error:
+        raise DataError(f"{entry.parent} must be a writable cache folder, got {error}.") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)

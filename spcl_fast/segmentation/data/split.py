@@ -1,0 +1,50 @@
+"""Dividing patients into training and test."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from spcl_fast.segmentation.data.scan import Scan
+
+
+def split_patients(
+    scans: Sequence[Scan], *, num_test: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Split scans by patient: both phases of a patient fall on the same side.
+
+    Test patients are drawn from each ``meta["group"]`` in proportion to its size (largest
+    remainder); scans without a group form one group of their own. The order of scans does not
+    change who is drawn.
+
+    Args:
+        scans: scans of at least num_test + 1 patients.
+        num_test: number of test patients.
+        seed: the same seed gives the same split.
+
+    Returns:
+        Indices into scans: training, test; both ascending.
+
+    Raises:
+        ValueError: if num_test is negative or not below the number of patients.
+    """
+    group_of: dict[str, str] = {}
+    for scan in sorted(scans, key=lambda scan: scan.name):
+        group_of.setdefault(scan.patient, scan.meta.get("group", ""))
+    if not 0 <= num_test < len(group_of):
+        raise ValueError(f"num_test must be in 0..{len(group_of) - 1} patients, got {num_test}")
+    rng = random.Random(seed)
+    groups: dict[str, list[str]] = {}
+    for patient in sorted(group_of):
+        groups.setdefault(group_of[patient], []).append(patient)
+    names = sorted(groups)
+    rng.shuffle(names)  # who gets the remainder where the fractions tie
+    share = {name: num_test * len(groups[name]) / len(group_of) for name in names}
+    quota = {name: int(share[name]) for name in names}
+    by_fraction = sorted(names, key=lambda name: quota[name] - share[name])
+    for name in by_fraction[: num_test - sum(quota.values())]:
+        quota[name] += 1
+    test = {patient for name in sorted(names) for patient in rng.sample(groups[name], quota[name])}
+    indices = range(len(scans))
+    train_indices = [i for i in indices if scans[i].patient not in test]
+    return train_indices, [i for i in indices if scans[i].patient in test]

@@ -1,0 +1,1 @@
+"""Scores of whole scans, predictions, and networks for other programs."""

@@ -1,0 +1,57 @@
+"""Evaluate the segmenter of a run on its own test scans or on another data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spcl_fast.segmentation.data.dataset import split_scans
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.evaluate.scans import evaluate_scans, summary_line, write_evaluation
+from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.runs.config import stage_config
+from spcl_fast.segmentation.runs.device import Device, set_up_device
+from spcl_fast.segmentation.runs.network import load_segmenter
+from spcl_fast.segmentation.runs.progress import say
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate the segmenter of a run.
+
+    Attributes:
+        run: Run folder of `finetune`.
+        root: Another data set in one of the layouts, all of whose scans are used; None takes the
+            run's own test scans.
+        out: Folder for evaluation.json and predictions; None prints only.
+        device: "auto" takes CUDA where there is one.
+        layout: Layout of `root`; "auto" recognises it.
+    """
+
+    run: Path
+    root: Path | None = None
+    out: Path | None = None
+    device: Device = "auto"
+    layout: LayoutName = "auto"
+
+
+def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
+    """Return Dice and HD95 (mm) of every scan and class, and their means.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: One sentence for the user.
+    """
+    trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
+    if config.root:
+        scans = find_data(config.root, layout=config.layout).scans
+    else:
+        scans = split_scans(trained.data).test
+    model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
+    predictions = config.out / "predictions" if config.out else None
+    result = evaluate_scans(model, scans, trained.data.grid, predictions)
+    if config.out:
+        write_evaluation(config.out / "evaluation.json", result)
+    say(summary_line(result))
+    return result

@@ -1,0 +1,151 @@
+"""Evaluation: 3-D Dice and HD95 of whole scans, on their original grid."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.segmentation.data.grid import Grid, from_grid, image_to_grid
+from spcl_fast.segmentation.data.scan import DataError, Scan, read_scan, write_labels
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
+from spcl_fast.segmentation.runs.run import atomic_file
+
+
+def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes of some scans, after comparing them with a model.
+
+    Args:
+        scans: Scans of one data set.
+        num_classes: Classes of the model, the background among them.
+
+    Returns:
+        The names, the background first; numbers where there is no scan.
+
+    Raises:
+        DataError: The scans have another number of classes, or different classes.
+    """
+    sets = {scan.class_names for scan in scans} or {tuple(map(str, range(num_classes)))}
+    if len(sets) != 1:
+        raise DataError(f"scans must have the same classes, got {sorted(sets)}")
+    names = sets.pop()
+    if len(names) != num_classes:
+        raise DataError(
+            f"model.num_classes must be {len(names)}, the classes of the data set "
+            f"({', '.join(names)}), got {num_classes}"
+        )
+    return names
+
+
+@torch.no_grad()
+def segment_volume(
+    model: nn.Module, image: Tensor, spacing_mm: tuple[float, float, float], grid: Grid
+) -> Tensor:
+    """Return the label of every voxel on the volume's own grid.
+
+    Args:
+        model: Segmenter; evaluated in evaluation mode and left in the mode it was in.
+        image: (S, H, W) float32, any intensity scale.
+        spacing_mm: (dz, dy, dx).
+        grid: The grid the model was trained on.
+
+    Returns:
+        (S, H, W) uint8.
+    """
+    device = next(model.parameters()).device
+    slices = image_to_grid(image, spacing_mm, grid)[:, None].to(device)
+    was_training = model.training
+    model.eval()
+    logits = model(slices).float().cpu()
+    model.train(was_training)
+    height, width = image.shape[1:]
+    return from_grid(logits, (height, width), spacing_mm, grid).argmax(1).to(torch.uint8)
+
+
+def evaluate_scans(
+    model: nn.Module, scans: Sequence[Scan], grid: Grid, predictions: Path | None
+) -> dict[str, Any]:
+    """Return Dice and HD95 (mm) of every scan and foreground class, and their means.
+
+    Each row also says how the files of the scan are read: `frame`, `stack_axis` and, as pairs of
+    a value and its class, `classes` of `Scan`.
+
+    Args:
+        model: Segmenter with 1 input channel.
+        scans: Scans with masks.
+        grid: The grid the model was trained on.
+        predictions: Folder for a NIfTI file of each scan, or None.
+
+    Raises:
+        DataError: A scan cannot be read, or the scans have not the number of classes of the model.
+    """
+    num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
+    names = check_classes(scans, num_classes)[1:]
+    rows: dict[str, Any] = {}
+    for scan in scans:
+        volume = read_scan(scan)
+        label = segment_volume(model, torch.from_numpy(volume.image), volume.spacing_mm, grid)
+        mask = torch.from_numpy(volume.mask)
+        dice = dice_per_class(label, mask, num_classes)
+        hd95 = hd95_per_class(label, mask, volume.spacing_mm, num_classes)
+        row: dict[str, Any] = {
+            "patient": scan.patient,
+            "dice": dict(zip(names, dice, strict=True)),
+            "hd95_mm": dict(zip(names, hd95, strict=True)),
+            "image": str(scan.image.resolve()),
+            "mask": str(scan.mask.resolve()),
+            "frame": scan.frame,
+            "stack_axis": scan.stack_axis,
+            "classes": scan.classes and [list(pair) for pair in sorted(scan.classes.items())],
+        }
+        if predictions is not None:
+            predictions.mkdir(parents=True, exist_ok=True)
+            path = predictions / f"{scan.name}_pred.nii.gz"
+            write_labels(path, label.numpy(), volume.affine, stack_axis=scan.stack_axis)
+            row["prediction"] = f"{predictions.name}/{path.name}"
+        rows[scan.name] = row
+    result: dict[str, Any] = {"classes": list(names), "scans": rows}
+    for metric in ("dice", "hd95_mm"):
+        means = {n: float(np.mean([row[metric][n] for row in rows.values()])) for n in names}
+        result[metric] = means
+        result[f"{metric}_mean"] = float(np.mean(list(means.values())))
+    return result
+
+
+@torch.no_grad()
+def slice_dice(model: nn.Module, slices: Slices, batch_size: int = 64) -> dict[str, float]:
+    """Return the mean 3-D Dice of each class on the training grid, for the validation curve."""
+    was_training = model.training
+    model.eval()
+    batches = range(0, len(slices), batch_size)
+    label = torch.cat([model(slices.images[i : i + batch_size]).argmax(1) for i in batches])
+    model.train(was_training)
+    num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
+    dice = []
+    for scan in range(len(slices.scans)):
+        rows = slices.scan == scan
+        dice.append(dice_per_class(label[rows].cpu(), slices.masks[rows].cpu(), num_classes))
+    means = np.mean(dice, axis=0)
+    names = check_classes(slices.scans, num_classes)[1:]
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def write_evaluation(path: Path, result: dict[str, Any]) -> None:
+    """Write evaluation.json atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def summary_line(result: dict[str, Any]) -> str:
+    """Return the means in one line."""
+    classes = ", ".join(f"{name} {value:.3f}" for name, value in result["dice"].items())
+    hd95 = result["hd95_mm_mean"]
+    distance = f"{hd95:.1f} mm" if math.isfinite(hd95) else "undefined"
+    return f"Dice {result['dice_mean']:.3f} ({classes}), HD95 {distance}"

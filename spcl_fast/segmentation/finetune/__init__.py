@@ -1,0 +1,1 @@
+"""Stage 2: train the segmenter on a few labelled scans."""

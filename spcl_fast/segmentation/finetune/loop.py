@@ -1,0 +1,163 @@
+"""Stage 2: train the segmenter on a few labelled scans, from scratch or a pre-trained network.
+
+    L = L_sup + sum over the terms of `SemiConfig` of weight x term
+
+L_sup is cross-entropy plus soft Dice on labelled slices. The terms use all training slices without
+their masks. From scratch and with the contrastive term, this is the one-stage training of the
+paper's equation 4 (arXiv:2107.13741).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from spcl_fast.segmentation.data.augment import AugmentConfig
+from spcl_fast.segmentation.data.dataset import (
+    DataConfig,
+    pick_labelled,
+    split_scans,
+    training_slices,
+)
+from spcl_fast.segmentation.evaluate.scans import (
+    check_classes,
+    evaluate_scans,
+    slice_dice,
+    summary_line,
+    write_evaluation,
+)
+from spcl_fast.segmentation.finetune.semi.loss import SemiConfig
+from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.runs.config import ConfigError
+from spcl_fast.segmentation.runs.device import Device, Precision, set_up_device
+from spcl_fast.segmentation.runs.network import ModelConfig, segmenter_metadata
+from spcl_fast.segmentation.runs.optim import OptimConfig, finite_loss
+from spcl_fast.segmentation.runs.progress import progress_bar, say
+from spcl_fast.segmentation.runs.run import Run, save_weights
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Train the segmenter on a few labelled scans and evaluate it on the test scans.
+
+    Attributes:
+        out: Run folder.
+        init: Run folder of a pre-training, whose encoder and, where there is one, decoder are
+            taken; or an encoder.safetensors. None is from scratch.
+        labelled: Names of the labelled scans; empty means to pick `num_labelled`.
+        num_labelled: Scans to pick, end-diastolic ones first.
+        pick: Which pick.
+        data: Scans and grid.
+        model: Network.
+        optim: Optimiser.
+        augment: Augmentation of labelled and unlabelled slices.
+        dice_weight: Weight of soft Dice beside cross-entropy; 0 in the paper.
+        semi: The terms on unlabelled slices.
+        steps: Optimiser steps.
+        batch_size: Labelled slices a step.
+        val_every: Steps between points of the validation curve.
+        select: "last" evaluates the weights after the last step, "best" those at the point of the
+            validation curve with the largest Dice, as the paper's authors do.
+        save_every: Steps between states.
+        log_every: Steps between lines of the log.
+        seed: Seed of the weights, the batches and the augmentation.
+        device: "auto" takes CUDA where there is one.
+        threads: CPU threads; 0 leaves torch's choice.
+        precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
+        deterministic: Ask torch for deterministic algorithms.
+        predictions: Write a NIfTI file of every test scan.
+    """
+
+    out: Path = Path("runs/finetune")
+    init: Path | None = None
+    labelled: tuple[str, ...] = ()
+    num_labelled: int = 1
+    pick: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=6e-5))
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    dice_weight: float = 1.0
+    semi: SemiConfig = field(default_factory=SemiConfig)
+    steps: int = 12000
+    batch_size: int = 10
+    val_every: int = 500
+    select: Literal["last", "best"] = "last"
+    save_every: int = 500
+    log_every: int = 10
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    precision: Precision = "auto"
+    deterministic: bool = False
+    predictions: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the counts and weights."""
+        for name in ("steps", "batch_size", "val_every", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.dice_weight >= 0:
+            raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}")
+
+
+def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
+    """Train on the labelled scans, evaluate on the test scans; return the evaluation.
+
+    Raises:
+        DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
+    """
+    device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
+    split = split_scans(config.data)
+    check_classes([*split.train, *split.val, *split.test], config.model.num_classes)
+    chosen = pick_labelled(
+        split.train, names=config.labelled, count=config.num_labelled, pick=config.pick
+    )
+    is_semi = bool(config.semi.weights)
+    scans = split.train if is_semi else [split.train[i] for i in chosen]
+    slices = training_slices(config.data, scans).to(device)
+    labelled = slices.select(chosen) if is_semi else slices
+    val = training_slices(config.data, split.val).to(device) if split.val else None
+    if config.select == "best" and (val is None or config.val_every > config.steps):
+        raise ConfigError("select must be last without a point of validation, got best")
+    training = Finetuning(config, slices, device)
+
+    run = Run.start(config.out, config, "finetune", resume=resume)
+    if resume and (state := run.load_state()):
+        training.load(state)
+    step = training.step
+    with progress_bar(f"finetune {run.name}", config.steps, step) as show:
+        while step < config.steps:
+            losses = training.train_step(labelled.images, labelled.masks)
+            step = training.step
+            if step % config.log_every == 0:  # the only device-to-host copy in the loop
+                values = {name: float(value) for name, value in losses.items()}
+                finite_loss(losses["loss"], step)
+                run.log("step", step, **values, lr=training.lr)
+                show(step, f"loss {values['loss']:.3f}")
+            if val is not None and step % config.val_every == 0:
+                dice = slice_dice(training.evaluated, val)
+                mean = sum(dice.values()) / len(dice)
+                run.log("val", step, dice=dice, dice_mean=mean)
+                training.keep_best(mean)
+            if step % config.save_every == 0 or step == config.steps:
+                finite_loss(losses["loss"], step)
+                run.save_state(step, **training.state())
+    training.select()
+    path = run.folder / "segmenter.safetensors"
+    save_weights(path, training.evaluated.state_dict(), segmenter_metadata(config.model))
+    folder = run.folder / "predictions" if config.predictions else None
+    result = evaluate_scans(training.evaluated, split.test, config.data.grid, folder)
+    result["labelled_scans"] = [split.train[i].name for i in chosen]
+    result["num_training_scans"] = len(split.train)
+    result["initialised_from"] = None if config.init is None else run_name(config.init)
+    write_evaluation(run.folder / "evaluation.json", result)
+    run.close()
+    say(f"{run.name}: {summary_line(result)}")
+    return result
+
+
+def run_name(init: Path) -> str:
+    """Return the name of the pre-training run that `init`, its folder or file, belongs to."""
+    return init.parent.name if init.suffix == ".safetensors" else init.name

@@ -1,0 +1,91 @@
+"""Bidirectional copy-paste: boxes change places between labelled and unlabelled slices.
+
+    inward    box of a labelled slice in an unlabelled one
+    outward   box of an unlabelled slice in a labelled one
+    L         = mean over both of  l(labelled pixels) + 0.5 l(unlabelled pixels)
+    l         = cross-entropy + soft Dice loss of the foreground, over the pixels of one kind
+
+(arXiv:2305.00673). Labelled pixels keep their masks, unlabelled ones take the class that the mean
+teacher gives to the whole slice. The box, of 2/3 of the sides, has one place in all slices of a
+step. Unlike there, a pseudo-label is not reduced to its largest component, and inward slices show
+the first view and outward ones the second.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+
+PSEUDO_WEIGHT = 0.5  # of the pixels with pseudo-labels
+SMOOTH = 1e-5  # of the Dice loss, as in MONAI: 1 for a class that is nowhere
+
+
+class CopyPaste(Term):
+    """Loss of the student on slices with a box of another kind.
+
+    Args:
+        teacher: Gives logits (B, K, H, W) of images (B, 1, H, W). It stays its owner's: it is no
+            submodule, and it is neither trained nor saved here.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # a tuple hides it from nn.Module
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss, () float32, of min(L, U) slices a direction."""
+        images, masks = batch.images, batch.masks
+        first, second = batch.views.images.chunk(2)
+        count = min(len(images), len(first))
+        chosen = torch.randperm(len(first), generator=batch.generator)[:count].to(images.device)
+        images, masks = images[:count], masks[:count]
+        unlabelled = torch.cat([first[chosen], second[chosen]])
+        with torch.no_grad(), batch.autocast():
+            pseudo = self._teacher[0](unlabelled).argmax(1)
+
+        inward = draw_box(images, batch.generator)
+        is_labelled = torch.stack([inward, ~inward]).repeat_interleave(count, 0)  # (2 count, H, W)
+        mixed = torch.where(is_labelled[:, None], images.repeat(2, 1, 1, 1), unlabelled)
+        target = torch.where(is_labelled, masks.repeat(2, 1, 1), pseudo)
+        with batch.autocast():
+            logits = batch.student(mixed).float()
+        halves = zip(logits.chunk(2), target.chunk(2), (inward, ~inward), strict=True)
+        losses = [
+            region_loss(x, y, labelled) + PSEUDO_WEIGHT * region_loss(x, y, ~labelled)
+            for x, y, labelled in halves
+        ]
+        return (losses[0] + losses[1]) / 2
+
+
+def draw_box(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a box of 2/3 of both sides of images (B, C, H, W); return (H, W) bool, True inside."""
+    height, width = images.shape[-2:]
+    h, w = 2 * height // 3, 2 * width // 3
+    y = int(torch.randint(height - h + 1, (), generator=generator))
+    x = int(torch.randint(width - w + 1, (), generator=generator))
+    box = torch.zeros(height, width, dtype=torch.bool, device=images.device)
+    box[y : y + h, x : x + w] = True
+    return box
+
+
+def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """Return cross-entropy plus the soft Dice loss of the foreground over some pixels.
+
+    Args:
+        logits: (B, K, H, W) floating point.
+        target: (B, H, W) int64.
+        region: (H, W) bool, the pixels that count, in every slice; at least one.
+
+    Returns:
+        (); the Dice loss pools the batch and averages the classes but the first.
+    """
+    weight = region.to(logits.dtype)
+    entropy = (cross_entropy(logits, target, reduction="none") * weight).mean() / weight.mean()
+    p = logits.softmax(1) * weight
+    y = one_hot(target, logits.shape[1]).movedim(3, 1) * weight
+    overlap, total = (p * y).sum((0, 2, 3)), (p + y).sum((0, 2, 3))
+    dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
+    return entropy + (1 - dice[1:]).mean()

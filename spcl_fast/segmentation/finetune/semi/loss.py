@@ -1,0 +1,179 @@
+"""The semi-supervised loss: which terms, their weights, and the unlabelled batches they see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.segmentation.data.augment import AugmentConfig
+from spcl_fast.segmentation.data.sampler import GroupSampler
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.finetune.semi.adversarial import Adversarial
+from spcl_fast.segmentation.finetune.semi.contrast import Contrast, DenseContrast
+from spcl_fast.segmentation.finetune.semi.copy_paste import CopyPaste
+from spcl_fast.segmentation.finetune.semi.entropy import EntropyMinimisation
+from spcl_fast.segmentation.finetune.semi.mean_teacher import MeanTeacher
+from spcl_fast.segmentation.finetune.semi.mixup import MixUp
+from spcl_fast.segmentation.finetune.semi.mutual_information import MutualInformation
+from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.pretrain.contrast import LossConfig
+from spcl_fast.segmentation.pretrain.dense import DenseConfig
+from spcl_fast.segmentation.pretrain.views import aligned_views
+from spcl_fast.segmentation.runs.device import Precision
+
+WEIGHTS = (
+    *("contrast", "dense_contrast", "teacher", "entropy"),
+    *("mixup", "adversarial", "mutual_information", "copy_paste"),
+)
+
+
+@dataclass(frozen=True)
+class SemiConfig:
+    """The terms beside the supervised loss; a weight of 0 leaves a term out.
+
+    Attributes:
+        contrast: Weight of the contrastive loss over meta-labels (the paper's method).
+        dense_contrast: Weight of the contrastive loss over cells of a decoder map.
+        teacher: Weight of the mean teacher (arXiv:1703.01780); with it the teacher is evaluated.
+        entropy: Weight of entropy minimisation.
+        mixup: Weight of mix-up of labelled slices (arXiv:1710.09412).
+        adversarial: Weight of the adversarial term.
+        mutual_information: Weight of the discrete mutual information between views.
+        copy_paste: Weight of bidirectional copy-paste (arXiv:2305.00673); its pseudo-labels are the
+            mean teacher's, which is then kept and evaluated whatever its own weight.
+        teacher_decay: Decay of the teacher's moving average.
+        teacher_ramp: Share of the training over which the mean teacher's term rises to its weight.
+        loss: The contrastive loss over meta-labels.
+        dense: The contrastive loss over cells.
+        num_scans: Scans an unlabelled batch; it holds a slice of every position partition of each.
+    """
+
+    contrast: float = 0.0
+    dense_contrast: float = 0.0
+    teacher: float = 0.0
+    entropy: float = 0.0
+    mixup: float = 0.0
+    adversarial: float = 0.0
+    mutual_information: float = 0.0
+    copy_paste: float = 0.0
+    teacher_decay: float = 0.999
+    teacher_ramp: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    num_scans: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        for name in WEIGHTS:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.num_scans < 1:
+            raise ValueError(f"num_scans must be positive, got {self.num_scans}")
+        for name in ("teacher_decay", "teacher_ramp"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights that are not 0, by the name of the term."""
+        return {name: getattr(self, name) for name in WEIGHTS if getattr(self, name) > 0}
+
+
+class SemiLoss(nn.Module):
+    """The weighted sum of the terms of a configuration.
+
+    Args:
+        student: The segmenter that is trained.
+        slices: All training slices; their masks are not looked at.
+        config: The terms.
+        augment: Augmentation of the unlabelled views.
+        generator: CPU generator of the unlabelled batches and of the terms.
+        precision: That of the networks.
+    """
+
+    def __init__(
+        self,
+        student: UNet,
+        slices: Slices,
+        config: SemiConfig,
+        augment: AugmentConfig,
+        generator: torch.Generator,
+        precision: Precision = "auto",
+    ) -> None:
+        super().__init__()
+        self.precision: Precision = precision
+        self.slices, self.config, self.augment = slices, config, augment
+        self.generator = generator
+        self.terms = _make_terms(student, slices, config)
+        self.sample = GroupSampler(
+            slices.scan,
+            slices.slice_index,
+            slices.num_slices,
+            num_scans=config.num_scans,
+            num_partitions=config.loss.num_partitions,
+            slices_per_partition=1,
+            generator=generator,
+        )
+
+    @property
+    def teacher(self) -> UNet | None:
+        """The mean teacher, if there is one."""
+        teachers = [term.model for term in self.terms.values() if isinstance(term, MeanTeacher)]
+        return teachers[0] if teachers else None
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the terms that the segmenter's optimiser trains."""
+        return [p for term in self.terms.values() for p in term.trained()]  # type: ignore[operator]
+
+    def forward(
+        self, student: UNet, images: Tensor, masks: Tensor, logits: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Draw an unlabelled batch; return the weighted value of every term, () each.
+
+        Args:
+            student: The segmenter.
+            images: (L, 1, H, W) labelled slices, augmented.
+            masks: (L, H, W) int64.
+            logits: (L, K, H, W) float32, the student's.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        index = self.sample().to(images.device)
+        views = aligned_views(self.slices.images[index], self.augment, self.generator)
+        index = torch.cat([index, index])
+        batch = Batch(
+            student, images, masks, logits, views, index, progress, self.generator, self.precision
+        )
+        weights = self.config.weights
+        return {name: weights[name] * self.terms[name](batch) for name in weights}
+
+    def after_step(self, student: UNet) -> None:
+        """Do what follows an optimiser step: move the teacher."""
+        for term in self.terms.values():
+            term.after_step(student)  # type: ignore[operator]
+
+
+def _make_terms(student: UNet, slices: Slices, config: SemiConfig) -> nn.ModuleDict:
+    weights = config.weights
+    terms: dict[str, Term] = {}
+    if "teacher" in weights or "copy_paste" in weights:
+        teacher = MeanTeacher(student, config.teacher_decay, config.teacher_ramp)
+        terms["teacher"] = teacher
+        if "copy_paste" in weights:
+            terms["copy_paste"] = CopyPaste(teacher.model)
+    if "contrast" in weights:
+        terms["contrast"] = Contrast(student, slices, config.loss)
+    if "dense_contrast" in weights:
+        terms["dense_contrast"] = DenseContrast(student, config.dense)
+    if "entropy" in weights:
+        terms["entropy"] = EntropyMinimisation()
+    if "mixup" in weights:
+        terms["mixup"] = MixUp()
+    if "adversarial" in weights:
+        terms["adversarial"] = Adversarial(student.out.out_channels)
+    if "mutual_information" in weights:
+        channels = student.encoder.channels
+        terms["mutual_information"] = MutualInformation(channels[-1], channels[1], channels[0])
+    return nn.ModuleDict(terms)

@@ -1,0 +1,67 @@
+"""The mean teacher: the student agrees with the average of its own past (arXiv:1703.01780)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from spcl_fast.momentum import momentum_update
+from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+from spcl_fast.segmentation.networks import UNet
+
+
+class MeanTeacher(Term):
+    """Mean squared difference of the softmax of student and teacher on mirrored views.
+
+    The weights and buffers of the teacher follow the student's. The decay grows as 1 - 1 / (t + 1)
+    until it reaches `decay`, so that the first weights are forgotten. In the first share `ramp` of
+    the training the term rises as exp(-5 (1 - t)^2), that paper's ramp-up: a teacher that has
+    learnt nothing would hold its student back.
+
+    Args:
+        student: The segmenter that is trained.
+        decay: Of the moving average.
+        ramp: Share of the training over which the term rises; 0 has it whole from the start.
+    """
+
+    def __init__(self, student: UNet, decay: float, ramp: float = 0.0) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+        self.decay, self.ramp = decay, ramp
+        self.num_updates = 0
+
+    def train(self, mode: bool = True) -> MeanTeacher:
+        """Leave the teacher in evaluation mode."""
+        return self
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """Return nothing: the teacher is averaged."""
+        return ()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the difference between the student on one view and the teacher on the other."""
+        student, _ = batch.views.halves(batch.probabilities)
+        _, mirrored = batch.views.images.chunk(2)
+        with torch.no_grad(), batch.autocast():
+            logits = self.model(mirrored).float()
+        value = mse_loss(student, logits.softmax(1).flip(batch.views.flipped))
+        t = min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
+        return value * math.exp(-5 * (1 - t) ** 2)
+
+    def after_step(self, student: UNet) -> None:
+        """Move the teacher towards the student."""
+        momentum_update(self.model, student, min(self.decay, 1 - 1 / (self.num_updates + 1)))
+        self.num_updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return the number of updates, which the decay grows with."""
+        return {"num_updates": self.num_updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Load what `get_extra_state` gave."""
+        self.num_updates = state["num_updates"]

@@ -1,0 +1,37 @@
+"""Mix-up of labelled slices: a blend of two images is to be segmented as the blend of their masks.
+
+    x_i = lambda_i image_i + (1 - lambda_i) image_pi(i)        lambda_i ~ Beta(1, 1), uniform
+    y_i = lambda_i mask_i  + (1 - lambda_i) mask_pi(i)         masks one-hot, pi a permutation
+    L   = mean over pixels of  - sum_k y_k log p_k(x)
+
+(arXiv:1710.09412). The authors of arXiv:2107.13741 take the Kullback-Leibler divergence instead,
+which differs by the entropy of y, a constant.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+
+
+class MixUp(Term):
+    """Cross-entropy of the student on blends of the labelled slices.
+
+    The blends pass the student a second time, so its BatchNorm averages see them too.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the cross-entropy in nats, () float32; draws lambda, then the permutation."""
+        images, masks, generator = batch.images, batch.masks, batch.generator
+        share = torch.rand(len(images), generator=generator).to(images.device)  # lambda
+        partner = torch.randperm(len(images), generator=generator).to(images.device)
+        blends = torch.lerp(images[partner], images, share[:, None, None, None].to(images.dtype))
+        with batch.autocast():
+            logits = batch.student(blends).float()
+        # linear in y: no one-hot masks
+        own = cross_entropy(logits, masks, reduction="none").mean((1, 2))
+        other = cross_entropy(logits, masks[partner], reduction="none").mean((1, 2))
+        return torch.lerp(other, own, share).mean()

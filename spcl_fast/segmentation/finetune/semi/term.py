@@ -1,0 +1,94 @@
+"""What the terms of the semi-supervised loss have in common: the batch they see, their interface.
+
+L = L_sup + sum over terms of weight x term(batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.pretrain.views import AlignedViews
+from spcl_fast.segmentation.runs.device import Precision, autocast
+
+
+class Batch:
+    """The slices of one step, and what the student makes of them, computed when first asked for.
+
+    Attributes:
+        student: The segmenter in training.
+        images: (L, 1, H, W) labelled slices, augmented.
+        masks: (L, H, W) int64, their classes.
+        labelled_logits: (L, K, H, W) float32, the student's, differentiable.
+        views: Two aligned views of U unlabelled slices.
+        index: (2 U,) int64, the slice each view shows.
+        progress: Share of the training that is done, 0 to 1.
+        generator: CPU generator; a term takes every random number from it.
+        precision: That of the networks, see `spcl_fast.segmentation.runs.device.autocast`.
+    """
+
+    def __init__(
+        self,
+        student: UNet,
+        images: Tensor,
+        masks: Tensor,
+        labelled_logits: Tensor,
+        views: AlignedViews,
+        index: Tensor,
+        progress: float,
+        generator: torch.Generator,
+        precision: Precision = "auto",
+    ) -> None:
+        self.student = student
+        self.images, self.masks, self.labelled_logits = images, masks, labelled_logits
+        self.views, self.index = views, index
+        self.progress, self.generator = progress, generator
+        self.precision: Precision = precision
+
+    def autocast(self) -> torch.autocast:
+        """Return the mixed precision for a pass through a network."""
+        return autocast(self.images.device, self.precision)
+
+    @cached_property
+    def features(self) -> list[Tensor]:
+        """The encoder's maps Conv1 to Conv5 of the views, differentiable."""
+        with self.autocast():
+            return self.student.encode(self.views.images)
+
+    @cached_property
+    def decoder_maps(self) -> list[Tensor]:
+        """The decoder's maps Up_conv5 to Up_conv2 of the views, differentiable."""
+        with self.autocast():
+            maps: list[Tensor] = self.student.decoder(self.features)
+            return maps
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(2 U, K, H, W) float32 logits of the views, differentiable."""
+        with self.autocast():
+            logits: Tensor = self.student.out(self.decoder_maps[-1])
+        return logits.float()
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(2 U, K, H, W) softmax of `logits`."""
+        return self.logits.softmax(1)
+
+
+class Term(nn.Module):
+    """One term of the semi-supervised loss.
+
+    ``forward(batch)`` returns it, a () float32 tensor. Its state dict is saved with the run, so it
+    holds everything that a restart needs.
+    """
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that the segmenter's optimiser trains with the segmenter."""
+        return self.parameters()
+
+    def after_step(self, student: UNet) -> None:
+        """Do what follows an optimiser step."""

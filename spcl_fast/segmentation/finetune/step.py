@@ -1,0 +1,116 @@
+"""The fine-tuning itself: network, terms, optimiser and what a step does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.segmentation.data.augment import augment
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.finetune.semi.loss import SemiLoss
+from spcl_fast.segmentation.finetune.supervised import supervised_loss
+from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.runs.device import autocast
+from spcl_fast.segmentation.runs.network import load_pretrained
+from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
+
+if TYPE_CHECKING:
+    from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+
+
+class Finetuning:
+    """Everything that a step of the fine-tuning changes."""
+
+    def __init__(self, config: FinetuneConfig, slices: Slices, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.segmenter = UNet(1, config.model.num_classes, config.model.max_channels)
+        if config.init is not None:
+            load_pretrained(self.segmenter, config.init, config.model)
+        self.segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.semi: SemiLoss | None = None
+        if config.semi.weights:
+            self.semi = SemiLoss(
+                self.segmenter,
+                slices,
+                config.semi,
+                config.augment,
+                self.generator,
+                config.precision,
+            ).to(device)
+        self.optimizer = make_optimizer(self._trained(), config.optim)
+        self.step = 0
+        self.best: dict[str, Any] | None = None  # Dice and weights, where the best are selected
+
+    def _trained(self) -> Iterator[nn.Parameter]:
+        return chain(self.segmenter.parameters(), () if self.semi is None else self.semi.trained())
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that counts: the teacher, if there is one."""
+        teacher = None if self.semi is None else self.semi.teacher
+        return self.segmenter if teacher is None else teacher
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        lr: float = self.optimizer.param_groups[0]["lr"]
+        return lr
+
+    def train_step(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Take a step on a batch drawn from labelled slices; return the loss and its parts."""
+        config, generator = self.config, self.generator
+        set_lr(self.optimizer, warmup_cosine(self.step, config.steps, config.optim))
+        index = torch.randint(len(images), (config.batch_size,), generator=generator)
+        index = index.to(images.device)
+        images, masks = augment(images[index], masks[index].long(), config.augment, generator)
+        with autocast(images.device, config.precision):
+            logits = self.segmenter(images).float()
+        parts = {"supervised": supervised_loss(logits, masks, config.dice_weight)}
+        if self.semi is not None:
+            progress = self.step / config.steps
+            parts |= self.semi(self.segmenter, images, masks, logits, progress)
+        loss = torch.stack(list(parts.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.semi is not None:
+            self.semi.after_step(self.segmenter)
+        self.step += 1
+        return {"loss": loss.detach(), **{name: x.detach() for name, x in parts.items()}}
+
+    def keep_best(self, dice: float) -> None:
+        """Keep the weights if their `dice` is the largest so far and the best are selected."""
+        if self.config.select == "best" and (self.best is None or dice > self.best["dice"]):
+            weights = {name: x.cpu().clone() for name, x in self.evaluated.state_dict().items()}
+            self.best = {"dice": dice, "weights": weights}
+
+    def select(self) -> None:
+        """Give the network that counts the weights that were kept, if any were."""
+        if self.best is not None:
+            self.evaluated.load_state_dict(self.best["weights"])
+
+    def state(self) -> dict[str, Any]:
+        """Return what a restart needs."""
+        return {
+            "best": self.best,
+            "model": self.segmenter.state_dict(),
+            "semi": None if self.semi is None else self.semi.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.segmenter.load_state_dict(state["model"])
+        if self.semi is not None:
+            self.semi.load_state_dict(state["semi"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.step = state["step"]
+        self.best = state["best"]

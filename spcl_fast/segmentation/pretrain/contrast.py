@@ -1,0 +1,203 @@
+"""The contrastive term of a training step: heads, pace and loss of every meta-label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.losses import SelfPacedContrastiveLoss, YAwareLoss
+from spcl_fast.ops import Impl, pair_lse
+from spcl_fast.pacing import power_schedule, quantile_gamma, relative_gamma
+from spcl_fast.segmentation.data.meta_labels import meta_label
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.networks import ProjectionHead
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The self-paced contrastive loss over meta-labels (arXiv:2107.13741, equations 2 to 4).
+
+    A tuple of length one holds for every label.
+
+    Attributes:
+        labels: Meta-labels: "position", "patient", "phase", a column of the CSV, or "self", the
+            slice itself (SimCLR).
+        weights: lambda of each label.
+        num_partitions: Partitions of the slice position.
+        position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
+            at most this, instead of those of the same partition, as in PCL (arXiv:2106.09157); 0
+            means partitions.
+        position_kernel: Every slice is a positive of "position", weighed by a Gaussian of this
+            width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
+            means partitions. Needs pace "none".
+        tau: Temperature.
+        pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
+            in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
+            positive pairs with l < gamma.
+        start: Pace at the first step, of each label.
+        end: Pace at the last step, of each label.
+        power: The pace grows with (step / steps) ** power.
+        mode: Pair weights: "linear" or "hard".
+        correct_grad: Divide the loss by the mean weight.
+        own_projector: One projection head a label, as in the paper; else one for all.
+        projector_batch_norm: BatchNorm on the hidden layer of the head; small batches leave the
+            plateau at log(N - 1) sooner with it.
+        impl: Implementation of the loss.
+    """
+
+    labels: tuple[str, ...] = ("position",)
+    weights: tuple[float, ...] = (1.0,)
+    num_partitions: int = 3
+    position_window: float = 0.0
+    position_kernel: float = 0.0
+    tau: float = 0.07
+    pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
+    start: tuple[float, ...] = (1.2,)
+    end: tuple[float, ...] = (15.0,)
+    power: float = 0.5
+    mode: Literal["linear", "hard"] = "linear"
+    correct_grad: bool = False
+    own_projector: bool = True
+    projector_batch_norm: bool = False
+    impl: Impl = "auto"
+
+    def __post_init__(self) -> None:
+        """Check that the tuples fit together."""
+        for name in ("weights", "start", "end"):
+            length = len(getattr(self, name))
+            if length not in (1, len(self.labels)):
+                raise ValueError(f"{name} must have 1 or {len(self.labels)} values, got {length}")
+        if len(set(self.labels)) != len(self.labels) or not self.labels:
+            raise ValueError(f"labels must be different names, at least one, got {self.labels}")
+        if self.position_kernel and self.pace != "none":
+            raise ValueError(f"pace must be none with position_kernel, got {self.pace}")
+        if self.position_kernel and self.position_window:
+            raise ValueError("give position_window or position_kernel, not both")
+        if self.position_kernel and len(self.labels) > 1 and not self.own_projector:
+            raise ValueError("own_projector must be true with position_kernel and several labels")
+
+    def window_of(self, name: str) -> float | None:
+        """Return the window of the label `name`, None for equality."""
+        return self.position_window if name == "position" and self.position_window else None
+
+    def of_label(self, name: str, values: tuple[float, ...]) -> float:
+        """Return the value of the label `name` among `values`."""
+        return values[0] if len(values) == 1 else values[self.labels.index(name)]
+
+
+class ContrastStep(NamedTuple):
+    """What one step's contrastive term gives."""
+
+    loss: Tensor  # () sum of lambda_k L_k, differentiable
+    stats: dict[str, Tensor]  # () each, detached: objective, mean_weight, num_anchors, collapse
+    gamma: dict[str, float | Tensor]  # the pace of each label
+
+
+def label_columns(slices: Slices, config: LossConfig) -> dict[str, Tensor]:
+    """Return the meta-labels of every slice, (n,) each.
+
+    Raises:
+        ValueError: A label is not among those of the slices.
+    """
+    columns = {n: meta_label(slices, n, config.num_partitions) for n in config.labels}
+    if (config.position_window or config.position_kernel) and "position" in columns:
+        columns["position"] = slices.position
+    return columns
+
+
+def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:
+    """Return the projection heads, one a label or a single one named "shared"."""
+    names = config.labels if config.own_projector else ("shared",)
+    has_norm = config.projector_batch_norm
+    return nn.ModuleDict({n: ProjectionHead(in_features, batch_norm=has_norm) for n in names})
+
+
+def contrastive_step(
+    features: Tensor,
+    labels: Mapping[str, Tensor],
+    heads: nn.ModuleDict,
+    progress: float,
+    config: LossConfig,
+) -> ContrastStep:
+    """Return the weighted sum of the losses of every meta-label.
+
+    Args:
+        features: (N, C, H, W) the encoder's last feature map, of both views.
+        labels: (N,) of each meta-label, from `label_columns`.
+        heads: From `make_heads`.
+        progress: Share of the training that is done, 0 to 1; sets the pace.
+        config: The loss.
+    """
+    groups = [(n,) for n in config.labels] if config.own_projector else [config.labels]
+    steps = []
+    for names in groups:
+        with torch.autocast(features.device.type, enabled=False):
+            head = heads[names[0] if config.own_projector else "shared"]
+            z = head(features.float())
+        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config))
+    stats = {k: torch.stack([s.stats[k] for s in steps]).mean() for k in steps[0].stats}
+    stats["objective"] = torch.stack([s.stats["objective"] for s in steps]).sum()
+    loss = torch.stack([s.loss for s in steps]).sum()
+    return ContrastStep(loss, stats, {n: g for s in steps for n, g in s.gamma.items()})
+
+
+def paced_step(
+    z: Tensor, labels: Mapping[str, Tensor], progress: float, config: LossConfig
+) -> ContrastStep:
+    """Return the weighted sum of the losses of some meta-labels on the same rows.
+
+    Args:
+        z: (N, D) float32, unit rows.
+        labels: (N,) of each meta-label.
+        progress: Share of the training that is done, 0 to 1; sets the pace.
+        config: The loss.
+    """
+    weight = {n: config.of_label(n, config.weights) for n in labels}
+    if config.position_kernel and "position" in labels:
+        gamma: dict[str, float | Tensor] = {"position": math.inf}
+        y_aware = YAwareLoss(config.tau, config.position_kernel, impl=config.impl)
+        out = y_aware(z, labels["position"])
+        loss, objective = (weight["position"] * x for x in (out.loss, out.objective))
+    else:
+        gamma = {n: gamma_of(n, z, labels[n], progress, config) for n in labels}
+        loss_fn = SelfPacedContrastiveLoss(
+            config.tau,
+            config.mode,
+            correct_grad=config.correct_grad,
+            window={name: config.window_of(name) for name in labels},
+            impl=config.impl,
+        )
+        out = loss_fn(z, labels, gamma=gamma, weight=weight)
+        loss, objective = out.loss, out.objective
+    stats = {k: getattr(out, k).float() for k in ("mean_weight", "num_anchors", "collapse")}
+    return ContrastStep(loss, {"objective": objective.float(), **stats}, gamma)
+
+
+def gamma_of(
+    name: str, z: Tensor, labels: Tensor, progress: float, config: LossConfig
+) -> float | Tensor:
+    """Return gamma of the label `name` at `progress`: a float, or () on the device of z."""
+    if config.pace == "none":
+        return math.inf
+    start, end = config.of_label(name, config.start), config.of_label(name, config.end)
+    pace = power_schedule(progress, start, end, p=config.power)
+    if config.pace == "absolute":
+        return pace
+    if config.pace == "relative":
+        return relative_gamma(pace, z.shape[0])
+    with torch.no_grad():
+        lse = pair_lse(z, config.tau, impl=config.impl)
+        window, impl = config.window_of(name), config.impl
+        return quantile_gamma(z, lse, labels, tau=config.tau, share=pace, window=window, impl=impl)
+
+
+def plain_gamma(gamma: Mapping[str, float | Tensor]) -> Any:
+    """Return gamma for the log: a number or None for infinity, or a dict of them by label."""
+    values = {name: float(value) for name, value in gamma.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return next(iter(finite.values())) if len(finite) == 1 else finite

@@ -1,0 +1,153 @@
+"""The noise audit of a pre-training: wrong meta-labels, and whether the pair weights find them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spcl_fast.ops import pair_lse
+from spcl_fast.pair_weights import pair_weights
+from spcl_fast.segmentation.pretrain.contrast import LossConfig, gamma_of
+from spcl_fast.segmentation.runs.run import Run, atomic_file
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+def flip_labels(columns: Mapping[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
+    """Return the meta-labels with a share of them wrong.
+
+    Args:
+        columns: (n,) integer category of every slice, -1 where unknown.
+        share: Share of the known labels that get another category, drawn uniformly.
+        seed: Of the draws; the wrong slices of a smaller share are wrong with a larger one too.
+
+    Raises:
+        ValueError: A label has a single category, so none is wrong.
+    """
+    flipped = {}
+    for name, labels in columns.items():
+        categories: Tensor = labels[labels >= 0].unique()  # type: ignore[no-untyped-call]
+        if len(categories) < 2:
+            raise ValueError(f"label_noise needs labels of two categories or more, {name} has one")
+        generator = torch.Generator().manual_seed(seed)
+        known = (labels >= 0).nonzero().flatten().cpu()
+        order = known[torch.randperm(len(known), generator=generator)]
+        shift = torch.randint(1, len(categories), (len(known),), generator=generator)
+        wrong = order[: round(share * len(known))].to(labels.device)
+        place = torch.searchsorted(categories, labels[wrong])
+        place = (place + shift[: len(wrong)].to(labels.device)) % len(categories)
+        flipped[name] = labels.clone()
+        flipped[name][wrong] = categories[place]
+    return flipped
+
+
+def known_labels(clean: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the meta-labels of one who knows which are wrong: those slices are alone with theirs.
+
+    No weight that is learnt can tell the wrong pairs better, so this is the ceiling of every pace.
+
+    Args:
+        clean: (n,) integer category of every slice, -1 where unknown.
+        noisy: From `flip_labels`.
+    """
+    known = {}
+    for name, labels in clean.items():
+        alone = labels.max() + 1 + torch.arange(len(labels), device=labels.device)
+        known[name] = torch.where(labels == noisy[name], labels, alone)
+    return known
+
+
+@torch.no_grad()
+def wrong_pairs(
+    run: Run,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    encoder: nn.Module,
+    heads: nn.ModuleDict,
+    clean: Mapping[str, Tensor],
+    noisy: Mapping[str, Tensor],
+    progress: float,
+    config: LossConfig,
+) -> dict[str, float]:
+    """Measure how well w_ij tells the positive pairs whose labels are equal by mistake.
+
+    Only the first meta-label is audited. The two views of a slice are no pair here: their labels
+    are equal whatever was flipped. The scores are written to audit.npz.
+
+    Args:
+        run: Where to write.
+        batches: Slice index (N,) of each row, and views (N, 1, H, W).
+        encoder: Evaluated in evaluation mode.
+        heads: From `make_heads`.
+        clean: The meta-labels.
+        noisy: The meta-labels that were trained with.
+        progress: Share of the training that is done; sets the pace.
+        config: The loss.
+
+    Returns:
+        "audit_auc" of 1 - w, "audit_auc_loss" of the pair loss, "audit_wrong" the share of wrong
+        pairs, "audit_weight_wrong" and "audit_weight_right" the mean weights.
+    """
+    name = config.labels[0]
+    head = heads[name if config.own_projector else "shared"]
+    modes = encoder.training, head.training
+    encoder.eval(), head.eval()
+    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, views in batches:
+        z = head(encoder(views)[-1].float())
+        gamma = gamma_of(name, z, noisy[name][index], progress, config)
+        loss = pair_lse(z, config.tau, impl=config.impl)[:, None] - z @ z.T / config.tau
+        same = noisy[name][index][:, None] == noisy[name][index][None, :]
+        same &= (index[:, None] != index[None, :]) & (noisy[name][index] >= 0)[:, None]
+        wrong = clean[name][index][:, None] != clean[name][index][None, :]
+        weight = pair_weights(loss, gamma, config.mode)
+        columns.append((weight[same], loss[same], wrong[same]))
+    encoder.train(modes[0]), head.train(modes[1])
+    scores = (torch.cat(column).cpu().double().numpy() for column in zip(*columns, strict=True))
+    w, l, marks = scores
+    is_wrong = marks > 0
+    with atomic_file(run.folder / "audit.npz") as partial, open(partial, "wb") as file:
+        np.savez(file, weight=w.astype(np.float32), loss=l.astype(np.float32), wrong=is_wrong)
+    return {
+        "audit_auc": auc(1 - w, is_wrong),
+        "audit_auc_loss": auc(l, is_wrong),
+        "audit_wrong": float(is_wrong.mean()),
+        "audit_weight_wrong": float(w[is_wrong].mean()),
+        "audit_weight_right": float(w[~is_wrong].mean()),
+    }
+
+
+def auc(score: FloatArray, positive: BoolArray) -> float:
+    """Return the probability that a positive has the larger score, ties counted by half.
+
+    NaN where there are no positives or nothing else.
+    """
+    from scipy.stats import rankdata
+
+    num_positive, num_other = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_other:
+        return float("nan")
+    ranks = rankdata(score)[positive].sum() - num_positive * (num_positive + 1) / 2
+    return float(ranks / (num_positive * num_other))
+
+
+def roc(score: FloatArray, positive: BoolArray, points: int = 101) -> dict[str, list[float]]:
+    """Return the false and true positive rates over all thresholds, at most `points` of each.
+
+    Args:
+        score: (n,).
+        positive: (n,).
+        points: Points of the curve; corners of few distinct scores are kept.
+    """
+    order = np.argsort(-score, kind="stable")
+    last = np.r_[np.diff(score[order]) != 0, True]  # the end of every run of equal scores
+    tpr = np.r_[0, np.cumsum(positive[order])[last]] / max(1, int(positive.sum()))
+    fpr = np.r_[0, np.cumsum(~positive[order])[last]] / max(1, int((~positive).sum()))
+    if len(tpr) > points:
+        keep = np.unique(np.linspace(0, len(tpr) - 1, points).round().astype(int))
+        tpr, fpr = tpr[keep], fpr[keep]
+    return {"fpr": fpr.tolist(), "tpr": tpr.tolist()}

@@ -1,0 +1,215 @@
+"""The pre-training itself: network, heads, optimiser and what a step does to them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spcl_fast.segmentation.data.sampler import GroupSampler
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.pretrain.contrast import (
+    ContrastStep,
+    LossConfig,
+    contrastive_step,
+    label_columns,
+    make_heads,
+)
+from spcl_fast.segmentation.pretrain.dense import dense_step, make_dense_head
+from spcl_fast.segmentation.pretrain.health import (
+    feature_maps,
+    knn_position_accuracy,
+    pooled,
+    save_embedding,
+    save_pair_weights,
+)
+from spcl_fast.segmentation.pretrain.label_noise import flip_labels, known_labels, wrong_pairs
+from spcl_fast.segmentation.pretrain.views import aligned_views, independent_views
+from spcl_fast.segmentation.runs.device import autocast
+from spcl_fast.segmentation.runs.network import (
+    decoder_blocks,
+    decoder_metadata,
+    encoder_metadata,
+    load_encoder,
+)
+from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
+from spcl_fast.segmentation.runs.run import Run, save_weights
+
+if TYPE_CHECKING:
+    from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+
+WEIGHT_SNAPSHOTS = 4
+AUDIT_BATCHES = 16
+
+
+class Pretraining:
+    """Everything that a step of the pre-training changes."""
+
+    def __init__(self, config: PretrainConfig, slices: Slices, device: torch.device) -> None:
+        self.config, self.slices = config, slices
+        self.clean = label_columns(slices, config.loss)
+        self.noisy = self.columns = self.clean
+        if config.label_noise:
+            self.noisy = self.columns = flip_labels(self.clean, config.label_noise, config.seed)
+        if config.noise_known:
+            self.columns = known_labels(self.clean, self.noisy)
+        torch.manual_seed(config.seed)
+        network = UNet(1, config.model.num_classes, config.model.max_channels)
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder, self.decoder = network.encoder, network.decoder
+        if config.init is not None:
+            load_encoder(network, config.init, config.model)
+        self.heads = make_heads(self.encoder.channels[-1], config.loss).to(device)
+        parts: dict[str, nn.Module] = {"encoder": self.encoder, "heads": self.heads}
+        if config.dense_weight:
+            self.dense_head = make_dense_head(self.encoder.channels, config.dense).to(device)
+            self.decoder_part = decoder_blocks(self.decoder, config.dense.num_blocks)
+            parts |= {"decoder": self.decoder_part, "dense_head": self.dense_head}
+        self.model = nn.ModuleDict(parts)
+        if config.encoder_weight == 0:
+            self.encoder.requires_grad_(False).eval()
+        self.optimizer = make_optimizer(
+            [p for p in self.model.parameters() if p.requires_grad], config.optim
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.sample = self._sampler(self.generator)
+        self.step, self.num_rows = 0, 0
+
+    def _sampler(self, generator: torch.Generator) -> GroupSampler:
+        return GroupSampler(
+            self.slices.scan,
+            self.slices.slice_index,
+            self.slices.num_slices,
+            num_scans=self.config.num_scans,
+            num_partitions=self.config.loss.num_partitions,
+            slices_per_partition=self.config.slices_per_partition,
+            generator=generator,
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        lr: float = self.optimizer.param_groups[0]["lr"]
+        return lr
+
+    def train_step(self) -> ContrastStep:
+        """Take a step; return its loss, detached, its figures and its gamma."""
+        config = self.config
+        steps = config.epochs * config.steps_per_epoch
+        set_lr(self.optimizer, warmup_cosine(self.step, steps, config.optim))
+        index = self.sample().to(self.slices.images.device)
+        parts = self._losses(index, self.step / steps)
+        loss = torch.stack([part.loss for part in parts]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        self.num_rows = 2 * len(index)
+        gamma = {name: value for part in parts for name, value in part.gamma.items()}
+        return ContrastStep(loss.detach(), parts[0].stats, gamma)
+
+    def _losses(self, index: Tensor, progress: float) -> list[ContrastStep]:
+        """Return the weighted losses on two views of some slices, the encoder's first."""
+        config, images = self.config, self.slices.images[index]
+        if not config.dense_weight:
+            views = independent_views(images, config.augment, self.generator)
+            with autocast(images.device, config.precision):
+                maps = self.encoder(views)[-1]
+            return [self._encoder_loss(maps, index, progress)]
+        aligned = aligned_views(images, config.augment, self.generator)
+        with autocast(images.device, config.precision):
+            features = self.encoder(aligned.images)
+            decoded = self.decoder(features, config.dense.num_blocks)[-1]
+        dense = dense_step(
+            decoded, aligned, self.dense_head, progress, config.dense, self.generator
+        )
+        dense = dense._replace(loss=config.dense_weight * dense.loss)
+        if not config.encoder_weight:
+            return [dense]
+        return [self._encoder_loss(features[-1], index, progress), dense]
+
+    def _encoder_loss(self, maps: Tensor, index: Tensor, progress: float) -> ContrastStep:
+        labels = {name: column[index].repeat(2) for name, column in self.columns.items()}
+        out = contrastive_step(maps, labels, self.heads, progress, self.config.loss)
+        return out._replace(loss=self.config.encoder_weight * out.loss)
+
+    def health(self, run: Run, epoch: int) -> dict[str, float]:
+        """Return the figures at the end of an epoch; save the pair weights at four of them."""
+        config = self.config
+        maps = feature_maps(self.encoder, self.slices.images)
+        accuracy = knn_position_accuracy(pooled(maps), self.slices)
+        health = {"collapse_loss": self._collapse_loss(), "knn_position_accuracy": accuracy}
+        if config.encoder_weight and epoch + 1 in _snapshot_epochs(config.epochs):
+            first = config.loss.labels[0]
+            head = self.heads[first if config.loss.own_projector else "shared"]
+            progress = (epoch + 1) / config.epochs
+            labels, rows = self.columns[first], self.num_rows
+            save_pair_weights(
+                run, self.step, progress, maps, self.slices, labels, head, config.loss, rows
+            )
+        if config.label_noise and config.encoder_weight:
+            health |= self._audit(run, epoch)
+        return health
+
+    def _collapse_loss(self) -> float:
+        config = self.config
+        total = config.encoder_weight * collapse_loss(self.num_rows, config.loss)
+        if config.dense_weight:
+            rows = self.num_rows * config.dense.cells
+            total += config.dense_weight * collapse_loss(rows, config.dense.loss)
+        return total
+
+    def _audit(self, run: Run, epoch: int) -> dict[str, float]:
+        """Return how well the pair weights tell the pairs with a wrong label."""
+        config = self.config
+        generator = torch.Generator().manual_seed(epoch)
+        sample, progress = self._sampler(generator), (epoch + 1) / config.epochs
+        batches = []
+        for _ in range(AUDIT_BATCHES):
+            index = sample().to(self.slices.images.device)
+            views = independent_views(self.slices.images[index], config.augment, generator)
+            batches.append((index.repeat(2), views))
+        return wrong_pairs(
+            run, batches, self.encoder, self.heads, self.clean, self.noisy, progress, config.loss
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what a restart needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.step = state["step"]
+
+    def save(self, run: Run) -> Path:
+        """Write the embedding and the weights; return the path of the encoder's."""
+        features = pooled(feature_maps(self.encoder, self.slices.images))
+        save_embedding(run, features, self.slices)
+        config = self.config
+        if config.dense_weight:
+            metadata = decoder_metadata(config.model, config.dense.num_blocks)
+            path = run.folder / "decoder.safetensors"
+            save_weights(path, self.decoder_part.state_dict(), metadata)
+        path = run.folder / "encoder.safetensors"
+        save_weights(path, self.encoder.state_dict(), encoder_metadata(config.model))
+        return path
+
+
+def _snapshot_epochs(epochs: int) -> list[int]:
+    return [round(i * epochs / WEIGHT_SNAPSHOTS) for i in range(1, WEIGHT_SNAPSHOTS + 1)]
+
+
+def collapse_loss(num_rows: int, config: LossConfig) -> float:
+    """Return the loss of a collapsed embedding without pace: log(N - 1) times sum of lambda."""
+    return math.log(num_rows - 1) * sum(config.of_label(n, config.weights) for n in config.labels)

@@ -1,0 +1,66 @@
+"""Two views of every slice of a batch, for losses that compare them.
+
+Independent views differ in geometry and intensity. Aligned views show the same geometry up to
+mirroring, as in the authors' code, so that their maps can be compared cell by cell.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spcl_fast.segmentation.data.augment import (
+    AugmentConfig,
+    augment,
+    draw_affine,
+    jitter_intensity,
+    warp,
+)
+
+FLIP_PROBABILITY = 0.8  # of each axis, between aligned views; the authors'
+
+
+class AlignedViews(NamedTuple):
+    """Two views of U slices that differ in intensity and in mirroring.
+
+    Attributes:
+        images: (2 U, 1, H, W); rows i and U + i show slice i.
+        flipped: Axes (2 for y, 3 for x) along which the second half is mirrored.
+    """
+
+    images: Tensor
+    flipped: tuple[int, ...]
+
+    def halves(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the maps of both views, (U, C, h, w) each, so that cells show the same place.
+
+        Args:
+            maps: (2 U, C, h, w), what a convolutional network made of `images`.
+        """
+        first, second = maps.chunk(2)
+        return first, second.flip(self.flipped)
+
+
+def independent_views(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Return (2 U, 1, H, W) views of images (U, 1, H, W); rows i and U + i show image i."""
+    return augment(torch.cat([images, images]), None, config, generator)[0]
+
+
+def aligned_views(
+    images: Tensor, config: AugmentConfig, generator: torch.Generator
+) -> AlignedViews:
+    """Draw two views of equal geometry up to mirroring.
+
+    Args:
+        images: (U, 1, H, W) floating point in [0, 1].
+        config: Ranges.
+        generator: CPU generator; the draws do not depend on the device of images.
+    """
+    warped, _ = warp(images, None, draw_affine(len(images), config, generator))
+    views = jitter_intensity(torch.cat([warped, warped]), config, generator)
+    draws = torch.rand(2, generator=generator).tolist()
+    flipped = tuple(axis for axis, u in zip((2, 3), draws, strict=True) if u < FLIP_PROBABILITY)
+    first, second = views.chunk(2)
+    return AlignedViews(torch.cat([first, second.flip(flipped)]), flipped)

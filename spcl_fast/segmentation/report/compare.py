@@ -1,0 +1,181 @@
+"""Comparing fine-tuned runs: arms, pairs with the same labelled scans, and what they show.
+
+An arm is the set of runs with one starting point (scratch, or a pre-training run) and one training
+(on labelled scans alone, or with terms for unlabelled ones). Which scans are labelled moves Dice
+more than most methods do, so every arm is compared with plain training from scratch in pairs of
+runs with the same labelled scans, on the test scans that both evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spcl_fast.segmentation.report.runs import RunRecord, is_number
+
+SCRATCH = "from scratch"
+TERM_NAMES = {"teacher": "mean teacher"}  # of `semi`, where the name alone says too little
+SETTINGS = ("teacher_decay", "teacher_ramp", "num_scans")  # of `semi`, that are no weights
+SEED = re.compile(r"^\d+-")  # before the name of a run that is one of several seeds
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Runs of two arms with the same labelled scans.
+
+    Attributes:
+        labelled_scans: Their labelled scans.
+        scratch: Runs from scratch; more than one if seeds were repeated.
+        other: Runs of the other arm.
+        dice_scratch: Mean Dice over runs, classes and the scans that all runs evaluated.
+        dice_other: The same of the other arm.
+        num_scans: Test scans that all runs evaluated.
+    """
+
+    labelled_scans: tuple[str, ...]
+    scratch: tuple[RunRecord, ...]
+    other: tuple[RunRecord, ...]
+    dice_scratch: float
+    dice_other: float
+    num_scans: int
+
+    @property
+    def gain(self) -> float:
+        """Dice of the other arm minus that from scratch."""
+        return self.dice_other - self.dice_scratch
+
+
+def arm_name(run: RunRecord) -> str:
+    """Return the arm of an evaluated run."""
+    source = run.initialised_from
+    start = SCRATCH if source is None else f"pre-trained ({SEED.sub('', source)})"
+    settings = run.config.get("finetune")
+    semi = settings.get("semi") if isinstance(settings, dict) else None
+    for key, weight in (semi if isinstance(semi, dict) else {}).items():
+        if key not in SETTINGS and is_number(weight) and weight > 0:
+            start += f" + {TERM_NAMES.get(key, key.replace('_', ' '))}"
+    return start
+
+
+def arms(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Return the evaluated fine-tuning runs by arm, scratch first."""
+    found: dict[str, list[RunRecord]] = {SCRATCH: []}
+    for run in runs:
+        if run.evaluation is not None:
+            found.setdefault(arm_name(run), []).append(run)
+    return {name: members for name, members in found.items() if members}
+
+
+def scan_dice(run: RunRecord, scan: str) -> float:
+    """Return the mean Dice over the classes of one test scan."""
+    values = (run.evaluation or {})["scans"][scan]["dice"].values()
+    return float(np.mean([float(value) for value in values]))
+
+
+def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Pair]:
+    """Return one `Pair` for each set of labelled scans that both arms have."""
+    keys = {run.labelled_scans for run in scratch} & {run.labelled_scans for run in other}
+    pairs = []
+    for key in sorted(keys):
+        members = [tuple(r for r in arm if r.labelled_scans == key) for arm in (scratch, other)]
+        scans = common_scans([*members[0], *members[1]])
+        if scans:
+            dice = [float(np.mean([scan_dice(r, s) for r in m for s in scans])) for m in members]
+            pairs.append(Pair(key, members[0], members[1], dice[0], dice[1], len(scans)))
+    return pairs
+
+
+def common_scans(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the names of the test scans that every run evaluated, sorted."""
+    sets = [set((run.evaluation or {}).get("scans", ())) for run in runs]
+    return sorted(set.intersection(*sets)) if sets else []
+
+
+def shown_runs(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], str]:
+    """Choose the runs whose predictions are drawn, and say how.
+
+    The pair with the median gain where there are pairs, else the median run of each arm: neither
+    the best nor the worst case is picked.
+    """
+    by_arm = arms(runs)
+    scratch = by_arm.get(SCRATCH, [])
+    pairs = [p for a, members in by_arm.items() if a != SCRATCH for p in pairs_of(scratch, members)]
+    if pairs:
+        pair = sorted(pairs, key=lambda p: p.gain)[(len(pairs) - 1) // 2]
+        how = "the only pair of runs" if len(pairs) == 1 else f"the median of {len(pairs)} pairs"
+        return [pair.scratch[0], pair.other[0]], f"{how} with the same labelled scans"
+    chosen = []
+    for members in by_arm.values():
+        ordered = sorted(members, key=lambda run: float((run.evaluation or {})["dice_mean"]))
+        chosen.append(ordered[(len(ordered) - 1) // 2])
+    return chosen, "the run with the median Dice of each starting point"
+
+
+def interval_95(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % Student-t interval of the mean of two or more values."""
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1))
+    half /= math.sqrt(len(values))
+    centre = float(np.mean(values))
+    return centre - half, centre + half
+
+
+def verdict(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the main result, one sentence for each arm, worded by what was measured."""
+    by_arm = arms(runs)
+    if not by_arm:
+        return ["No fine-tuning run has been evaluated yet, so there is no Dice to report."]
+    scratch = by_arm.get(SCRATCH, [])
+    others = {name: members for name, members in by_arm.items() if name != SCRATCH}
+    if not others:
+        return [f"{_arm_sentence(SCRATCH, scratch)}; no other run to compare it with."]
+    if not scratch:
+        return [
+            f"{_arm_sentence(name, members)}; no run from scratch to compare it with."
+            for name, members in others.items()
+        ]
+    return [_comparison(scratch, name, members) for name, members in others.items()]
+
+
+def _arm_sentence(name: str, members: Sequence[RunRecord]) -> str:
+    values = [float((run.evaluation or {})["dice_mean"]) for run in members]
+    runs = "one run" if len(values) == 1 else f"{len(values)} runs"
+    return f"Mean 3-D Dice {name} is {np.mean(values):.3f} ({runs})"
+
+
+def _comparison(scratch: Sequence[RunRecord], name: str, members: Sequence[RunRecord]) -> str:
+    pairs = pairs_of(scratch, members)
+    if not pairs:
+        other = _arm_sentence(name, members)
+        return (
+            f"{_arm_sentence(SCRATCH, scratch)}. {other}. No two of them share labelled and test "
+            "scans, so the difference does not tell which is better."
+        )
+    is_plain = name.startswith("pre-trained") and "+" not in name.rpartition(")")[2]
+    subject = "Pre-training" if is_plain else name.capitalize()
+    gains = [pair.gain for pair in pairs]
+    before = float(np.mean([pair.dice_scratch for pair in pairs]))
+    after = float(np.mean([pair.dice_other for pair in pairs]))
+    gain = after - before
+    change = f"mean 3-D Dice {before:.3f} from scratch, {after:.3f} {name}, {gain:+.3f}"
+    if len(pairs) == 1:
+        start = "gave more" if gain > 0 else "did not help"
+        facts = f"{change}; one pair cannot tell this from chance"
+        return f"{subject} {start} in one pair of runs: {facts}."
+    low, high = interval_95(gains)
+    up = sum(value > 0 for value in gains)
+    facts = (
+        f"{change} (95 % interval {low:+.3f} to {high:+.3f}; up in {up} of {len(pairs)} pairs "
+        "with the same labelled scans)"
+    )
+    if low > 0:
+        return f"{subject} helped: {facts}."
+    if gain <= 0:
+        extra = "" if high < 0 else ", and the interval holds zero"
+        return f"{subject} did not help: {facts}{extra}."
+    return f"{subject} gave more on average, but the interval holds zero: {facts}."

@@ -1,0 +1,219 @@
+"""Contours of truth and prediction on the best, median and worst test scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from spcl_fast.segmentation.data.scan import read_image, read_labels
+from spcl_fast.segmentation.report import figures
+from spcl_fast.segmentation.report.compare import SCRATCH, common_scans, scan_dice
+from spcl_fast.segmentation.report.figures import Picture
+from spcl_fast.segmentation.report.runs import RunRecord
+
+MAX_SLICES = 8
+PREDICTED: Any = (0, (2.2, 1.6))  # dashes
+MARGIN = 0.35  # of the extent of the truth, on each side
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a volume that is drawn."""
+
+    slices: list[int]
+    rows: slice
+    columns: slice
+    aspect: float  # height of a voxel over its width
+    low: float  # black
+    high: float  # white
+
+
+def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
+    """Draw the best, median and worst scan, one row a run, base to apex.
+
+    Args:
+        runs: Evaluated runs with test scans in common.
+        how: How the runs were chosen, for the caption.
+
+    Returns:
+        The picture, or None if the runs have no test scan in common.
+
+    Raises:
+        DataError: If a volume cannot be read.
+    """
+    chosen = _best_median_worst(runs)
+    if not chosen:
+        return None
+    volumes = [(label, name, _read(runs, name)) for label, name in chosen]
+    columns = max(len(window.slices) for _, _, (_, window) in volumes)
+    num_rows = len(chosen) * len(runs)
+    figure, axes = figures.panels(
+        num_rows,
+        1 + columns,
+        width=1.75 + 1.3 * columns,
+        height=1.36 * num_rows + 0.5,
+        dark=True,
+        width_ratios=[1.35] + [1.0] * columns,
+    )
+    for row in axes:
+        for ax in row:
+            figures.style_image(ax)
+            ax.set_facecolor(figures.DARK)
+    for block, (label, name, (arrays, window)) in enumerate(volumes):
+        for index, run in enumerate(runs):
+            row = axes[block * len(runs) + index]
+            _row_label(row[0], label, name, run)
+            _draw_row(row[1:], arrays, run, window)
+    _legend(figure, (runs[0].evaluation or {})["classes"])
+    return Picture("Predictions", _overlay_caption(how), figures.to_png(figure))
+
+
+def _overlay_caption(how: str) -> str:
+    return (
+        "Slices from base (left) to apex (right), evenly spaced where there are more than "
+        f"{MAX_SLICES}, cropped around the truth (a prediction far from it is not seen). Scans are "
+        f"the best, median and worst by mean Dice over the rows; the runs are {how}."
+    )
+
+
+def _legend(figure: Figure, classes: Sequence[str]) -> None:
+    handles = [
+        *(Line2D([], [], color=figures.class_colour(n, i), label=n) for i, n in enumerate(classes)),
+        Line2D([], [], color="white", lw=1.0, label="ground truth"),
+        Line2D([], [], color="white", lw=1.3, ls=PREDICTED, label="prediction"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=10,
+        labelcolor="white",
+    )
+
+
+def _best_median_worst(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    scans = common_scans(runs)
+    scans.sort(key=lambda name: float(np.mean([scan_dice(run, name) for run in runs])))
+    if len(scans) < 3:
+        labels = ["worst", "best"] if len(scans) == 2 else ["only"]
+        return list(zip(labels, scans, strict=False))[::-1]
+    return [
+        ("best", scans[-1]),
+        ("median", scans[(len(scans) - 1) // 2]),
+        ("worst", scans[0]),
+    ]
+
+
+def _path(run: RunRecord, scan: str, key: str) -> Path:
+    """Return a file of a scan; a relative path starts at the run folder."""
+    value: Any = (run.evaluation or {})["scans"][scan].get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{run.name}: evaluation.json names no {key} of {scan}")
+    return run.folder / value
+
+
+def read_scan_image(run: RunRecord, scan: str) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Return the image of a test scan, (S, H, W), and its spacing in mm.
+
+    Raises:
+        DataError: If it cannot be read.
+        ValueError: If the evaluation names no image.
+    """
+    place = _place((run.evaluation or {})["scans"][scan])
+    image, spacing_mm, _ = read_image(_path(run, scan, "image"), **place)
+    return image, spacing_mm
+
+
+def _place(row: dict[str, Any]) -> dict[str, Any]:
+    """Return how the files of a scan are read, as the evaluation says."""
+    axis = row.get("stack_axis")
+    return {"frame": row.get("frame"), "stack_axis": 2 if axis is None else axis}
+
+
+def _read(runs: Sequence[RunRecord], scan: str) -> tuple[dict[str, np.ndarray], Window]:
+    """Return image, mask and each run's prediction by name, and the part to draw."""
+    image, spacing_mm = read_scan_image(runs[0], scan)
+    evaluation = runs[0].evaluation or {}
+    row, num_classes = evaluation["scans"][scan], 1 + len(evaluation["classes"])
+    place, values = _place(row), row.get("classes")
+    classes = None if values is None else {int(value): int(label) for value, label in values}
+    mask = read_labels(_path(runs[0], scan, "mask"), num_classes, classes=classes, **place)
+    arrays = {"image": image, "mask": mask}
+    axis = place["stack_axis"]
+    for run in runs:
+        path = _path(run, scan, "prediction")
+        arrays[f"prediction {run.name}"] = read_labels(path, num_classes, stack_axis=axis)
+    for name, array in arrays.items():
+        if array.shape != image.shape:
+            raise ValueError(f"{scan}: {name} must be {image.shape}, got {array.shape}")
+    count = min(MAX_SLICES, len(image))
+    slices = np.linspace(0, len(image) - 1, count).round().astype(int).tolist()
+    rows, columns = _surroundings(arrays["mask"], spacing_mm)
+    low, high = (float(value) for value in np.percentile(image, (1, 99)))
+    aspect = spacing_mm[1] / spacing_mm[2]
+    return arrays, Window(slices, rows, columns, aspect, low, max(high, low + 1e-6))
+
+
+def _surroundings(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
+    """Return a square (in mm) around the truth, or everything where there is none."""
+    found = [np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    if not len(found[0]):
+        return slice(0, mask.shape[1]), slice(0, mask.shape[2])
+    sides = list(zip(found, spacing_mm[1:], mask.shape[1:], strict=True))
+    half_mm = max((index[-1] - index[0] + 1) * d for index, d, _ in sides) * (0.5 + MARGIN)
+    parts = []
+    for index, d, size in sides:
+        centre, half = (index[0] + index[-1]) / 2, half_mm / d
+        parts.append(slice(max(0, int(centre - half)), min(size, int(centre + half) + 1)))
+    return parts[0], parts[1]
+
+
+def _draw_row(
+    row: Sequence[Axes], arrays: dict[str, np.ndarray], run: RunRecord, window: Window
+) -> None:
+    classes = (run.evaluation or {})["classes"]
+    for ax, z in zip(row, window.slices, strict=False):
+        part = {key: array[z, window.rows, window.columns] for key, array in arrays.items()}
+        ax.imshow(
+            part["image"], cmap="gray", vmin=window.low, vmax=window.high, aspect=window.aspect
+        )
+        for index, name in enumerate(classes):
+            colour = figures.class_colour(name, index)
+            _contour(ax, part["mask"] == index + 1, colour, "solid", 1.0)
+            _contour(ax, part[f"prediction {run.name}"] == index + 1, colour, PREDICTED, 1.3)
+
+
+def _contour(ax: Axes, region: np.ndarray, colour: str, style: Any, width: float) -> None:
+    if region.any() and min(region.shape) > 1:
+        # a rim of zeros closes contours that leave the crop
+        padded = np.pad(region.astype(np.float32), 1)
+        x, y = np.arange(-1, region.shape[1] + 1), np.arange(-1, region.shape[0] + 1)
+        ax.contour(
+            x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=width
+        )
+        ax.set_xlim(-0.5, region.shape[1] - 0.5)
+        ax.set_ylim(region.shape[0] - 0.5, -0.5)
+
+
+def _row_label(ax: Axes, label: str, scan: str, run: RunRecord) -> None:
+    dice = (run.evaluation or {})["scans"][scan]["dice"]
+    start = SCRATCH if run.initialised_from is None else "pre-trained"
+    by_class = "  ".join(f"{name} {float(value):.2f}" for name, value in dice.items())
+    lines = (
+        (0.80, f"{label}: {scan}", 7.6, "#cbd2d9", "normal"),
+        (0.55, start, 9.5, "white", "bold"),
+        (0.33, f"Dice {scan_dice(run, scan):.3f}", 9.5, "white", "normal"),
+        (0.15, by_class, 6.4, "#cbd2d9", "normal"),
+    )
+    for y, text, size, colour, weight in lines:
+        ax.text(
+            0.02, y, text, transform=ax.transAxes, fontsize=size, color=colour, fontweight=weight
+        )

@@ -1,0 +1,83 @@
+"""The page: what the sections hold, written as one HTML file."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+
+from spcl_fast._version import __version__
+from spcl_fast.segmentation.report import compare
+from spcl_fast.segmentation.report.runs import find_runs
+from spcl_fast.segmentation.report.sections import build_sections
+from spcl_fast.segmentation.report.tables import what_was_run
+
+MAX_VERDICTS = 5
+MAX_OPEN_PROBLEMS = 8
+MAX_CONFIGURATIONS = 12
+
+
+def write_report(runs: Path, output: Path) -> Path:
+    """Write one self-contained HTML page about every run below a folder.
+
+    The page has its pictures inside and loads nothing. What is missing is named on the page. Of
+    many runs it draws arms instead of runs, and folds long tables.
+
+    Args:
+        runs: Folder with the run folders of `pretrain` and `finetune`, or one of them; audit.json
+            and reproduction.json in it are shown too.
+        output: The file to write; it is replaced as a whole or not at all.
+
+    Returns:
+        output.
+
+    Raises:
+        ValueError: If there is no run, audit or reproduction below the folder.
+        OSError: If the page cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    runs, output = Path(runs), Path(output)
+    records, problems = find_runs(runs)
+    if not records and not any(next(runs.rglob(f"{name}.json"), None) for name in SUMMARIES):
+        raise ValueError(
+            f"runs must be a folder with pre-training or fine-tuning runs, found none in {runs}"
+        )
+    sections, more_problems = build_sections(runs, records)
+    problems += more_problems
+    problems += [f"{run.name}: {text}" for run in records for text in run.problems]
+    verdicts = compare.verdict([run for run in records if run.stage == "finetune"])
+    environment = Environment(
+        loader=PackageLoader("spcl_fast.segmentation", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("template.html").render(
+        sentences=verdicts[:MAX_VERDICTS],
+        more_sentences=verdicts[MAX_VERDICTS:],
+        what_was_run=what_was_run(records),
+        sections=sections,
+        problems=problems,
+        max_open_problems=MAX_OPEN_PROBLEMS,
+        records=records,
+        max_configurations=MAX_CONFIGURATIONS,
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+    )
+    _write_atomically(output, html)
+    return output
+
+
+SUMMARIES = ("audit", "reproduction")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

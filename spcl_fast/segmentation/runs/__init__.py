@@ -1,0 +1,1 @@
+"""Run folders: configuration, device, optimiser, checkpoints, progress."""

@@ -1,0 +1,110 @@
+"""The network of a run and how its weights are named on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.networks.unet import UNetDecoder
+from spcl_fast.segmentation.runs.run import (
+    CheckpointError,
+    check_metadata,
+    load_weights,
+    read_weights,
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net.
+
+    Attributes:
+        num_classes: Classes, the background among them.
+        max_channels: Channels of its deepest level; 256 in the paper.
+    """
+
+    num_classes: int = 4
+    max_channels: int = 256
+
+
+def encoder_metadata(config: ModelConfig) -> dict[str, str]:
+    """Return what an encoder checkpoint must say of itself."""
+    return {"part": "encoder", "in_channels": "1", "max_channels": str(config.max_channels)}
+
+
+def segmenter_metadata(config: ModelConfig) -> dict[str, str]:
+    """Return what a segmenter checkpoint must say of itself."""
+    whole = encoder_metadata(config) | {"part": "segmenter"}
+    return whole | {"num_classes": str(config.num_classes)}
+
+
+def decoder_metadata(config: ModelConfig, num_blocks: int) -> dict[str, str]:
+    """Return what a checkpoint of the decoder's first blocks must say of itself."""
+    part = {"part": "decoder", "max_channels": str(config.max_channels)}
+    return part | {"num_blocks": str(num_blocks)}
+
+
+def decoder_blocks(decoder: UNetDecoder, num_blocks: int) -> torch.nn.ModuleDict:
+    """Return the first blocks of a decoder, Up_conv5 and on, as one module."""
+    ups, blocks = decoder.ups[:num_blocks], decoder.blocks[:num_blocks]
+    return torch.nn.ModuleDict({"ups": ups, "blocks": blocks})
+
+
+def load_pretrained(model: UNet, path: Path, config: ModelConfig) -> None:
+    """Load what a pre-training left into `model`: the encoder, and the decoder if it has one.
+
+    Args:
+        model: Changed in place.
+        path: The run folder, or an encoder.safetensors, which is the encoder alone.
+        config: The architecture it must have.
+
+    Raises:
+        CheckpointError: Missing, unreadable, or of another architecture.
+    """
+    load_encoder(model, path, config)
+    file = path / "decoder.safetensors"
+    if file.is_file():
+        weights, metadata = read_weights(file)
+        num_blocks = int(metadata.get("num_blocks", 0))
+        check_metadata(file, metadata, decoder_metadata(config, num_blocks))
+        _fill(decoder_blocks(model.decoder, num_blocks), file, weights)
+
+
+def load_encoder(model: UNet, path: Path, config: ModelConfig) -> None:
+    """Load pre-trained weights into the encoder of `model`.
+
+    Args:
+        model: Changed in place.
+        path: encoder.safetensors, or the run folder that holds it.
+        config: The architecture it must have.
+
+    Raises:
+        CheckpointError: Missing, unreadable, or of another architecture.
+    """
+    file = path / "encoder.safetensors" if path.is_dir() else path
+    _fill(model.encoder, file, load_weights(file, encoder_metadata(config)))
+
+
+def load_segmenter(path: Path, config: ModelConfig) -> UNet:
+    """Return the segmentation network saved at `path`, in evaluation mode.
+
+    Raises:
+        CheckpointError: Missing, unreadable, or of another architecture.
+    """
+    file = path / "segmenter.safetensors" if path.is_dir() else path
+    model = UNet(1, config.num_classes, config.max_channels)
+    _fill(model, file, load_weights(file, segmenter_metadata(config)))
+    return model.eval()
+
+
+def _fill(module: torch.nn.Module, file: Path, weights: Mapping[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"checkpoint {file} is of another architecture: {reason}") from None

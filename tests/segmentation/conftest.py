@@ -1,0 +1,64 @@
+"""A phantom of six patients and configurations that train in seconds."""
+
+from dataclasses import replace
+
+import pytest
+
+from spcl_fast.segmentation.data.dataset import DataConfig
+from spcl_fast.segmentation.data.grid import Grid
+from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.pretrain.contrast import LossConfig
+from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.runs.network import ModelConfig
+from spcl_fast.segmentation.runs.optim import OptimConfig
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory):
+    """Six patients in ACDC's layout."""
+    root = tmp_path_factory.mktemp("phantom") / "acdc"
+    return write_acdc(replace(PhantomConfig(), num_patients=6, size=48), root)
+
+
+@pytest.fixture(scope="session")
+def data_config(phantom, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    grid = Grid(size=32, spacing_mm=7.0)
+    return DataConfig(
+        root=phantom, csv=phantom / "metadata.csv", cache=cache, grid=grid, num_test=2
+    )
+
+
+@pytest.fixture
+def pretrain_config(data_config, tmp_path):
+    return PretrainConfig(
+        out=tmp_path / "pretrain",
+        data=replace(data_config, num_val=0),
+        model=ModelConfig(max_channels=16),
+        loss=LossConfig(projector_batch_norm=True),
+        optim=OptimConfig(lr=1e-3),
+        num_scans=4,
+        epochs=3,
+        steps_per_epoch=4,
+        log_every=2,
+        device="cpu",
+        threads=1,
+    )
+
+
+@pytest.fixture
+def finetune_config(data_config, tmp_path):
+    return FinetuneConfig(
+        out=tmp_path / "finetune",
+        data=replace(data_config, num_val=1),
+        model=ModelConfig(max_channels=16),
+        optim=OptimConfig(lr=3e-3),
+        steps=6,
+        batch_size=4,
+        val_every=3,
+        save_every=2,
+        log_every=2,
+        device="cpu",
+        threads=1,
+    )

@@ -1,0 +1,105 @@
+"""A layout is recognised, or the folder is refused with the names of those that are known."""
+
+import json
+import typing
+
+import pytest
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.find import LAYOUTS, find_data, recognise
+from spcl_fast.segmentation.data.layouts import LayoutName
+
+# files that make a folder one of each layout; their contents do not matter here
+FILES = {
+    "acdc": [
+        *("training/p1/Info.cfg", "training/p1/p1_frame01.nii.gz", "training/p1/p1_frame09.nii.gz"),
+        *("training/p1/p1_frame01_gt.nii.gz", "training/p1/p1_frame09_gt.nii.gz"),
+    ],
+    "promise12": ["training_data/Case00.mhd", "training_data/Case00_segmentation.mhd"],
+    "mmwhs": ["mr_train/mr_train_1001_image.nii.gz", "mr_train/mr_train_1001_label.nii.gz"],
+    "msd": ["dataset.json", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"],
+    "mnms": [
+        *("M&Ms_Dataset_information.csv", "Training/Labeled/X/X_sa.nii.gz"),
+        "Training/Labeled/X/X_sa_gt.nii.gz",
+    ],
+    "ssl4mis": ["data/patient001_frame01.h5", "train.list"],
+}
+TEXTS = {
+    "Info.cfg": "ED: 1\nES: 9\n",
+    "dataset.json": json.dumps({"channel_names": {"0": "MRI"}, "labels": {"a": 0, "b": 1}}),
+    "M&Ms_Dataset_information.csv": "External code,ED,ES\nX,0,9\n",
+}
+NUM_CLASSES = {"acdc": 4, "promise12": 2, "mmwhs": 8, "msd": 2, "mnms": 4, "ssl4mis": 4}
+
+
+def make(root, layout):
+    for name in FILES[layout]:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEXTS.get(path.name, ""))
+    return root
+
+
+@pytest.mark.parametrize("layout", FILES)  # every layout on disk
+def test_every_layout_is_recognised(tmp_path, layout):
+    root = make(tmp_path, layout)
+    assert recognise(root) == layout
+    found = find_data(root)
+    assert found.layout == layout
+    assert len(found.class_names) == NUM_CLASSES[layout]
+    assert len(found.scans) == (2 if layout in ("acdc", "mnms") else 1)
+    assert {scan.class_names for scan in found.scans} == {found.class_names}
+    assert find_data(root, layout=layout) == found
+
+
+def test_the_four_classes_of_mmwhs_are_asked_for(tmp_path):
+    found = find_data(make(tmp_path, "mmwhs"), layout="mmwhs4")
+    assert found.class_names == ("background", "AA", "LA", "LV", "MYO")
+    assert found.scans[0].class_names == found.class_names
+
+
+def test_names_are_those_of_the_command_line():
+    assert typing.get_args(LayoutName) == ("auto", *LAYOUTS)
+
+
+def test_no_layout_or_several(tmp_path):
+    known = "acdc, promise12, mmwhs, mmwhs4, msd, mnms, ssl4mis"
+    with pytest.raises(DataError, match=f"one of the layouts {known}, got none of them"):
+        find_data(tmp_path)
+    make(make(tmp_path, "promise12"), "ssl4mis")
+    with pytest.raises(DataError, match="got promise12 and ssl4mis: name one"):
+        find_data(tmp_path)
+    assert find_data(tmp_path, layout="ssl4mis").layout == "ssl4mis"
+    with pytest.raises(DataError, match="must be a folder, got no such folder"):
+        find_data(tmp_path / "absent")
+
+
+def test_a_named_layout_that_it_is_not(tmp_path):
+    with pytest.raises(DataError, match="labelled scans in layout promise12, got none"):
+        find_data(tmp_path, layout="promise12")
+    with pytest.raises(DataError, match="must hold patient folders"):
+        find_data(tmp_path, layout="acdc")
+    with pytest.raises(DataError, match="in layout brats, got no such"):
+        find_data(tmp_path, layout="brats")
+
+
+@pytest.mark.parametrize("layout", FILES)  # a table fits every layout
+def test_a_csv_file_joins_every_layout(tmp_path, layout):
+    root = make(tmp_path / "data", layout)
+    patient = find_data(root).scans[0].patient
+    table = tmp_path / "table.csv"
+    table.write_text(f"patient,scanner\n{patient},T3\n")
+    assert {scan.meta["scanner"] for scan in find_data(root, table).scans} == {"T3"}
+
+
+def test_problems_are_collected(tmp_path):
+    root = make(tmp_path / "data", "promise12")
+    (root / "training_data" / "Case07_segmentation.mhd").touch()
+    (tmp_path / "table.csv").write_text("patient,scanner\nnobody,T3\n")
+    problems = []
+    found = find_data(root, tmp_path / "table.csv", problems=problems)
+    assert [scan.name for scan in found.scans] == ["Case00"]
+    assert "Case07.mhd must exist" in problems[0]
+    assert "got 'nobody'" in problems[1]
+    with pytest.raises(DataError, match=r"Case07.mhd must exist"):
+        find_data(root)
