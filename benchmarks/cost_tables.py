@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, and the one of README.md on what a loss costs."""
+"""The tables of docs/benchmarks.md, and README.md's table of what a loss costs."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def summary() -> str:
     first = rows[0]
     note = (
         f"Self-paced loss, forward and backward, D = {first['dim']}, {first['classes']} classes, "
-        f"float32, {first['threads']} threads of {processor(result)}; median time in ms and, in "
-        "brackets where measured, peak memory above the inputs in MiB. `refused`: against float64 "
-        "more than twice as wrong as dense float32; `-`: not run, or beyond the limits of memory "
-        "or time. `products` is only `S = z @ z.T; S @ z`, `dense` the reference in plain PyTorch."
+        f"float32, {first['threads']} threads on {processor(result)}. Median time in ms; in "
+        "brackets, where measured, peak memory above the inputs in MiB. `refused`: the error "
+        "against float64 is more than twice that of dense float32; `-`: not run, or beyond the "
+        "memory or time limit. `products` is only `S = z @ z.T; S @ z`; `dense` is the reference "
+        "in plain PyTorch."
     )
     plot = "![time and memory against N](benchmarks/results/cpu/losses.png)"
     more = "SupCon, other libraries, wide rows, banks and sweeps: [benchmarks](docs/benchmarks.md)."
@@ -40,7 +41,7 @@ def summary() -> str:
 
 
 def losses() -> str:
-    """Return the tables of all providers, one a problem."""
+    """Return the tables of all providers, one per problem."""
     result = read("losses.json")
     parts = []
     for problem in dict.fromkeys(row["problem"] for row in result["rows"]):
@@ -51,7 +52,7 @@ def losses() -> str:
 
 
 def by_rows(rows: list[Row], providers: Sequence[str]) -> str:
-    """Return time and memory, a line a number of rows, a column a provider."""
+    """Return time and memory: a line per number of rows, a column per provider."""
     cells = {(row["n"], row["provider"]): row for row in rows}
     lines = [
         [f"{n:,}", *(cell(cells.get((n, name), {})) for name in providers)]
@@ -61,7 +62,7 @@ def by_rows(rows: list[Row], providers: Sequence[str]) -> str:
 
 
 def ratios() -> str:
-    """Return the time of native as a share of that of the products and of dense."""
+    """Return the time of native relative to the products and to dense."""
     results = {name: read(name) for name in ("losses.json", "wide.json")}
     rows = [row for one in results.values() for row in one["rows"]]
     lines = []
@@ -95,7 +96,7 @@ def share(row: Row | None, of: Row | None) -> str:
 
 
 def rates() -> str:
-    """Return GF/s where the machine's own sgemm was timed in the same rounds."""
+    """Return GFLOP/s of the runs that timed the machine's own sgemm in the same rounds."""
     results = {name: read(name) for name in ("losses.json", "wide.json")}
     rows = [row for one in results.values() for row in one["rows"] if "sgemm_gflops" in row]
     lines = [
@@ -111,11 +112,13 @@ def rates() -> str:
         for row in rows
         if row["provider"] in ("products", *NATIVE)
     ]
-    return table(["loss", "D", "N", "provider", "GF/s", "sgemm", "share"], lines)
+    head = ["loss", "D", "N", "provider", "GFLOP/s", "sgemm", "share"]
+    files = " and ".join(f"[{name}](../benchmarks/results/cpu/{name})" for name in results)
+    return f"{table(head, lines)}\n\nFrom {files}, as above."
 
 
 def labels() -> str:
-    """Return what two classes and three labels cost against one label of 64 classes."""
+    """Return the cost of two classes and of three labels relative to one label of 64 classes."""
     result = read("labels.json")
     return "\n\n".join([against_one_label(result["rows"]), source("labels.json", result)])
 
@@ -140,7 +143,7 @@ def against_one_label(rows: list[Row]) -> str:
 
 
 def bank() -> str:
-    """Return a bank against dense code, and its rate against that of the square case."""
+    """Return the time of a bank relative to dense code, and its rate beside the square case."""
     result = read("bank.json")
     lines = []
     for row in result["rows"]:
@@ -156,12 +159,12 @@ def bank() -> str:
                 f"{row['gflops']:.0f}",
             ]
         )
-    head = ["loss", "pairs", "provider", "ms", "MiB", "/ dense", "GF/s"]
+    head = ["loss", "pairs", "provider", "ms", "MiB", "/ dense", "GFLOP/s"]
     return "\n\n".join([table(head, lines), source("bank.json", result)])
 
 
 def memory() -> str:
-    """Return peak memory and the time of one step in a fresh process."""
+    """Return peak memory and time of one step in a fresh process."""
     result = read("memory.json")
     lines = [
         [
@@ -182,7 +185,7 @@ def memory() -> str:
 
 
 def sweeps() -> str:
-    """Return time in ms along one axis at a time, the other values those of the first row."""
+    """Return time in ms along one axis at a time; the other values are those of the first row."""
     result = read("sweeps.json")
     centre = result["rows"][0]
     providers = list(dict.fromkeys(row["provider"] for row in result["rows"]))
@@ -197,12 +200,12 @@ def sweeps() -> str:
         ]
         parts.append(table([name, *providers], lines))
     fixed = ", ".join(f"{name} {centre[axis]:g}" for axis, name in AXES.items())
-    note = f"{NAMES[centre['problem']]}, N = {centre['n']:,}; {fixed} where not varied; ms."
+    note = f"{NAMES[centre['problem']]}, N = {centre['n']:,}; {fixed} unless varied; ms."
     return "\n\n".join([note, *parts, source("sweeps.json", result)])
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown, aligned to the right."""
+    """Return a Markdown table, right-aligned."""
     texts = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---:|" * len(head), *texts])
 
@@ -224,7 +227,7 @@ def number(value: float) -> str:
 
 
 def both(result: dict[str, Any]) -> list[Row]:
-    """Return the rows with a time and those with a reason why they were left out."""
+    """Return the rows with a time and those with a reason for being left out."""
     rows: list[Row] = result["rows"] + result["left_out"]
     return rows
 
@@ -239,9 +242,11 @@ def read(name: str) -> dict[str, Any]:
 
 
 def source(name: str, result: dict[str, Any], results: str = "../benchmarks/results/cpu") -> str:
-    """Return the sentence that names a result file, from where `results` leads to it."""
+    """Return the sentence that names a result file in `results`, its CPU and its commands."""
     commands = " and ".join(f"`{command}`" for command in result["command"].split(" && "))
-    return f"[{name}]({results}/{name}) from {commands}."
+    is_timed = results.endswith("/cpu") and "processor" in result
+    cpu = f" ({processor(result)})" if is_timed else ""
+    return f"[{name}]({results}/{name}){cpu} from {commands}."
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1,10 +1,10 @@
-"""Print what a GPU did as a table of Markdown, from result files of `python -m benchmarks`.
+"""Print GPU results as a Markdown table, from result files of `python -m benchmarks`.
 
     python -m benchmarks.device_table benchmarks/results/NAME/losses.json
 
-TFLOP/s counts 4 N^2 D flops, of N x M pairs 8 N M D. `of mm` is its share of the best torch.mm in
-the same dtype and rounds; `of copy` what the embeddings, read twice, and the gradient, written
-once, would take of the copy bandwidth.
+TFLOP/s counts 4 N^2 D flops, or 8 N M D for N x M pairs. `of mm` is the share of the best torch.mm
+in the same dtype and rounds; `of copy` is the share of the copy bandwidth that reading the
+embeddings twice and writing the gradient once amounts to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MORE_NAMES = {"infonce": "InfoNCE", "clip": "CLIP"}
 
 
 def render(result: dict[str, Any], name: str) -> str:
-    """Return the tables of one result file: what it ran on, every row, who was left out and why."""
+    """Return the tables of one result file: the device, every row, what was left out and why."""
     device = result["device"]
     versions = f"CUDA {device['cuda']}, Triton {device['triton']}, PyTorch {result['torch']}"
     head = f"{device['name']}, driver {device['driver']}, {versions}."
@@ -38,9 +38,9 @@ def render(result: dict[str, Any], name: str) -> str:
 
 
 def crossover(rows: Sequence[dict[str, Any]]) -> str:
-    """Return for every loss, dtype and N from which D on native is faster than triton.
+    """Return, for every loss, dtype and N, the D from which native is faster than triton.
 
-    That is what MAX_TRITON_D of spcl_fast/ops/_impl.py guesses.
+    MAX_TRITON_D in spcl_fast/ops/_impl.py is a guess of it.
     """
     times = {(r["problem"], r["dtype"], r["n"], r["dim"], r["provider"]): r for r in rows}
     lines = []

@@ -1,4 +1,4 @@
-"""The tables of docs/kernels.md, from what `benchmarks.count_kernels` counted."""
+"""The tables of docs/kernels.md, from the counts of `benchmarks.count_kernels`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Row = dict[str, Any]
 HEAD = ["pass", "dtype", "D", "products", "ex2", "bytes", "conflicts", "registers", "spills"]
 HEAD += ["shared KiB", "occupancy"]
 PASSES = {"by rows": "backward by rows", "by pairs": "backward by pairs"}
-# Data sheets, dense: multiprocessors, and flops of bfloat16 with the clock that these imply.
+# Architecture; then from data sheets: multiprocessors, dense bfloat16 FLOP/s, the clock they imply.
 GPUS = {"A100": (80, 108, 312e12, 1.41e9), "H100": (90, 132, 989e12, 1.83e9)}
-EX2_PER_CLOCK = 16  # a multiprocessor
+EX2_PER_CLOCK = 16  # per multiprocessor
 BOUND_ROWS = 65536
 DIM = 128
 
@@ -58,7 +58,7 @@ def costs(row: Row, exponentials: str) -> list[str]:
 
 
 def steps() -> str:
-    """Return what a pair costs in forward and backward together."""
+    """Return the cost of a pair in forward and backward together."""
     lines = []
     for arch in (90, 80):
         lines += [
@@ -75,7 +75,7 @@ def totals(row: Row) -> list[str]:
 
 
 def step(arch: int, backward: str) -> Row:
-    """Return the sums of forward and one backward in bfloat16, D = 128."""
+    """Return the sums over the forward and one backward in bfloat16, D = 128."""
     parts = [
         row
         for row in read(f"sm_{arch}.json")["rows"]
@@ -88,12 +88,12 @@ def step(arch: int, backward: str) -> Row:
 
 
 def bytes_of(row: Row) -> float:
-    """Return the bytes that a pair reads and writes, additions to memory among the written."""
+    """Return the bytes that a pair reads and writes, atomic additions counted as writes."""
     return float(row["gld_bytes"] + row["gst_bytes"])
 
 
 def bounds() -> str:
-    """Return the milliseconds that data sheets leave for the products and for the exponentials."""
+    """Return lower bounds in ms, from data sheets, for the products and the exponentials."""
     lines = []
     for gpu, (arch, multiprocessors, flops, clock) in GPUS.items():
         named = [(f"ours, {key}", step(arch, key)) for key in PASSES]

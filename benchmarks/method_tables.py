@@ -1,4 +1,4 @@
-"""The tables of what was learned: one labelled scan, the paper's comparison, the noise audit."""
+"""The tables of segmentation results: one labelled scan, the paper's table, the noise audit."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def reproduction(name: str = "reproduction_acdc.json") -> str:
 
 
 def efficiency() -> str:
-    """Return Dice over the number of labelled scans, from one to all."""
+    """Return Dice against the number of labelled scans, from one to all."""
     return reproduction("efficiency_acdc.json")
 
 
 def audit(name: str = "audit_acdc.json") -> str:
-    """Return AUC of 1 - w and gain of Dice, by pace and share of wrong labels."""
+    """Return the AUC of 1 - w and the gain in Dice, by pace and share of wrong labels."""
     result = read(name)
     scores: dict[tuple[str, float], list[float]] = {}
     for row in result["rows"]:
@@ -62,14 +62,14 @@ def audit(name: str = "audit_acdc.json") -> str:
     noises = [noise for noise in result["noise"] if noise]
     names = [f"{100 * noise:g} %" for noise in noises]
     lines = [
-        "AUC of 1 - w (without a pace: of the pair loss) for the pairs with a wrong label:",
+        "AUC of 1 - w (without a pace: of the pair loss) for finding pairs with a wrong label:",
         "",
     ]
     lines += ["| pace | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     for pace in result["paces"]:
         cells = [f"{np.mean(scores[pace, noise]):.2f}" for noise in noises]
         lines.append(f"| {pace} | " + " | ".join(cells) + " |")
-    lines += ["", "3-D Dice after fine-tuning; the paces as differences to plain SupCon:", ""]
+    lines += ["", "3-D Dice after fine-tuning; the paces as differences from plain SupCon:", ""]
     everywhere = ["0 %", *names] if 0.0 in result["noise"] else names
     lines += ["| pace | " + " | ".join(everywhere) + " |", "|---|" + "---:|" * len(everywhere)]
     for pace in result["paces"]:
@@ -88,5 +88,5 @@ def audit(name: str = "audit_acdc.json") -> str:
 
 
 def audit_long() -> str:
-    """Return the same of three times the training at the largest share."""
+    """Return the same for three times the training at the largest share."""
     return audit("audit_long_acdc.json")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.readme_tables
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares it with its JSON.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares it with its JSON file.
 """
 
 from __future__ import annotations

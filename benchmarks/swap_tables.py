@@ -1,4 +1,4 @@
-"""The tables of docs/swap-in.md and docs/distributed.md: a training step, and ranks."""
+"""The tables of docs/swap-in.md (a training step) and docs/distributed.md (ranks)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmarks.cost_tables import processor, read, source, table
 
 
 def step() -> str:
-    """Return time and peak memory by batch, and the largest batch within the limit."""
+    """Return time and peak memory by batch size, and the largest batch within the limit."""
     result = read("step.json")
     losses = list(dict.fromkeys(row["loss"] for row in result["rows"]))
     cells = {(row["n"], row["loss"]): row for row in result["rows"]}
@@ -30,16 +30,16 @@ def step() -> str:
     head = ["rows", *(f"{loss}, {unit}" for loss in losses for unit in ("s", "MiB"))]
     ratio = largest["swapped"] / largest["dense"]
     note = (
-        f"Under {result['limit_mib'] / 1024:g} GiB of data the largest batch is "
+        f"Within {result['limit_mib'] / 1024:g} GiB of process data the largest batch is "
         f"{largest['dense']:,} rows with the dense loss and at least {largest['swapped']:,} with "
-        f"ours, {ratio:.0f} times as many: there time ended the measurement, not memory. "
-        f"{result['threads']} threads of {processor(result)}."
+        f"ours, {ratio:.0f} times as many: the measurement ended there by time, not memory. "
+        f"{result['threads']} threads on {processor(result)}."
     )
     return "\n\n".join([table(head, lines), note, source("step.json", result)])
 
 
 def scaling() -> str:
-    """Return how time falls with the number of ranks, and what each computes."""
+    """Return the speed-up by number of ranks, and the work of each rank."""
     result = read("scaling.json")
     lines = [
         [
@@ -53,7 +53,8 @@ def scaling() -> str:
         ]
         for row in result["rows"]
     ]
-    head = ["loss", "rows", "ranks", "ms", "faster", "less processor time", "multiply-adds a rank"]
+    head = ["loss", "rows", "ranks", "ms", "speed-up", "speed-up in CPU time"]
+    head += ["multiply-adds per rank"]
     counted = [[f"{row['ranks']:,}", f"{row['multiply_adds']:.3g}"] for row in result["counted"]]
     rows = f"{result['counted'][0]['n']:,}"
     return "\n\n".join(
