@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import spcl_fast
+from spcl_fast.atomic_file import atomic_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -50,8 +51,8 @@ def write_result(path: Path, result: dict[str, Any], *, append: bool) -> None:
             raise ValueError(f"device of {path.name} must be {now} to append, got {was}")
         rows = {key: before[key] + result[key] for key in ("rows", "left_out") if key in result}
         result = result | rows | {"command": f"{before['command']} && {result['command']}"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def processor() -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._provenance import provenance
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
 from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
 from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
@@ -113,8 +114,8 @@ def write(
     }
     for part in result["config"].values():
         part["data"].pop("root"), part["data"].pop("cache")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(args.json) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     summary = {key: result[key] for key in ("mean_dice", "paired")}
     print(json.dumps(summary, indent=1), flush=True)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from benchmarks import cost_tables, kernel_tables, method_tables, swap_tables
 from benchmarks._provenance import REPOSITORY
+from spcl_fast.atomic_file import atomic_file
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"losses": cost_tables.summary, "one_scan": method_tables.one_scan},
@@ -36,7 +37,8 @@ def main() -> None:
             if start in text:
                 before, rest = text.split(start)
                 text = before + start + render() + "\n" + end + rest.split(end)[1]
-        path.write_text(text, encoding="utf-8")
+        with atomic_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

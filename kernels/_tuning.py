@@ -9,10 +9,8 @@ Nothing is timed or read unless one of the two is called.
 from __future__ import annotations
 
 import json
-import os
 import re
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.kernels._configs import Config, dtype_name, tuned
 
 Timer = Callable[[Callable[[], object]], float]
@@ -121,11 +120,8 @@ def _user_folder() -> Path:
 
 
 def _write(folder: Path, entry: dict[str, object]) -> None:
-    """Write one file an entry, whole or not at all: two processes may tune at once."""
+    """Write one file an entry: two processes may tune at once."""
     parts = (entry[name] for name in ("gpu", "triton", "kernel", "dtype", "block_d"))
     name = re.sub(r"[^\w.]+", "-", " ".join(map(str, parts)))
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "w") as file:
-        json.dump(entry, file, indent=1)
-    os.replace(part, folder / f"{name}.json")
+    with atomic_file(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(entry, indent=1), encoding="utf-8")

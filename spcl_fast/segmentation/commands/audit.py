@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.grid_runs import (
     Task,
     command_line,
@@ -31,7 +32,7 @@ from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.device import Precision
-from spcl_fast.segmentation.runs.run import atomic_file, read_log
+from spcl_fast.segmentation.runs.run import read_log
 
 PLAIN = "none"
 ORACLE = "oracle"  # plain SupCon that knows which labels are wrong: the ceiling of every pace

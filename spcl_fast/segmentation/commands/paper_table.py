@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.grid_runs import command_line, portable, versions
 from spcl_fast.segmentation.commands.methods import METHODS, PAPER
 from spcl_fast.segmentation.commands.paired import paired_evaluations
@@ -14,7 +15,6 @@ from spcl_fast.segmentation.finetune.loop import FinetuneConfig
 from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.report.tables import percent_and_spread
-from spcl_fast.segmentation.runs.run import atomic_file
 
 if TYPE_CHECKING:
     from spcl_fast.segmentation.commands.reproduce import ReproduceConfig

@@ -9,7 +9,6 @@ the image they were predicted from, voxel for voxel.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data import image_file
 from spcl_fast.segmentation.data.errors import DataError as DataError
 from spcl_fast.segmentation.data.image_file import NIFTI_SUFFIXES, AffineArray, FloatArray
@@ -197,10 +197,10 @@ def read_scan(scan: Scan) -> Volume:
 def write_labels(
     path: Path | str, labels: LabelArray, affine: AffineArray, *, stack_axis: int = 2
 ) -> None:
-    """Write labels as NIfTI, atomically: the file appears complete or not at all.
+    """Write labels as NIfTI, whole or not at all.
 
     Args:
-        path: ``.nii`` or ``.nii.gz`` file to write; its folder must exist.
+        path: ``.nii`` or ``.nii.gz`` file to write; its folder is created if missing.
         labels: (S, H, W) uint8, on the grid of the image.
         affine: (4, 4) of the image; the voxel size in the header is taken from it.
         stack_axis: as in `Scan`: the voxel axis of the image that S runs along.
@@ -218,9 +218,5 @@ def write_labels(
     array = np.moveaxis(labels.T, 2, stack_axis)  # (x, y, z)
     nifti: Any = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
     nifti.header.set_xyzt_units("mm")
-    partial = path.with_name(f".partial{os.getpid()}_{path.name}")
-    try:
+    with atomic_file(path) as partial:
         nibabel.save(nifti, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

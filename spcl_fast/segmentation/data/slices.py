@@ -2,15 +2,12 @@
 
 A cache entry is one ``.npz`` file a scan, named by a hash of the path, size and modification time
 of its files, of the way they are read and of the grid: a changed file, another frame, axis or set
-of classes, or another grid is another entry. Entries are written to a temporary file and renamed;
-one that cannot be read is built again.
+of classes, or another grid is another entry. An entry that cannot be read is built again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.grid import Grid, image_to_grid, to_grid
 from spcl_fast.segmentation.data.image_file import FloatArray, files_of
 from spcl_fast.segmentation.data.scan import PHASES, DataError, LabelArray, Scan, read_scan
@@ -193,16 +191,10 @@ def _read_entry(entry: Path, grid: Grid) -> tuple[FloatArray, LabelArray] | None
 
 
 def _write_entry(entry: Path, image: FloatArray, mask: LabelArray) -> None:
-    partial: Path | None = None
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".partial", delete=False) as file:
-            partial = Path(file.name)
+        with atomic_file(entry) as partial, open(partial, "wb") as file:
             np.savez(file, image=image, mask=mask)
-        os.replace(partial, entry)
-        partial = None
     except OSError as error:
-        raise DataError(f"{entry.parent} must be a writable cache folder, got {error}.") from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+        raise DataError(
+            f"{entry.parent} must be a writable cache folder: {error.strerror}"
+        ) from error

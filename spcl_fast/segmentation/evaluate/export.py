@@ -24,12 +24,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.finetune.loop import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.networks.unet import STRIDE
 from spcl_fast.segmentation.runs.config import ConfigError, stage_config
 from spcl_fast.segmentation.runs.network import encoder_metadata, load_encoder, load_segmenter
-from spcl_fast.segmentation.runs.run import CheckpointError, atomic_file, save_weights
+from spcl_fast.segmentation.runs.run import CheckpointError, save_weights
 
 Format = Literal["safetensors", "monai", "nnunet", "torchscript", "torch-export"]
 SUFFIXES: Mapping[Format, str] = {
@@ -85,7 +86,6 @@ def export(config: ExportConfig) -> Path:
         )
         save = _torchscript if config.format == "torchscript" else _torch_export
         content = save(model, about)
-        config.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(config.out) as partial:
             partial.write_bytes(content)
         return config.out
@@ -93,7 +93,6 @@ def export(config: ExportConfig) -> Path:
     metadata = encoder_metadata(trained.model) | {key: str(value) for key, value in grid.items()}
     if config.format != "safetensors":
         metadata["part"] = f"encoder of {config.format}"
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(config.out, weights, metadata)
     return config.out
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.image_file import SUFFIXES
 from spcl_fast.segmentation.data.scan import DataError, read_image, write_labels
 from spcl_fast.segmentation.evaluate.scans import segment_volume
@@ -21,7 +22,6 @@ from spcl_fast.segmentation.runs.config import stage_config
 from spcl_fast.segmentation.runs.device import Device, set_up_device
 from spcl_fast.segmentation.runs.network import load_segmenter
 from spcl_fast.segmentation.runs.progress import progress_bar, say
-from spcl_fast.segmentation.runs.run import atomic_file
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from spcl_fast.atomic_file import atomic_file, remove_partials
 from spcl_fast.segmentation.phantom.layouts import LAYOUTS, Layout
 from spcl_fast.segmentation.phantom.patient import PhantomConfig, make_patient
 
@@ -52,6 +53,7 @@ def write_phantom(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     root, form = Path(root), LAYOUTS[layout]
     _claim(config, root, layout)
+    remove_partials(root)
     parent = root / form.folder
     parent.mkdir(parents=True, exist_ok=True)
     for leftover in parent.glob(f"{_UNFINISHED}*"):
@@ -98,9 +100,8 @@ def _claim(config: PhantomConfig, root: Path, layout: str) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{_UNFINISHED}{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _write_tables(config: PhantomConfig, root: Path, form: Layout, num_patients: int) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.ops import pair_lse
 from spcl_fast.pair_weights import pair_weights
 from spcl_fast.segmentation.data.meta_labels import position_partition
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.pretrain.contrast import LossConfig, gamma_of
-from spcl_fast.segmentation.runs.run import Run, atomic_file
+from spcl_fast.segmentation.runs.run import Run
 
 KNN_NEIGHBOURS = 5
 KNN_PARTITIONS = 6

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.ops import pair_lse
 from spcl_fast.pair_weights import pair_weights
 from spcl_fast.segmentation.pretrain.contrast import LossConfig, gamma_of
-from spcl_fast.segmentation.runs.run import Run, atomic_file
+from spcl_fast.segmentation.runs.run import Run
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 from spcl_fast._version import __version__
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.report import compare
 from spcl_fast.segmentation.report.runs import find_runs
 from spcl_fast.segmentation.report.sections import build_sections
@@ -15,6 +15,8 @@ from spcl_fast.segmentation.report.tables import what_was_run
 MAX_VERDICTS = 5
 MAX_OPEN_PROBLEMS = 8
 MAX_CONFIGURATIONS = 12
+
+SUMMARIES = ("audit", "reproduction")
 
 
 def write_report(runs: Path, output: Path) -> Path:
@@ -66,18 +68,6 @@ def write_report(runs: Path, output: Path) -> Path:
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
     )
-    _write_atomically(output, html)
+    with atomic_file(output) as partial:
+        partial.write_text(html, encoding="utf-8")
     return output
-
-
-SUMMARIES = ("audit", "reproduction")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,8 +5,7 @@
     state.pt               model, optimiser, generator, step: everything a restart needs
     *.safetensors          weights, with their architecture in the metadata
 
-A file is written beside its place, flushed to the disk and then renamed, so a killed process or a
-full disk leaves the previous file.
+Files are written by `atomic_file`.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spcl_fast.atomic_file import atomic_file, remove_partials
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
 
 STATE_FORMAT = 1
@@ -29,26 +28,6 @@ STATE_FORMAT = 1
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one sentence for the user."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it takes the place of `path`, on failure it is removed.
-
-    Raises:
-        OSError: As the writing did, for instance on a full disk.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"{path} could not be written: {reason}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class Run:
@@ -68,8 +47,7 @@ class Run:
         """
         text = dump_config(config, stage, folder.name)
         written = folder / "config.yaml"
-        for partial in folder.glob(".*.partial"):  # of a killed process
-            partial.unlink(missing_ok=True)
+        remove_partials(folder)
         if written.exists():
             if not resume:
                 raise ConfigError(f"out must be a new folder, got {folder} which holds a run")
@@ -78,7 +56,6 @@ class Run:
         elif folder.exists() and any(folder.iterdir()):
             raise ConfigError(f"out must be a new or empty folder, got {folder}")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(written) as path:
                 path.write_text(text, encoding="utf-8")
         return cls(folder)

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from spcl_fast.segmentation.report import page as page_module
 from spcl_fast.segmentation.report import write_report
 
 SECTIONS = (
@@ -172,8 +171,9 @@ def test_names_are_escaped(finetune_folder, tmp_path):
     assert any("It has no metrics.jsonl" in text for text in page.missing)
 
 
-def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
-    output = tmp_path / "report.html"
+def test_a_failed_write_keeps_the_old_page(finetune_folder, tmp_path, monkeypatch):
+    output = tmp_path / "page" / "report.html"
+    output.parent.mkdir()
     output.write_text("old")
 
     def fail(*_):
@@ -181,9 +181,9 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
-        page_module._write_atomically(output, "new")
+        write_report(finetune_folder, output)
     assert output.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [output]
+    assert list(output.parent.iterdir()) == [output]
 
 
 def test_folders_without_runs(tmp_path):
