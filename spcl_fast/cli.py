@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,8 +171,12 @@ def _data(args: list[str]) -> int:
         is_folder = args[1:] and not args[1].startswith("-")
         options = ["--root", *args[1:]] if is_folder else args[1:]
         config = _parse(InspectConfig, "data inspect", options)
-        found = inspect(config.root, config.csv, layout=config.layout, thumbnails=config.thumbnails)
-        _print(json.dumps(asdict(found), indent=1) if config.json else "\n".join(render(found)))
+        found = inspect(config.root, config.csv, layout=config.layout)
+        if config.thumbnails is not None and found.readable:
+            from spcl_fast.segmentation.report.thumbnails import write_thumbnails
+
+            write_thumbnails(config.thumbnails, found.readable)
+        _print(json.dumps(found.facts(), indent=1) if config.json else "\n".join(render(found)))
         return 2 if found.problems else 0
     if args[:1] == ["make-phantom"]:
         from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom

@@ -25,11 +25,11 @@ from spcl_fast.segmentation.commands.methods import (
     method_config,
 )
 from spcl_fast.segmentation.commands.paper_table import method_folder, write_reproduction
-from spcl_fast.segmentation.data.dataset import protocol_split
 from spcl_fast.segmentation.data.protocol import ProtocolSplit
 from spcl_fast.segmentation.finetune.loop import FinetuneConfig
 from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
+from spcl_fast.segmentation.runs.dataset import protocol_split
 from spcl_fast.segmentation.runs.device import Precision
 
 SEEDS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # the authors', and as many again

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -40,6 +40,7 @@ class Inspection:
         cropped_scans: scans that lose more than 1 % of their foreground to the grid.
         meta_labels: scans of each category (or ``"unknown"``) of each meta-label.
         problems: one sentence for each scan that cannot be used.
+        readable: the scans that can be read.
     """
 
     root: str
@@ -56,6 +57,13 @@ class Inspection:
     cropped_scans: int = 0
     meta_labels: dict[str, dict[str, int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    readable: list[Scan] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all but the scans themselves, ready for JSON."""
+        facts = asdict(self)
+        del facts["readable"]
+        return facts
 
 
 def inspect(
@@ -63,7 +71,6 @@ def inspect(
     csv: Path | str | None = None,
     grid: Grid | None = None,
     layout: LayoutName = "auto",
-    thumbnails: Path | None = None,
 ) -> Inspection:
     """Read every scan below a folder and describe what is there.
 
@@ -72,7 +79,6 @@ def inspect(
         csv: metadata file, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
         grid: grid that the foreground is measured against; the default `Grid` if None.
         layout: name of the layout; ``"auto"`` recognises it.
-        thumbnails: PNG file to write pictures of some of the readable scans to.
 
     Returns:
         The description. A scan that cannot be used, or a CSV file that does not fit, becomes a
@@ -84,19 +90,15 @@ def inspect(
     report = Inspection(str(root), grid=grid or Grid())
     found = find_data(root, csv, layout, report.problems)
     report.layout = found.layout
-    readable = _describe_volumes(report, found.scans, found.class_names)
-    if thumbnails is not None and readable:
-        from spcl_fast.segmentation.data.thumbnails import write_thumbnails
-
-        write_thumbnails(thumbnails, readable)
+    _describe_volumes(report, found.scans, found.class_names)
     return report
 
 
 def _describe_volumes(
     report: Inspection, scans: Sequence[Scan], class_names: Sequence[str]
-) -> list[Scan]:
-    """Fill in the report; return the scans that can be read."""
-    shapes, spacings, readable = [], [], []
+) -> None:
+    """Fill in the report."""
+    shapes, spacings, readable = [], [], report.readable
     voxels: Counter[int] = Counter()
     outside = 0
     for scan in scans:
@@ -126,7 +128,6 @@ def _describe_volumes(
     if readable:
         report.shape_range = _extremes(shapes)
         report.spacing_range = _extremes(spacings)
-    return readable
 
 
 def _foreground_outside(volume: Volume, grid: Grid) -> int:

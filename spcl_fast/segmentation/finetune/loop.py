@@ -14,12 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spcl_fast.segmentation.data.augment import AugmentConfig
-from spcl_fast.segmentation.data.dataset import (
-    DataConfig,
-    pick_labelled,
-    split_scans,
-    training_slices,
-)
 from spcl_fast.segmentation.evaluate.scans import (
     check_classes,
     evaluate_scans,
@@ -30,6 +24,12 @@ from spcl_fast.segmentation.evaluate.scans import (
 from spcl_fast.segmentation.finetune.semi.loss import SemiConfig
 from spcl_fast.segmentation.finetune.step import Finetuning
 from spcl_fast.segmentation.runs.config import ConfigError
+from spcl_fast.segmentation.runs.dataset import (
+    DataConfig,
+    pick_labelled,
+    split_scans,
+    training_slices,
+)
 from spcl_fast.segmentation.runs.device import Device, Precision, set_up_device
 from spcl_fast.segmentation.runs.network import ModelConfig, segmenter_metadata
 from spcl_fast.segmentation.runs.optim import OptimConfig, finite_loss

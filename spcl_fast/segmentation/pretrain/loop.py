@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from spcl_fast.segmentation.data.augment import AugmentConfig
-from spcl_fast.segmentation.data.dataset import DataConfig, split_scans, training_slices
 from spcl_fast.segmentation.pretrain.contrast import LossConfig, plain_gamma
 from spcl_fast.segmentation.pretrain.dense import DenseConfig
 from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.runs.dataset import DataConfig, split_scans, training_slices
 from spcl_fast.segmentation.runs.device import Device, Precision, set_up_device
 from spcl_fast.segmentation.runs.network import ModelConfig
 from spcl_fast.segmentation.runs.optim import OptimConfig, finite_loss

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from spcl_fast.segmentation.data.dataset import all_scans, data_set, split_scans, training_slices
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES, Scan, read_scan
@@ -17,6 +16,7 @@ from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
 from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
 from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
 from spcl_fast.segmentation.runs.config import dump_config, stage_config
+from spcl_fast.segmentation.runs.dataset import all_scans, data_set, split_scans, training_slices
 
 
 @pytest.fixture

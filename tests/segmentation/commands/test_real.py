@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from spcl_fast.segmentation.data.dataset import split_scans
 from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.pretrain.loop import pretrain
+from spcl_fast.segmentation.runs.dataset import split_scans
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from spcl_fast.segmentation.commands.methods import (
 from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
 from spcl_fast.segmentation.commands.paper_table import markdown
 from spcl_fast.segmentation.commands.reproduce import ReproduceConfig, reproduce
-from spcl_fast.segmentation.data.dataset import protocol_split, split_scans
 from spcl_fast.segmentation.data.scan import DataError
 from spcl_fast.segmentation.finetune.loop import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.label_noise import auc
 from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
+from spcl_fast.segmentation.runs.dataset import protocol_split, split_scans
 
 SMALL = """
 data: {grid: {size: 32, spacing_mm: 7.0}, num_test: 2, num_val: 0}

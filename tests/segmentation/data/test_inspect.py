@@ -1,6 +1,6 @@
 """Inspecting a folder: the figures it reports, and that bad scans are told rather than fatal."""
 
-import importlib
+import json
 
 import nibabel
 import numpy as np
@@ -143,20 +143,18 @@ def test_another_layout(tmp_path):
     assert inspect(tmp_path, layout="promise12") == report
 
 
-def test_thumbnails_are_of_readable_scans(root, tmp_path, monkeypatch):
-    drawn = []
-    module = importlib.import_module("spcl_fast.segmentation.data.thumbnails")
-    monkeypatch.setattr(module, "write_thumbnails", lambda path, scans: drawn.append((path, scans)))
-    path = root / "patient001" / "patient001_frame01.nii.gz"
-    path.write_bytes(b"")
-    inspect(root, thumbnails=tmp_path / "a.png")
-    ((where, scans),) = drawn
-    assert where == tmp_path / "a.png"
-    assert [scan.name for scan in scans] == [
+def test_readable_scans_are_named_but_not_in_json(root):
+    (root / "patient001" / "patient001_frame01.nii.gz").write_bytes(b"")
+    report = inspect(root)
+    assert [scan.name for scan in report.readable] == [
         "patient001_frame07",
         "patient002_frame01",
         "patient002_frame07",
     ]
+    facts = report.facts()
+    assert "readable" not in facts
+    assert facts["grid"] == {"size": report.grid.size, "spacing_mm": report.grid.spacing_mm}
+    assert json.loads(json.dumps(facts))["scans"] == 3
 
 
 def test_real_sunnybrook(real_data):

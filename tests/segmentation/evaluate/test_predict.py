@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from spcl_fast.cli import main
-from spcl_fast.segmentation.data.dataset import DataConfig
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 from spcl_fast.segmentation.data.scan import DataError, read_image
@@ -19,6 +18,7 @@ from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune.loop import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.config import dump_config
+from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import ModelConfig, segmenter_metadata
 from spcl_fast.segmentation.runs.run import save_weights
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spcl_fast.segmentation.data.dataset import pick_labelled, split_scans
 from spcl_fast.segmentation.data.layouts.acdc import find_scans
 from spcl_fast.segmentation.data.scan import DataError, read_scan
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class
@@ -25,6 +24,7 @@ from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.contrast import LossConfig
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.config import ConfigError
+from spcl_fast.segmentation.runs.dataset import pick_labelled, split_scans
 from spcl_fast.segmentation.runs.network import load_encoder, load_segmenter
 from spcl_fast.segmentation.runs.optim import OptimConfig
 from spcl_fast.segmentation.runs.run import CheckpointError, read_log

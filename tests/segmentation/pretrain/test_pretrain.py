@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spcl_fast.segmentation.data.dataset import all_scans, split_scans
 from spcl_fast.segmentation.data.slices import load_slices
 from spcl_fast.segmentation.pretrain.contrast import LossConfig, contrastive_step, make_heads
 from spcl_fast.segmentation.pretrain.health import knn_position_accuracy
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.pretrain.step import Pretraining
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
+from spcl_fast.segmentation.runs.dataset import all_scans, split_scans
 from spcl_fast.segmentation.runs.run import read_log
 
 

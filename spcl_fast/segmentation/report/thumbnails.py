@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.image_file import FloatArray
 from spcl_fast.segmentation.data.scan import LabelArray, Scan, Spacing, read_scan
@@ -54,10 +55,10 @@ def write_thumbnails(path: Path, scans: Sequence[Scan]) -> None:
             ax.set_title(f"{z + 1}/{len(volume.image)}", fontsize=6, color="#cbd2d9", pad=1)
     _add_legend(axes[-1][0], chosen[0].class_names)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(figures.to_png(figure))
+        with atomic_file(path) as partial:
+            partial.write_bytes(figures.to_png(figure))
     except OSError as error:
-        raise DataError(f"{path} must be a writable PNG file, got {error}.") from error
+        raise DataError(f"{path} must be a writable PNG file: {error.strerror}") from error
 
 
 def _spread(count: int, most: int) -> list[int]:

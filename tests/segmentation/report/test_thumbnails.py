@@ -7,8 +7,8 @@ import pytest
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 from spcl_fast.segmentation.data.scan import Scan
-from spcl_fast.segmentation.data.thumbnails import write_thumbnails
 from spcl_fast.segmentation.report import figures
+from spcl_fast.segmentation.report.thumbnails import write_thumbnails
 
 
 def make_scan(folder, name, num_slices=5, labelled=True, columns=24):
