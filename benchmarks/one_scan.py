@@ -25,8 +25,10 @@ import numpy as np
 from benchmarks._provenance import provenance
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.finetune.loop import finetune
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.run import read_log
 

@@ -113,12 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, args: list[str]) -> int:
     if command == "pretrain":
-        from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+        from spcl_fast.segmentation.pretrain.config import PretrainConfig
+        from spcl_fast.segmentation.pretrain.loop import pretrain
 
         config, resume = _stage(PretrainConfig, command, args)
         return _print(str(pretrain(config, resume=resume)))
     if command == "finetune":
-        from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
+        from spcl_fast.segmentation.finetune.config import FinetuneConfig
+        from spcl_fast.segmentation.finetune.loop import finetune
 
         config, resume = _stage(FinetuneConfig, command, args)
         finetune(config, resume=resume)

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
-from spcl_fast.segmentation.pretrain.contrast import LossConfig
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import ModelConfig
 from spcl_fast.segmentation.runs.optim import OptimConfig

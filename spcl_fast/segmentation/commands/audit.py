@@ -26,9 +26,9 @@ from spcl_fast.segmentation.commands.grid_runs import (
     versions,
 )
 from spcl_fast.segmentation.commands.paired import paired_evaluations
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import roc
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.device import Precision

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from spcl_fast.atomic_file import atomic_file
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.runs.config import preset_path, stage_config
 from spcl_fast.segmentation.runs.progress import progress_bar, say

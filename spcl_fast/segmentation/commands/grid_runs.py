@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import torch
 
 from spcl_fast._version import __version__
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.finetune.loop import finetune
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.config import plain
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 
 
 @dataclass(frozen=True)

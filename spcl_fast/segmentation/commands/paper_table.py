@@ -11,8 +11,8 @@ from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.grid_runs import command_line, portable, versions
 from spcl_fast.segmentation.commands.methods import METHODS, PAPER
 from spcl_fast.segmentation.commands.paired import paired_evaluations
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.report.tables import percent_and_spread
 

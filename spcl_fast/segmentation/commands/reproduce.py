@@ -26,8 +26,8 @@ from spcl_fast.segmentation.commands.methods import (
 )
 from spcl_fast.segmentation.commands.paper_table import method_folder, write_reproduction
 from spcl_fast.segmentation.data.protocol import ProtocolSplit
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split
 from spcl_fast.segmentation.runs.device import Precision

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.atomic_file import atomic_file
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.networks.unet import STRIDE
 from spcl_fast.segmentation.runs.config import ConfigError, stage_config

@@ -17,7 +17,7 @@ from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.image_file import SUFFIXES
 from spcl_fast.segmentation.data.scan import DataError, read_image, write_labels
 from spcl_fast.segmentation.evaluate.scans import segment_volume
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
 from spcl_fast.segmentation.runs.device import Device, set_up_device
 from spcl_fast.segmentation.runs.network import load_segmenter

@@ -9,7 +9,7 @@ from typing import Any
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.evaluate.scans import evaluate_scans, summary_line, write_evaluation
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
 from spcl_fast.segmentation.runs.dataset import split_scans
 from spcl_fast.segmentation.runs.device import Device, set_up_device

@@ -9,11 +9,9 @@ paper's equation 4 (arXiv:2107.13741).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.evaluate.scans import (
     check_classes,
     evaluate_scans,
@@ -21,85 +19,19 @@ from spcl_fast.segmentation.evaluate.scans import (
     summary_line,
     write_evaluation,
 )
-from spcl_fast.segmentation.finetune.semi.loss import SemiConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.step import Finetuning
 from spcl_fast.segmentation.runs.config import ConfigError
 from spcl_fast.segmentation.runs.dataset import (
-    DataConfig,
     pick_labelled,
     split_scans,
     training_slices,
 )
-from spcl_fast.segmentation.runs.device import Device, Precision, set_up_device
-from spcl_fast.segmentation.runs.network import ModelConfig, segmenter_metadata
-from spcl_fast.segmentation.runs.optim import OptimConfig, finite_loss
+from spcl_fast.segmentation.runs.device import set_up_device
+from spcl_fast.segmentation.runs.network import segmenter_metadata
+from spcl_fast.segmentation.runs.optim import finite_loss
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 from spcl_fast.segmentation.runs.run import Run, save_weights
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """Train the segmenter on a few labelled scans and evaluate it on the test scans.
-
-    Attributes:
-        out: Run folder.
-        init: Run folder of a pre-training, whose encoder and, where there is one, decoder are
-            taken; or an encoder.safetensors. None is from scratch.
-        labelled: Names of the labelled scans; empty means to pick `num_labelled`.
-        num_labelled: Scans to pick, end-diastolic ones first.
-        pick: Which pick.
-        data: Scans and grid.
-        model: Network.
-        optim: Optimiser.
-        augment: Augmentation of labelled and unlabelled slices.
-        dice_weight: Weight of soft Dice beside cross-entropy; 0 in the paper.
-        semi: The terms on unlabelled slices.
-        steps: Optimiser steps.
-        batch_size: Labelled slices a step.
-        val_every: Steps between points of the validation curve.
-        select: "last" evaluates the weights after the last step, "best" those at the point of the
-            validation curve with the largest Dice, as the paper's authors do.
-        save_every: Steps between states.
-        log_every: Steps between lines of the log.
-        seed: Seed of the weights, the batches and the augmentation.
-        device: "auto" takes CUDA where there is one.
-        threads: CPU threads; 0 leaves torch's choice.
-        precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
-        deterministic: Ask torch for deterministic algorithms.
-        predictions: Write a NIfTI file of every test scan.
-    """
-
-    out: Path = Path("runs/finetune")
-    init: Path | None = None
-    labelled: tuple[str, ...] = ()
-    num_labelled: int = 1
-    pick: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=6e-5))
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    dice_weight: float = 1.0
-    semi: SemiConfig = field(default_factory=SemiConfig)
-    steps: int = 12000
-    batch_size: int = 10
-    val_every: int = 500
-    select: Literal["last", "best"] = "last"
-    save_every: int = 500
-    log_every: int = 10
-    seed: int = 0
-    device: Device = "auto"
-    threads: int = 0
-    precision: Precision = "auto"
-    deterministic: bool = False
-    predictions: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the counts and weights."""
-        for name in ("steps", "batch_size", "val_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.dice_weight >= 0:
-            raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}")
 
 
 def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:

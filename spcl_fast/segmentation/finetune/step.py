@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spcl_fast.segmentation.data.augment import augment
 from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.semi.loss import SemiLoss
 from spcl_fast.segmentation.finetune.supervised import supervised_loss
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.device import autocast
 from spcl_fast.segmentation.runs.network import load_pretrained
 from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
-
-if TYPE_CHECKING:
-    from spcl_fast.segmentation.finetune.loop import FinetuneConfig
 
 
 class Finetuning:

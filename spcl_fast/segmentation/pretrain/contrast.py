@@ -4,90 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from spcl_fast.losses import SelfPacedContrastiveLoss, YAwareLoss
-from spcl_fast.ops import Impl, pair_lse
+from spcl_fast.ops import pair_lse
 from spcl_fast.pacing import power_schedule, quantile_gamma, relative_gamma
 from spcl_fast.segmentation.data.meta_labels import meta_label
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import ProjectionHead
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The self-paced contrastive loss over meta-labels (arXiv:2107.13741, equations 2 to 4).
-
-    A tuple of length one holds for every label.
-
-    Attributes:
-        labels: Meta-labels: "position", "patient", "phase", a column of the CSV, or "self", the
-            slice itself (SimCLR).
-        weights: lambda of each label.
-        num_partitions: Partitions of the slice position.
-        position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
-            at most this, instead of those of the same partition, as in PCL (arXiv:2106.09157); 0
-            means partitions.
-        position_kernel: Every slice is a positive of "position", weighed by a Gaussian of this
-            width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
-            means partitions. Needs pace "none".
-        tau: Temperature.
-        pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
-            in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
-            positive pairs with l < gamma.
-        start: Pace at the first step, of each label.
-        end: Pace at the last step, of each label.
-        power: The pace grows with (step / steps) ** power.
-        mode: Pair weights: "linear" or "hard".
-        correct_grad: Divide the loss by the mean weight.
-        own_projector: One projection head a label, as in the paper; else one for all.
-        projector_batch_norm: BatchNorm on the hidden layer of the head; small batches leave the
-            plateau at log(N - 1) sooner with it.
-        impl: Implementation of the loss.
-    """
-
-    labels: tuple[str, ...] = ("position",)
-    weights: tuple[float, ...] = (1.0,)
-    num_partitions: int = 3
-    position_window: float = 0.0
-    position_kernel: float = 0.0
-    tau: float = 0.07
-    pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
-    start: tuple[float, ...] = (1.2,)
-    end: tuple[float, ...] = (15.0,)
-    power: float = 0.5
-    mode: Literal["linear", "hard"] = "linear"
-    correct_grad: bool = False
-    own_projector: bool = True
-    projector_batch_norm: bool = False
-    impl: Impl = "auto"
-
-    def __post_init__(self) -> None:
-        """Check that the tuples fit together."""
-        for name in ("weights", "start", "end"):
-            length = len(getattr(self, name))
-            if length not in (1, len(self.labels)):
-                raise ValueError(f"{name} must have 1 or {len(self.labels)} values, got {length}")
-        if len(set(self.labels)) != len(self.labels) or not self.labels:
-            raise ValueError(f"labels must be different names, at least one, got {self.labels}")
-        if self.position_kernel and self.pace != "none":
-            raise ValueError(f"pace must be none with position_kernel, got {self.pace}")
-        if self.position_kernel and self.position_window:
-            raise ValueError("give position_window or position_kernel, not both")
-        if self.position_kernel and len(self.labels) > 1 and not self.own_projector:
-            raise ValueError("own_projector must be true with position_kernel and several labels")
-
-    def window_of(self, name: str) -> float | None:
-        """Return the window of the label `name`, None for equality."""
-        return self.position_window if name == "position" and self.position_window else None
-
-    def of_label(self, name: str, values: tuple[float, ...]) -> float:
-        """Return the value of the label `name` among `values`."""
-        return values[0] if len(values) == 1 else values[self.labels.index(name)]
+from spcl_fast.segmentation.pretrain.config import LossConfig
 
 
 class ContrastStep(NamedTuple):

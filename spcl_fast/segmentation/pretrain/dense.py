@@ -9,72 +9,14 @@ pair weights are those of the encoder's loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from spcl_fast.ops import Impl
 from spcl_fast.segmentation.networks import DenseProjectionHead
-from spcl_fast.segmentation.pretrain.contrast import ContrastStep, LossConfig, paced_step
+from spcl_fast.segmentation.pretrain.config import CELL, DenseConfig
+from spcl_fast.segmentation.pretrain.contrast import ContrastStep, paced_step
 from spcl_fast.segmentation.pretrain.views import AlignedViews
-
-DECODER_MAPS = ("up_conv5", "up_conv4", "up_conv3", "up_conv2")  # deep to shallow
-CELL = "cell"
-
-
-@dataclass(frozen=True)
-class DenseConfig:
-    """The dense contrastive loss on a map of the decoder.
-
-    Attributes:
-        map: The decoder's map.
-        size: Cells along a side of the grid.
-        cells: Cells drawn of each image, at most `size`.
-        tau: Temperature.
-        pace: As for the loss over meta-labels.
-        start: Pace at the first step.
-        end: Pace at the last step.
-        power: The pace grows with (step / steps) ** power.
-        mode: Pair weights: "linear" or "hard".
-        impl: Implementation of the loss.
-    """
-
-    map: Literal["up_conv5", "up_conv4", "up_conv3", "up_conv2"] = "up_conv3"
-    size: int = 10
-    cells: int = 5
-    tau: float = 0.07
-    pace: Literal["none", "absolute", "relative", "quantile"] = "none"
-    start: float = 1.2
-    end: float = 15.0
-    power: float = 0.5
-    mode: Literal["linear", "hard"] = "linear"
-    impl: Impl = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the grid."""
-        if not 1 <= self.cells <= self.size:
-            raise ValueError(f"cells must be in 1..{self.size} (size), got {self.cells}")
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of the decoder that the map needs."""
-        return DECODER_MAPS.index(self.map) + 1
-
-    @property
-    def loss(self) -> LossConfig:
-        """The loss over the only label, the cell."""
-        return LossConfig(
-            labels=(CELL,),
-            tau=self.tau,
-            pace=self.pace,
-            start=(self.start,),
-            end=(self.end,),
-            power=self.power,
-            mode=self.mode,
-            impl=self.impl,
-        )
 
 
 def make_dense_head(channels: Sequence[int], config: DenseConfig) -> DenseProjectionHead:

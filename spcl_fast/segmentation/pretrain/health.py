@@ -15,7 +15,8 @@ from spcl_fast.ops import pair_lse
 from spcl_fast.pair_weights import pair_weights
 from spcl_fast.segmentation.data.meta_labels import position_partition
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.pretrain.contrast import LossConfig, gamma_of
+from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.pretrain.contrast import gamma_of
 from spcl_fast.segmentation.runs.run import Run
 
 KNN_NEIGHBOURS = 5

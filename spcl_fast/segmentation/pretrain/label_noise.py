@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.ops import pair_lse
 from spcl_fast.pair_weights import pair_weights
-from spcl_fast.segmentation.pretrain.contrast import LossConfig, gamma_of
+from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.pretrain.contrast import gamma_of
 from spcl_fast.segmentation.runs.run import Run
 
 FloatArray = NDArray[np.float64]

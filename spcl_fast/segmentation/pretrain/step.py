@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import (
     ContrastStep,
-    LossConfig,
     contrastive_step,
     label_columns,
     make_heads,
@@ -38,9 +38,6 @@ from spcl_fast.segmentation.runs.network import (
 )
 from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
 from spcl_fast.segmentation.runs.run import Run, save_weights
-
-if TYPE_CHECKING:
-    from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 
 WEIGHT_SNAPSHOTS = 4
 AUDIT_BATCHES = 16

@@ -14,7 +14,8 @@ from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES, Scan, read_scan
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class
 from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
 from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig, finetune
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.runs.config import dump_config, stage_config
 from spcl_fast.segmentation.runs.dataset import all_scans, data_set, split_scans, training_slices
 

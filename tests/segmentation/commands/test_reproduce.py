@@ -21,10 +21,10 @@ from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_diffe
 from spcl_fast.segmentation.commands.paper_table import markdown
 from spcl_fast.segmentation.commands.reproduce import ReproduceConfig, reproduce
 from spcl_fast.segmentation.data.scan import DataError
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import auc
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split, split_scans
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from spcl_fast.cli import main
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.evaluate.export import SUFFIXES, ExportConfig, export
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import (

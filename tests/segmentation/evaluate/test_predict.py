@@ -15,7 +15,7 @@ from spcl_fast.segmentation.data.scan import DataError, read_image
 from spcl_fast.segmentation.evaluate import predict as module
 from spcl_fast.segmentation.evaluate.predict import PredictConfig, predict
 from spcl_fast.segmentation.evaluate.scans import segment_volume
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.config import dump_config
 from spcl_fast.segmentation.runs.dataset import DataConfig

@@ -18,10 +18,10 @@ from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune import loop as module
 from spcl_fast.segmentation.finetune import step as finetuning
 from spcl_fast.segmentation.finetune.loop import finetune
-from spcl_fast.segmentation.finetune.semi.loss import WEIGHTS, SemiConfig
+from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
 from spcl_fast.segmentation.finetune.supervised import supervised_loss
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.pretrain.contrast import LossConfig
+from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.config import ConfigError
 from spcl_fast.segmentation.runs.dataset import pick_labelled, split_scans
@@ -65,7 +65,7 @@ def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, m
     config = finetune_config
     if semi:
         loss = LossConfig(projector_batch_norm=True)
-        weights = dict.fromkeys(WEIGHTS, 0.1)
+        weights = dict.fromkeys(TERMS, 0.1)
         config = replace(config, semi=SemiConfig(**weights, loss=loss, num_scans=2))
     finetune(replace(config, out=tmp_path / "whole"))
     calls = 0

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import auc, flip_labels, known_labels, roc
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig, pretrain
+from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.run import read_log
 
 

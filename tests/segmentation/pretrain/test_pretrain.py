@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from spcl_fast.segmentation.data.slices import load_slices
-from spcl_fast.segmentation.pretrain.contrast import LossConfig, contrastive_step, make_heads
+from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.pretrain.contrast import contrastive_step, make_heads
 from spcl_fast.segmentation.pretrain.health import knn_position_accuracy
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.pretrain.step import Pretraining

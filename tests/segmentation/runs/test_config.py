@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spcl_fast.segmentation.finetune.loop import FinetuneConfig
-from spcl_fast.segmentation.pretrain.loop import PretrainConfig
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.runs.config import (
     ConfigError,
     dump_config,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.semi.adversarial import Adversarial
+from spcl_fast.segmentation.finetune.semi.config import SemiConfig
 from spcl_fast.segmentation.finetune.semi.contrast import Contrast, DenseContrast
 from spcl_fast.segmentation.finetune.semi.copy_paste import CopyPaste
 from spcl_fast.segmentation.finetune.semi.entropy import EntropyMinimisation
@@ -19,67 +18,8 @@ from spcl_fast.segmentation.finetune.semi.mixup import MixUp
 from spcl_fast.segmentation.finetune.semi.mutual_information import MutualInformation
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.pretrain.contrast import LossConfig
-from spcl_fast.segmentation.pretrain.dense import DenseConfig
 from spcl_fast.segmentation.pretrain.views import aligned_views
 from spcl_fast.segmentation.runs.device import Precision
-
-WEIGHTS = (
-    *("contrast", "dense_contrast", "teacher", "entropy"),
-    *("mixup", "adversarial", "mutual_information", "copy_paste"),
-)
-
-
-@dataclass(frozen=True)
-class SemiConfig:
-    """The terms beside the supervised loss; a weight of 0 leaves a term out.
-
-    Attributes:
-        contrast: Weight of the contrastive loss over meta-labels (the paper's method).
-        dense_contrast: Weight of the contrastive loss over cells of a decoder map.
-        teacher: Weight of the mean teacher (arXiv:1703.01780); with it the teacher is evaluated.
-        entropy: Weight of entropy minimisation.
-        mixup: Weight of mix-up of labelled slices (arXiv:1710.09412).
-        adversarial: Weight of the adversarial term.
-        mutual_information: Weight of the discrete mutual information between views.
-        copy_paste: Weight of bidirectional copy-paste (arXiv:2305.00673); its pseudo-labels are the
-            mean teacher's, which is then kept and evaluated whatever its own weight.
-        teacher_decay: Decay of the teacher's moving average.
-        teacher_ramp: Share of the training over which the mean teacher's term rises to its weight.
-        loss: The contrastive loss over meta-labels.
-        dense: The contrastive loss over cells.
-        num_scans: Scans an unlabelled batch; it holds a slice of every position partition of each.
-    """
-
-    contrast: float = 0.0
-    dense_contrast: float = 0.0
-    teacher: float = 0.0
-    entropy: float = 0.0
-    mixup: float = 0.0
-    adversarial: float = 0.0
-    mutual_information: float = 0.0
-    copy_paste: float = 0.0
-    teacher_decay: float = 0.999
-    teacher_ramp: float = 0.0
-    loss: LossConfig = field(default_factory=LossConfig)
-    dense: DenseConfig = field(default_factory=DenseConfig)
-    num_scans: int = 4
-
-    def __post_init__(self) -> None:
-        """Check the weights."""
-        for name in WEIGHTS:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.num_scans < 1:
-            raise ValueError(f"num_scans must be positive, got {self.num_scans}")
-        for name in ("teacher_decay", "teacher_ramp"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights that are not 0, by the name of the term."""
-        return {name: getattr(self, name) for name in WEIGHTS if getattr(self, name) > 0}
 
 
 class SemiLoss(nn.Module):

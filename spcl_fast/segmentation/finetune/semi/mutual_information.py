@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 from spcl_fast.segmentation.pretrain.views import AlignedViews
 
-WEIGHTS = (0.1, 0.05, 0.05)  # Conv5, Up_conv3, Up_conv2
+MAP_WEIGHTS = (0.1, 0.05, 0.05)  # Conv5, Up_conv3, Up_conv2
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -46,7 +46,7 @@ class MutualInformation(Term):
         up_conv2: int,
         num_clusters: int = 20,
         num_heads: int = 5,
-        weights: tuple[float, float, float] = WEIGHTS,
+        weights: tuple[float, float, float] = MAP_WEIGHTS,
         consistency: float = 1.0,
     ) -> None:
         super().__init__()

@@ -7,8 +7,9 @@ import torch
 
 from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.finetune.semi.loss import WEIGHTS, SemiConfig, SemiLoss
-from spcl_fast.segmentation.pretrain.contrast import LossConfig
+from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
+from spcl_fast.segmentation.finetune.semi.loss import SemiLoss
+from spcl_fast.segmentation.pretrain.config import LossConfig
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def step(loss, student):
     return loss(student, images, masks, student(images), 0.5)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("name", TERMS)
 def test_a_weight_scales_its_term_alone(student, slices, name):
     torch.manual_seed(3)
     one = make(student, slices, **{name: 1.0})

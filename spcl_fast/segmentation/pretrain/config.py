@@ -1,0 +1,215 @@
+"""What a pre-training can be told: its losses, their pace, and the training around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from spcl_fast.ops import Impl
+from spcl_fast.segmentation.data.augment import AugmentConfig
+from spcl_fast.segmentation.runs.dataset import DataConfig
+from spcl_fast.segmentation.runs.device import Device, Precision
+from spcl_fast.segmentation.runs.network import ModelConfig
+from spcl_fast.segmentation.runs.optim import OptimConfig
+
+DECODER_MAPS = ("up_conv5", "up_conv4", "up_conv3", "up_conv2")  # deep to shallow
+CELL = "cell"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The self-paced contrastive loss over meta-labels (arXiv:2107.13741, equations 2 to 4).
+
+    A tuple of length one holds for every label.
+
+    Attributes:
+        labels: Meta-labels: "position", "patient", "phase", a column of the CSV, or "self", the
+            slice itself (SimCLR).
+        weights: lambda of each label.
+        num_partitions: Partitions of the slice position.
+        position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
+            at most this, instead of those of the same partition, as in PCL (arXiv:2106.09157); 0
+            means partitions.
+        position_kernel: Every slice is a positive of "position", weighed by a Gaussian of this
+            width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
+            means partitions. Needs pace "none".
+        tau: Temperature.
+        pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
+            in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
+            positive pairs with l < gamma.
+        start: Pace at the first step, of each label.
+        end: Pace at the last step, of each label.
+        power: The pace grows with (step / steps) ** power.
+        mode: Pair weights: "linear" or "hard".
+        correct_grad: Divide the loss by the mean weight.
+        own_projector: One projection head a label, as in the paper; else one for all.
+        projector_batch_norm: BatchNorm on the hidden layer of the head; small batches leave the
+            plateau at log(N - 1) sooner with it.
+        impl: Implementation of the loss.
+    """
+
+    labels: tuple[str, ...] = ("position",)
+    weights: tuple[float, ...] = (1.0,)
+    num_partitions: int = 3
+    position_window: float = 0.0
+    position_kernel: float = 0.0
+    tau: float = 0.07
+    pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
+    start: tuple[float, ...] = (1.2,)
+    end: tuple[float, ...] = (15.0,)
+    power: float = 0.5
+    mode: Literal["linear", "hard"] = "linear"
+    correct_grad: bool = False
+    own_projector: bool = True
+    projector_batch_norm: bool = False
+    impl: Impl = "auto"
+
+    def __post_init__(self) -> None:
+        """Check that the tuples fit together."""
+        for name in ("weights", "start", "end"):
+            length = len(getattr(self, name))
+            if length not in (1, len(self.labels)):
+                raise ValueError(f"{name} must have 1 or {len(self.labels)} values, got {length}")
+        if len(set(self.labels)) != len(self.labels) or not self.labels:
+            raise ValueError(f"labels must be different names, at least one, got {self.labels}")
+        if self.position_kernel and self.pace != "none":
+            raise ValueError(f"pace must be none with position_kernel, got {self.pace}")
+        if self.position_kernel and self.position_window:
+            raise ValueError("give position_window or position_kernel, not both")
+        if self.position_kernel and len(self.labels) > 1 and not self.own_projector:
+            raise ValueError("own_projector must be true with position_kernel and several labels")
+
+    def window_of(self, name: str) -> float | None:
+        """Return the window of the label `name`, None for equality."""
+        return self.position_window if name == "position" and self.position_window else None
+
+    def of_label(self, name: str, values: tuple[float, ...]) -> float:
+        """Return the value of the label `name` among `values`."""
+        return values[0] if len(values) == 1 else values[self.labels.index(name)]
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """The dense contrastive loss on a map of the decoder.
+
+    Attributes:
+        map: The decoder's map.
+        size: Cells along a side of the grid.
+        cells: Cells drawn of each image, at most `size`.
+        tau: Temperature.
+        pace: As for the loss over meta-labels.
+        start: Pace at the first step.
+        end: Pace at the last step.
+        power: The pace grows with (step / steps) ** power.
+        mode: Pair weights: "linear" or "hard".
+        impl: Implementation of the loss.
+    """
+
+    map: Literal["up_conv5", "up_conv4", "up_conv3", "up_conv2"] = "up_conv3"
+    size: int = 10
+    cells: int = 5
+    tau: float = 0.07
+    pace: Literal["none", "absolute", "relative", "quantile"] = "none"
+    start: float = 1.2
+    end: float = 15.0
+    power: float = 0.5
+    mode: Literal["linear", "hard"] = "linear"
+    impl: Impl = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the grid."""
+        if not 1 <= self.cells <= self.size:
+            raise ValueError(f"cells must be in 1..{self.size} (size), got {self.cells}")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the decoder that the map needs."""
+        return DECODER_MAPS.index(self.map) + 1
+
+    @property
+    def loss(self) -> LossConfig:
+        """The loss over the only label, the cell."""
+        return LossConfig(
+            labels=(CELL,),
+            tau=self.tau,
+            pace=self.pace,
+            start=(self.start,),
+            end=(self.end,),
+            power=self.power,
+            mode=self.mode,
+            impl=self.impl,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-train the encoder, the decoder or both with the self-paced contrastive loss.
+
+    Attributes:
+        out: Run folder.
+        init: Run folder or encoder.safetensors of an encoder to start from.
+        data: Scans and grid.
+        model: Network.
+        encoder_weight: Weight of the loss over meta-labels on the encoder's last map; 0 leaves the
+            encoder as it is, which then needs `init`.
+        dense_weight: Weight of the loss over cells of a decoder map; 0 leaves the decoder out.
+        loss: Contrastive loss, its meta-labels and pace.
+        dense: Contrastive loss over cells.
+        label_noise: Share of the slices that get a wrong meta-label, for a noise audit; how well
+            the pair weights find them is logged.
+        noise_known: The wrong labels are known and left out: the ceiling of what a pace can gain.
+        optim: Optimiser.
+        augment: Augmentation of each of the two views.
+        num_scans: Scans a batch (S).
+        slices_per_partition: Slices of each partition of a scan in a batch (R); with P partitions
+            a batch has N = 2 S P R rows.
+        epochs: Epochs; after each the health figures are taken and the state is saved.
+        steps_per_epoch: Batches an epoch.
+        log_every: Steps between lines of the log.
+        seed: Seed of the weights, the batches and the augmentation.
+        device: "auto" takes CUDA where there is one.
+        threads: CPU threads; 0 leaves torch's choice.
+        precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
+        deterministic: Ask torch for deterministic algorithms.
+    """
+
+    out: Path = Path("runs/pretrain")
+    init: Path | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    encoder_weight: float = 1.0
+    dense_weight: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    label_noise: float = 0.0
+    noise_known: bool = False
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    num_scans: int = 10
+    slices_per_partition: int = 1
+    epochs: int = 80
+    steps_per_epoch: int = 200
+    log_every: int = 10
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    precision: Precision = "auto"
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the counts and weights."""
+        for name in ("num_scans", "slices_per_partition", "epochs", "steps_per_epoch", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("encoder_weight", "dense_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.encoder_weight == 0 and (self.dense_weight == 0 or self.init is None):
+            raise ValueError("init and dense_weight must be given where encoder_weight is 0")
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f"label_noise must be in [0, 1], got {self.label_noise}")
+        if self.label_noise and (self.loss.position_window or self.loss.position_kernel):
+            raise ValueError("label_noise must be 0 with position_window or position_kernel")
+        if self.noise_known and not self.label_noise:
+            raise ValueError("noise_known needs label_noise above 0, got 0")
