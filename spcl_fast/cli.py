@@ -140,15 +140,15 @@ def _run(command: str, args: list[str]) -> int:
 
         return _print(str(audit(_parse(AuditConfig, command, args))))
     if command == "evaluate":
-        from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
+        from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 
-        return _print(json.dumps(evaluate_run(_parse(EvaluateConfig, command, args)), indent=1))
+        return _print(json.dumps(evaluate(_parse(EvaluateConfig, command, args)), indent=1))
     if command == "predict":
-        from spcl_fast.segmentation.evaluate.predict import PredictConfig, predict
+        from spcl_fast.segmentation.commands.predict import PredictConfig, predict
 
         return _print("\n".join(map(str, predict(_parse(PredictConfig, command, args)))))
     if command == "export":
-        from spcl_fast.segmentation.evaluate.export import ExportConfig, export
+        from spcl_fast.segmentation.commands.export import ExportConfig, export
 
         return _print(str(export(_parse(ExportConfig, command, args))))
     if command == "report":

@@ -74,8 +74,8 @@ WORK = {
     "finetune": ("spcl_fast.segmentation.finetune.loop", "finetune"),
     "reproduce": ("spcl_fast.segmentation.commands.reproduce", "reproduce"),
     "audit": ("spcl_fast.segmentation.commands.audit", "audit"),
-    "predict": ("spcl_fast.segmentation.evaluate.predict", "predict"),
-    "export": ("spcl_fast.segmentation.evaluate.export", "export"),
+    "predict": ("spcl_fast.segmentation.commands.predict", "predict"),
+    "export": ("spcl_fast.segmentation.commands.export", "export"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Weights and networks of a run, for other programs.
+"""Weights and networks for other programs.
 
     safetensors    the encoder, as `load_encoder` reads it
     monai          the encoder under the names of MONAI's BasicUNet
@@ -14,23 +14,15 @@ we by nearest neighbours and a 3x3 convolution, so no decoder is exported under 
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from spcl_fast.atomic_file import atomic_file
-from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.networks.unet import STRIDE
-from spcl_fast.segmentation.runs.config import ConfigError, stage_config
-from spcl_fast.segmentation.runs.network import encoder_metadata, load_encoder, load_segmenter
-from spcl_fast.segmentation.runs.run import CheckpointError, save_weights
 
 Format = Literal["safetensors", "monai", "nnunet", "torchscript", "torch-export"]
 SUFFIXES: Mapping[Format, str] = {
@@ -42,59 +34,6 @@ SUFFIXES: Mapping[Format, str] = {
 }
 ABOUT_FILE = "spcl_fast.json"  # name of the description inside a torchscript or torch-export file
 LAYERS_PER_CONV = 3  # convolution, BatchNorm, ReLU
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Write the encoder or the segmenter of a run for other programs.
-
-    Attributes:
-        run: Run folder of `pretrain` or `finetune`; the formats torchscript and torch-export take
-            the segmenter, which only `finetune` leaves.
-        out: New file: .safetensors, for torchscript .pt and for torch-export .pt2.
-        format: Encoder weights for spcl_fast, MONAI or nnU-Net, or the segmenter as a program.
-    """
-
-    run: Path
-    out: Path
-    format: Format = "safetensors"
-
-
-def export(config: ExportConfig) -> Path:
-    """Write what `config` asks for; return the file.
-
-    Raises:
-        ConfigError: `out` exists or has another suffix, or the run has no segmenter to export.
-        CheckpointError: The run has no weights, or they cannot be used.
-        OSError: The file could not be written.
-    """
-    suffix = SUFFIXES[config.format]
-    if config.out.suffix != suffix:
-        raise ConfigError(f"out must end in {suffix} for {config.format}, got {config.out}")
-    if config.out.exists():
-        raise ConfigError(f"out must be a new file, got {config.out} which exists")
-    # the sections data and model read alike for both stages
-    trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
-    grid = {
-        "grid_size": trained.data.grid.size,
-        "grid_spacing_mm": trained.data.grid.spacing_mm,
-    }
-    if config.format in ("torchscript", "torch-export"):
-        model = _segmenter(config, trained)
-        about = json.dumps(
-            {**grid, "num_classes": trained.model.num_classes, "multiple_of": STRIDE}
-        )
-        save = _torchscript if config.format == "torchscript" else _torch_export
-        content = save(model, about)
-        with atomic_file(config.out) as partial:
-            partial.write_bytes(content)
-        return config.out
-    weights = _NAMES[config.format](_encoder(config, trained).encoder.state_dict())
-    metadata = encoder_metadata(trained.model) | {key: str(value) for key, value in grid.items()}
-    if config.format != "safetensors":
-        metadata["part"] = f"encoder of {config.format}"
-    save_weights(config.out, weights, metadata)
-    return config.out
 
 
 def monai_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,35 +83,15 @@ def _parse(name: str) -> tuple[int, int, bool, str]:
     return int(level), conv, kind == 1, rest
 
 
-_NAMES: Mapping[str, Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]] = {
+ENCODER_NAMES: Mapping[Format, Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]] = {
     "safetensors": lambda weights: weights,
     "monai": monai_names,
     "nnunet": nnunet_names,
 }
 
 
-def _encoder(config: ExportConfig, trained: FinetuneConfig) -> UNet:
-    """Return a network with the encoder of the run."""
-    if (config.run / "segmenter.safetensors").is_file():
-        return load_segmenter(config.run, trained.model)
-    if not (config.run / "encoder.safetensors").is_file():
-        raise CheckpointError(
-            f"run must hold encoder.safetensors or segmenter.safetensors, got {config.run}"
-        )
-    model = UNet(1, trained.model.num_classes, trained.model.max_channels)
-    load_encoder(model, config.run, trained.model)
-    return model
-
-
-def _segmenter(config: ExportConfig, trained: FinetuneConfig) -> UNet:
-    if not (config.run / "segmenter.safetensors").is_file():
-        raise ConfigError(
-            f"run must hold segmenter.safetensors for {config.format}, got {config.run}"
-        )
-    return load_segmenter(config.run, trained.model)
-
-
-def _torchscript(model: UNet, about: str) -> bytes:
+def torchscript(model: UNet, about: str) -> bytes:
+    """Return `model` as a file for torch.jit.load, with the description `about` inside."""
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # the checks of the image's shape are not traced, and newer torch recommends torch.export
@@ -182,7 +101,8 @@ def _torchscript(model: UNet, about: str) -> bytes:
     return content.getvalue()
 
 
-def _torch_export(model: UNet, about: str) -> bytes:
+def torch_export(model: UNet, about: str) -> bytes:
+    """Return `model` as a file for torch.export.load, with the description `about` inside."""
     # a side of 16 is no case of this program: a map of one pixel is exported as a size of its own
     rows, columns = (torch.export.Dim(name, min=2) for name in ("rows", "columns"))
     sides = {0: torch.export.Dim("batch"), 2: STRIDE * rows, 3: STRIDE * columns}
@@ -190,6 +110,12 @@ def _torch_export(model: UNet, about: str) -> bytes:
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={ABOUT_FILE: about})
     return content.getvalue()
+
+
+PROGRAMS: Mapping[Format, Callable[[UNet, str], bytes]] = {
+    "torchscript": torchscript,
+    "torch-export": torch_export,
+}
 
 
 def _example() -> Tensor:

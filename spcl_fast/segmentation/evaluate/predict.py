@@ -5,82 +5,19 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.image_file import SUFFIXES
 from spcl_fast.segmentation.data.scan import DataError, read_image, write_labels
 from spcl_fast.segmentation.evaluate.scans import segment_volume
-from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.runs.config import stage_config
-from spcl_fast.segmentation.runs.device import Device, set_up_device
-from spcl_fast.segmentation.runs.network import load_segmenter
+from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.progress import progress_bar, say
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Segment images with a trained network.
-
-    Attributes:
-        run: Run folder of `finetune`.
-        images: An image, or a folder of them: .nii, .nii.gz, .mhd, .mha, or the .h5 of SSL4MIS.
-        out: Folder for NAME_pred.nii.gz; a file of that name is replaced.
-        device: "auto" takes CUDA where there is one.
-        summary: CSV file to write: of every case the seconds it took, the voxels and millilitres of
-            each class, and the error where it failed.
-    """
-
-    run: Path
-    images: Path
-    out: Path
-    device: Device = "auto"
-    summary: Path | None = None
-
-
-def predict(config: PredictConfig) -> list[Path]:
-    """Segment every image; one that fails is named and the others are still done.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ConfigError, CheckpointError: The run cannot be used.
-        DataError: There is no image, two of them would share an output, or some failed.
-    """
-    cases = _cases(config)
-    trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
-    model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
-    for folder in (config.out, *([config.summary.parent] if config.summary else [])):
-        folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    written: list[Path] = []
-    start = time.perf_counter()
-    with progress_bar("predict", len(cases)) as show:
-        for step, (case, path) in enumerate(cases.items(), 1):
-            target = config.out / f"{case}_pred.nii.gz"
-            try:
-                rows.append(_segment(case, path, target, model, trained))
-                written.append(target)
-            except Exception as error:  # whatever is wrong with one case, the others are done
-                message = _sentence(path, error)
-                say(f"skipped: {message}")
-                rows.append({"case": case, "error": message})
-            show(step, path.name)
-    if config.summary:
-        _write_summary(config.summary, rows, trained.model.num_classes)
-    seconds = time.perf_counter() - start
-    say(f"{len(written)} of {len(cases)} images segmented in {seconds:.1f} s, to {config.out}")
-    if failed := len(cases) - len(written):
-        images = f"{failed} of {len(cases)} images"
-        raise DataError(f"{images} could not be read or segmented, see above")
-    return written
 
 
 def find_images(path: Path) -> Sequence[Path]:
@@ -99,10 +36,18 @@ def find_images(path: Path) -> Sequence[Path]:
     return found
 
 
-def _cases(config: PredictConfig) -> dict[str, Path]:
-    """Return the images by the name that their output begins with."""
+def cases_of(images: Path, out: Path) -> dict[str, Path]:
+    """Return the images by the name that their output begins with.
+
+    Args:
+        images: An image, or a folder of them.
+        out: Folder for NAME_pred.nii.gz.
+
+    Raises:
+        DataError: There is no image, or an output would take the place of another file.
+    """
     cases: dict[str, Path] = {}
-    for path in find_images(config.images):
+    for path in find_images(images):
         suffix = next((s for s in SUFFIXES if path.name.endswith(s)), "")
         case = path.name.removesuffix(suffix)
         if case in cases:
@@ -111,21 +56,51 @@ def _cases(config: PredictConfig) -> dict[str, Path]:
                 f"for {case}_pred.nii.gz"
             )
         cases[case] = path
-    if config.images.is_dir() and config.out.resolve() == config.images.resolve():
-        raise DataError(f"out must be another folder than images, got {config.out}")
+    if images.is_dir() and out.resolve() == images.resolve():
+        raise DataError(f"out must be another folder than images, got {out}")
     return cases
 
 
-def _segment(
-    case: str, path: Path, target: Path, model: nn.Module, trained: FinetuneConfig
-) -> dict[str, Any]:
-    """Write the labels of one image; return its row of the summary."""
+def segment_images(
+    cases: Mapping[str, Path], out: Path, model: UNet, grid: Grid
+) -> list[dict[str, Any]]:
+    """Write the labels of every image; one that fails is named and the others are still done.
+
+    Args:
+        cases: The images by name, from `cases_of`.
+        out: Existing folder for NAME_pred.nii.gz.
+        model: Segmenter with 1 input channel.
+        grid: The grid the model was trained on.
+
+    Returns:
+        A row a case: seconds, voxels and millilitres of each class, or the error.
+    """
+    rows: list[dict[str, Any]] = []
+    with progress_bar("predict", len(cases)) as show:
+        for step, (case, path) in enumerate(cases.items(), 1):
+            try:
+                rows.append({"case": case, **_segment(path, out_file(out, case), model, grid)})
+            except Exception as error:  # whatever is wrong with one case, the others are done
+                message = _sentence(path, error)
+                say(f"skipped: {message}")
+                rows.append({"case": case, "error": message})
+            show(step, path.name)
+    return rows
+
+
+def out_file(out: Path, case: str) -> Path:
+    """Return the file in `out` with the labels of a case."""
+    return out / f"{case}_pred.nii.gz"
+
+
+def _segment(path: Path, target: Path, model: UNet, grid: Grid) -> dict[str, Any]:
+    """Write the labels of one image; return its figures."""
     start = time.perf_counter()
     image, spacing_mm, affine = read_image(path)
-    label = segment_volume(model, torch.from_numpy(image), spacing_mm, trained.data.grid)
+    label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
     write_labels(target, label.numpy(), affine)
-    row: dict[str, Any] = {"case": case, "seconds": round(time.perf_counter() - start, 3)}
-    voxels = torch.bincount(label.flatten(), minlength=trained.model.num_classes).tolist()
+    row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3)}
+    voxels = torch.bincount(label.flatten(), minlength=model.out.out_channels).tolist()
     voxel_ml = math.prod(spacing_mm) / 1000.0  # 1000 cubic millimetres are a millilitre
     row |= {f"voxels_{k}": count for k, count in enumerate(voxels)}
     return row | {f"ml_{k}": round(count * voxel_ml, 3) for k, count in enumerate(voxels)}
@@ -138,7 +113,8 @@ def _sentence(path: Path, error: Exception) -> str:
     return f"{path} could not be segmented: {' '.join(reason.split()) or type(error).__name__}"
 
 
-def _write_summary(path: Path, rows: Sequence[dict[str, Any]], num_classes: int) -> None:
+def write_summary(path: Path, rows: Sequence[dict[str, Any]], num_classes: int) -> None:
+    """Write the rows of `segment_images` as a CSV file."""
     counts = [f"{unit}_{k}" for unit in ("voxels", "ml") for k in range(num_classes)]
     with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, ["case", "seconds", *counts, "error"], restval="")

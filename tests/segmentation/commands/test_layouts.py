@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES, Scan, read_scan
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class
-from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
 from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.loop import finetune
@@ -47,7 +47,7 @@ def test_finetune_and_evaluate(config, prostate):
     assert result["classes"] == ["prostate"]
     assert json.loads((config.out / "evaluation.json").read_text()) == result
     assert set(result["scans"]) == {scan.name for scan in split_scans(config.data).test}
-    other = evaluate_run(EvaluateConfig(config.out, root=prostate, layout="promise12"))
+    other = evaluate(EvaluateConfig(config.out, root=prostate, layout="promise12"))
     assert len(other["scans"]) == 5
     assert list(other["dice"]) == ["prostate"]
 

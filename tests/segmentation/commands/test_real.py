@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
+from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.dataset import split_scans
@@ -29,6 +29,6 @@ def test_real_scans_from_end_to_end(acdc, real_data, pretrain_config, finetune_c
     result = finetune(replace(finetune_config, data=data, init=encoder.parent))
     assert set(result["scans"]) == {scan.name for scan in split.test}
     assert 0 <= result["dice_mean"] <= 1
-    other = evaluate_run(EvaluateConfig(finetune_config.out, root=real_data / "sunnybrook5"))
+    other = evaluate(EvaluateConfig(finetune_config.out, root=real_data / "sunnybrook5"))
     assert len(other["scans"]) == 10
     assert all(distance >= 0 for distance in other["hd95_mm"].values())

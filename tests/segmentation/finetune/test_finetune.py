@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
+from spcl_fast.segmentation.commands.predict import PredictConfig, predict
 from spcl_fast.segmentation.data.layouts.acdc import find_scans
 from spcl_fast.segmentation.data.scan import DataError, read_scan
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class
-from spcl_fast.segmentation.evaluate.predict import PredictConfig, predict
-from spcl_fast.segmentation.evaluate.run import EvaluateConfig, evaluate_run
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune import loop as module
 from spcl_fast.segmentation.finetune import step as finetuning
@@ -171,7 +171,7 @@ def test_segment_volume_restores_the_grid(data_config):
 
 def test_evaluate_and_predict_a_run(finetune_config, tmp_path):
     result = finetune(finetune_config)
-    again = evaluate_run(EvaluateConfig(run=finetune_config.out))
+    again = evaluate(EvaluateConfig(run=finetune_config.out))
     assert again["dice"] == result["dice"]
     assert again["hd95_mm"] == result["hd95_mm"]
     images = tmp_path / "images"

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from spcl_fast.cli import main
+from spcl_fast.segmentation.commands.export import ExportConfig, export
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.evaluate.export import SUFFIXES, ExportConfig, export
+from spcl_fast.segmentation.evaluate.export import SUFFIXES
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.config import PretrainConfig

@@ -37,7 +37,7 @@ class EvaluateConfig:
     layout: LayoutName = "auto"
 
 
-def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Return Dice and HD95 (mm) of every scan and class, and their means.
 
     Raises:

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from spcl_fast.cli import main
+from spcl_fast.segmentation.commands.predict import PredictConfig, predict
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 from spcl_fast.segmentation.data.scan import DataError, read_image
 from spcl_fast.segmentation.evaluate import predict as module
-from spcl_fast.segmentation.evaluate.predict import PredictConfig, predict
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.config import dump_config
 from spcl_fast.segmentation.runs.dataset import DataConfig
-from spcl_fast.segmentation.runs.network import ModelConfig, segmenter_metadata
+from spcl_fast.segmentation.runs.network import ModelConfig, load_segmenter, segmenter_metadata
 from spcl_fast.segmentation.runs.run import save_weights
 
 GRID = Grid(size=32, spacing_mm=4.0)
@@ -65,7 +65,7 @@ def images(tmp_path):
 
 def expected(run, path):
     """Return the labels (x, y, z) of an image by hand."""
-    net = module.load_segmenter(run, ModelConfig(num_classes=3, max_channels=64))
+    net = load_segmenter(run, ModelConfig(num_classes=3, max_channels=64))
     image, spacing_mm, _ = read_image(path)
     return segment_volume(net, torch.from_numpy(image), spacing_mm, GRID).numpy().T
 

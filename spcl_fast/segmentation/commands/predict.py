@@ -1,0 +1,68 @@
+"""Segment images with the network of a run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.evaluate.predict import (
+    cases_of,
+    out_file,
+    segment_images,
+    write_summary,
+)
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.runs.config import stage_config
+from spcl_fast.segmentation.runs.device import Device, set_up_device
+from spcl_fast.segmentation.runs.network import load_segmenter
+from spcl_fast.segmentation.runs.progress import say
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Segment images with a trained network.
+
+    Attributes:
+        run: Run folder of `finetune`.
+        images: An image, or a folder of them: .nii, .nii.gz, .mhd, .mha, or the .h5 of SSL4MIS.
+        out: Folder for NAME_pred.nii.gz; a file of that name is replaced.
+        device: "auto" takes CUDA where there is one.
+        summary: CSV file to write: of every case the seconds it took, the voxels and millilitres of
+            each class, and the error where it failed.
+    """
+
+    run: Path
+    images: Path
+    out: Path
+    device: Device = "auto"
+    summary: Path | None = None
+
+
+def predict(config: PredictConfig) -> list[Path]:
+    """Segment every image; one that fails is named and the others are still done.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError, CheckpointError: The run cannot be used.
+        DataError: There is no image, two of them would share an output, or some failed.
+    """
+    cases = cases_of(config.images, config.out)
+    trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
+    model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
+    for folder in (config.out, *([config.summary.parent] if config.summary else [])):
+        folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    rows = segment_images(cases, config.out, model, trained.data.grid)
+    if config.summary:
+        write_summary(config.summary, rows, trained.model.num_classes)
+    written = [out_file(config.out, row["case"]) for row in rows if "error" not in row]
+    seconds = time.perf_counter() - start
+    say(f"{len(written)} of {len(cases)} images segmented in {seconds:.1f} s, to {config.out}")
+    if failed := len(cases) - len(written):
+        images = f"{failed} of {len(cases)} images"
+        raise DataError(f"{images} could not be read or segmented, see above")
+    return written
