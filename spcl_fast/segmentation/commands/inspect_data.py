@@ -1,0 +1,57 @@
+"""What a data set holds and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from spcl_fast.segmentation.data.inspect import inspect, render
+from spcl_fast.segmentation.data.layouts import LayoutName
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Show what a data set holds and what is wrong with it.
+
+    Attributes:
+        root: Folder in one of the layouts; the word --root may be left out.
+        csv: Table of more meta-labels.
+        layout: Layout of the folder; "auto" recognises it.
+        thumbnails: PNG file to draw some of the scans to.
+        json: Print JSON instead of text.
+    """
+
+    root: Path
+    csv: Path | None = None
+    layout: LayoutName = "auto"
+    thumbnails: Path | None = None
+    json: bool = False
+
+
+class Shown(NamedTuple):
+    """What is to be said of a data set.
+
+    Attributes:
+        text: The description, or JSON.
+        problems: One sentence for each scan that cannot be used; the text has them too.
+    """
+
+    text: str
+    problems: list[str]
+
+
+def inspect_data(config: InspectConfig) -> Shown:
+    """Describe the data set, and draw it if asked for.
+
+    Raises:
+        DataError: The folder is not in the layout, or the picture cannot be written.
+    """
+    found = inspect(config.root, config.csv, layout=config.layout)
+    if config.thumbnails is not None and found.readable:
+        from spcl_fast.segmentation.report.thumbnails import write_thumbnails
+
+        write_thumbnails(config.thumbnails, found.readable)
+    text = json.dumps(found.facts(), indent=1) if config.json else "\n".join(render(found))
+    return Shown(text, found.problems)

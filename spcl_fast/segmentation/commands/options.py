@@ -1,0 +1,60 @@
+"""The options of a command: defaults <- a preset or a file <- the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from spcl_fast.segmentation.runs.config import ConfigError, preset_names, preset_path, stage_config
+
+Config = TypeVar("Config")
+
+
+def parse(
+    cls: type[Config],
+    command: str,
+    args: Sequence[str],
+    default: Config | None = None,
+    more: str = "",
+) -> Config:
+    """Return the configuration that the options of a command describe.
+
+    Args:
+        cls: Its dataclass; the first line of the docstring heads the help.
+        command: Name of the command, for the help.
+        args: The options.
+        default: Values of the options that are left out; None takes those of `cls`.
+        more: What else the help says.
+
+    Raises:
+        SystemExit: 2 for bad options, 0 for --help.
+    """
+    text = f"{(cls.__doc__ or '').splitlines()[0]} {more}".strip()
+    prog = f"spcl-fast {command}"
+    if default is None:
+        return tyro.cli(cls, prog=prog, description=text, args=args)
+    return tyro.cli(cls, prog=prog, description=text, args=args, default=default)
+
+
+def parse_stage(cls: type[Config], stage: str, args: Sequence[str]) -> tuple[Config, bool]:
+    """Return the configuration of a stage, and whether to resume its run.
+
+    Raises:
+        ConfigError: The preset or the file cannot be used.
+        SystemExit: As `parse`.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", type=Path)
+    files.add_argument("--preset")
+    files.add_argument("--resume", action="store_true")
+    chosen, rest = files.parse_known_args(args)
+    if chosen.config and chosen.preset:
+        raise ConfigError("give --config or --preset, not both")
+    file = preset_path(chosen.preset) if chosen.preset else chosen.config
+    default = stage_config(cls, stage, file) if file else cls()
+    more = f"Also: --preset {{{','.join(preset_names())}}}, --config FILE.yaml, --resume."
+    return parse(cls, stage, rest, default, more), chosen.resume

@@ -1,0 +1,114 @@
+"""The commands of ``spcl-fast``: name, help, options and function, imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+PACKAGE = "spcl_fast.segmentation"
+
+
+class Command(NamedTuple):
+    """A command with options; its class and its function are "module:name" below `PACKAGE`."""
+
+    help: str
+    config: str
+    """Dataclass of the options."""
+    function: str
+    """Does the work that a configuration describes."""
+    text: Callable[[Any, Any], Any] = lambda config, result: result
+    """What to print of the configuration and the result."""
+    exit_code: Callable[[Any], int] = lambda result: 0
+    """The exit code that a result means."""
+    is_stage: bool = False
+    """Whether it takes --preset, --config and --resume too."""
+    first_option: str | None = None
+    """Option whose name may be left out before its value, the first word."""
+
+
+class Program(NamedTuple):
+    """A command that reads its words itself."""
+
+    help: str
+    function: str
+    """Takes the words, returns the exit code."""
+
+
+class Group(NamedTuple):
+    """Commands of two words."""
+
+    help: str
+    commands: dict[str, Command]
+
+
+DATA = {
+    "inspect": Command(
+        "show what a data set holds and what is wrong with it",
+        *("commands.inspect_data:InspectConfig", "commands.inspect_data:inspect_data"),
+        text=lambda _, found: found.text,
+        exit_code=lambda found: 2 if found.problems else 0,
+        first_option="--root",
+    ),
+    "make-phantom": Command(
+        "write the phantom in the layout of a public data set",
+        *("commands.make_phantom:MakePhantomConfig", "commands.make_phantom:make_phantom"),
+    ),
+}
+COMMANDS: dict[str, Command | Program | Group] = {
+    "demo": Command(
+        "phantom, pre-training, fine-tuning and a report, in minutes on a CPU",
+        *("commands.demo:DemoConfig", "commands.demo:demo"),
+    ),
+    "pretrain": Command(
+        "pre-train the encoder on meta-labels",
+        *("pretrain.config:PretrainConfig", "pretrain.loop:pretrain"),
+        is_stage=True,
+    ),
+    "finetune": Command(
+        "train the segmenter on a few labelled scans and evaluate it",
+        *("finetune.config:FinetuneConfig", "finetune.loop:finetune"),
+        text=lambda config, _: config.out / "evaluation.json",
+        is_stage=True,
+    ),
+    "reproduce": Command(
+        "run the paper's comparison and set its table beside ours",
+        *("commands.reproduce:ReproduceConfig", "commands.reproduce:reproduce"),
+        first_option="--dataset",
+    ),
+    "audit": Command(
+        "give a share of slices wrong meta-labels; do the pair weights find them?",
+        *("commands.audit:AuditConfig", "commands.audit:audit"),
+    ),
+    "evaluate": Command(
+        "Dice and HD95 of a trained segmenter on a data set",
+        *("commands.evaluate:EvaluateConfig", "commands.evaluate:evaluate"),
+        text=lambda _, scores: json.dumps(scores, indent=1),
+    ),
+    "predict": Command(
+        "segment images with a trained segmenter",
+        *("commands.predict:PredictConfig", "commands.predict:predict"),
+        text=lambda _, files: "\n".join(map(str, files)),
+    ),
+    "export": Command(
+        "write the encoder for MONAI or nnU-Net, or the segmenter as a program",
+        *("commands.export:ExportConfig", "commands.export:export"),
+    ),
+    "report": Command(
+        "write one HTML page about the runs in a folder",
+        *("commands.report:ReportConfig", "commands.report:report"),
+    ),
+    "data": Group("inspect a data set, or make the phantom", DATA),
+    "bench": Program(
+        "time and memory of the losses here, against dense PyTorch and other libraries",
+        "commands.bench:bench",
+    ),
+    "info": Program("versions, what is built, what auto picks", "commands.info:info"),
+}
+
+
+def load(name: str) -> Any:
+    """Return what "module:name" below `PACKAGE` names."""
+    module, attribute = name.split(":")
+    return getattr(import_module(f"{PACKAGE}.{module}"), attribute)
