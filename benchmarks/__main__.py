@@ -1,15 +1,15 @@
-"""What do contrastive losses cost in time and memory, here against what people use today?
+"""Time and memory of our contrastive losses, compared with dense PyTorch and other libraries.
 
     python -m benchmarks --json benchmarks/results/cpu/losses.json
     python -m benchmarks --device cuda --dtype float32 bfloat16
 
 Forward and backward of the losses of benchmarks/problem.py by every provider that runs here
-(benchmarks/providers.py, benchmarks/peers.py): checked against float64, timed in turns in one
-process, weighed: on a CPU in a fresh process, on a GPU by its allocator. The rate in GF/s counts
-4 N^2 D flops, of N x M pairs 8 N M D; the best of the device's own matrix products stands beside
-it, and on a GPU the copy bandwidth, both timed in the same rounds. On a GPU the result file is
-benchmarks/results/NAME/losses.json where --json names no other. Exit code 1 if one of ours is
-refused, 2 if there is no such device.
+(benchmarks/providers.py, benchmarks/peers.py): checked against float64, then timed in turns in one
+process. Peak memory is that of a fresh process on a CPU, and of the allocator on a GPU. The rate in
+GF/s counts 4 N^2 D flops, or 8 N M D for N x M pairs; the device's best matrix product, and on a
+GPU the copy bandwidth, are timed in the same rounds. On a GPU the default result file is
+benchmarks/results/NAME/losses.json. Exit code 1 if one of our providers is refused, 2 without such
+a device.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=get_args(Dtype), default=["float32"])
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="highest", help="of float32 products on a GPU"
+        "--precision", choices=PRECISIONS, default="highest", help="float32 products on a GPU"
     )
-    parser.add_argument("--problem", nargs="+", choices=get_args(Kind), help="all on a GPU")
-    parser.add_argument("--provider", nargs="+", choices=PROVIDERS, help="all of the device")
+    parser.add_argument("--problem", nargs="+", choices=get_args(Kind), help="on a GPU: all")
+    parser.add_argument("--provider", nargs="+", choices=PROVIDERS, help="default: all")
     parser.add_argument("--n", type=int, default=sizes, help="rows, 32 to 65536", **several)
     parser.add_argument("--dim", type=int, default=[128], help="features of a row", **several)
-    parser.add_argument("--classes", type=int, default=[64], help="labels", **several)
+    parser.add_argument("--classes", type=int, default=[64], help="number of classes", **several)
     parser.add_argument("--tau", type=float, default=[0.07], help="temperature", **several)
     threads = [torch.get_num_threads()]
-    parser.add_argument("--threads", type=int, default=threads, help="of PyTorch", **several)
-    parser.add_argument("--gamma", type=float, default=1.5, help="of self-paced, over log(N - 1)")
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads", **several)
+    parser.add_argument("--gamma", type=float, default=1.5, help="pace in units of log(N - 1)")
     parser.add_argument("--refs", type=int, default=65536, help="references of bank")
-    parser.add_argument("--star", action="store_true", help="vary one of the lists at a time")
+    parser.add_argument("--star", action="store_true", help="vary one list at a time")
     parser.add_argument("--no-memory", action="store_true", help="measure time only")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each, in turns")
-    parser.add_argument("--checked-rows", type=int, default=MOST_ROWS, help="against float64")
-    parser.add_argument("--memory-mib", type=float, help="limit of a provider")
-    parser.add_argument("--step-s", type=float, default=30, help="limit of a provider")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each provider")
+    parser.add_argument("--checked-rows", type=int, default=MOST_ROWS, help="rows to check")
+    parser.add_argument("--memory-mib", type=float, help="memory limit per provider")
+    parser.add_argument("--step-s", type=float, default=30, help="time limit per step")
     parser.add_argument("--json", type=Path, help="result file")
-    parser.add_argument("--append", action="store_true", help="to the result file")
+    parser.add_argument("--append", action="store_true", help="add to the result file")
     args = parser.parse_args(arguments)
     if args.provider is None:
         args.provider = [name for name, one in PROVIDERS.items() if args.device in one.devices]
@@ -127,7 +127,7 @@ def compare(args: argparse.Namespace, device: Device, given: list[str]) -> int:
 
 
 def grid(args: argparse.Namespace) -> list[tuple[Any, ...]]:
-    """Return all combinations of the lists, or those that leave the first in one list only."""
+    """Return all combinations of the lists; with --star, those that vary at most one list."""
     lists = (args.dtype, args.threads, args.problem, args.dim, args.classes, args.tau, args.n)
     points = list(itertools.product(*lists))
     if not args.star:

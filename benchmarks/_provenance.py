@@ -1,4 +1,4 @@
-"""What a result file must say of how it was made."""
+"""What a result file must record about its origin."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def write_result(path: Path, result: dict[str, Any], *, append: bool) -> None:
-    """Write a result file, or add the command and the rows to one.
+    """Write a result file, or append the command and the rows to one.
 
     Raises:
-        ValueError: the file was made by another commit, another version, on another processor or
-            on another device.
+        ValueError: the file was made by another commit or version, or on another processor or
+            device.
     """
     if append:
         before = json.loads(path.read_text(encoding="utf-8"))

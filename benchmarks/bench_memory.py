@@ -2,10 +2,9 @@
 
     python -m benchmarks.bench_memory --json benchmarks/results/cpu/memory.json
 
-Forward and backward of the self-paced loss run once in a fresh process for every combination; the
-answer is the peak of its resident memory above what it held with the inputs in place. Exit code 1
-beyond the limit: three matrices N x D and 64 MiB, and the tiles that the cache holds (native) or
-that a panel takes (chunked).
+For every combination, forward and backward of the self-paced loss run once in a fresh process; the
+result is its peak resident memory above the level with the inputs in place. Exit code 1 beyond the
+limit: three N x D matrices, 64 MiB, and the tile cache (native) or the panels (chunked).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from spcl_fast.ops import Impl
 
 MODULE = "benchmarks.bench_memory"
 FIXED_MIB = 64.0
-PANELS_MIB = 64.0  # of chunked
+PANELS_MIB = 64.0  # chunked
 
 
 def provider_of(impl: Impl, tile_cache_mib: int) -> Provider:
@@ -39,7 +38,7 @@ def provider_of(impl: Impl, tile_cache_mib: int) -> Provider:
 
 
 def limit_mib(row: dict[str, Any]) -> float:
-    """Return what a step of this row may take above its inputs."""
+    """Return the limit on the memory of a step above its inputs."""
     copies = 3 * int(row["n"]) * int(row["dim"]) * 4 / 2**20
     tiles = float(row["tile_cache_mib"]) if row["impl"] == "native" else PANELS_MIB
     return copies + FIXED_MIB + tiles
@@ -72,13 +71,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=64)
     parser.add_argument("--threads", type=int, default=[torch.get_num_threads()], **several)
     parser.add_argument("--json", type=Path, help="result file")
-    parser.add_argument("--append", action="store_true", help="to the result file")
-    parser.add_argument("--measure", action="store_true", help="in this process, print JSON")
+    parser.add_argument("--append", action="store_true", help="add to the result file")
+    parser.add_argument("--measure", action="store_true", help="in this process; print JSON")
     return parser.parse_args(arguments)
 
 
 def combinations(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return what to measure; only native has a cache."""
+    """Return the combinations to measure; only native has a cache."""
     rows = []
     for n, impl, cache, threads in itertools.product(
         args.n, args.impl, args.tile_cache_mib, args.threads

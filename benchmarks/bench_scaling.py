@@ -1,12 +1,12 @@
-"""How does the time of a step over one batch fall with the number of ranks?
+"""Strong scaling: how does the time of a step over one batch fall with the number of ranks?
 
     python -m benchmarks.bench_scaling --json benchmarks/results/cpu/scaling.json
 
-Strong scaling: the same N rows on 1 and on more processes of one thread each (gloo, one machine),
-forward and backward of a loss with group=. Reported are the median time of the slowest rank, the
-processor time of the busiest one, which others on the machine do not add to, the multiply-adds of
-the log-sum-exps of the busiest rank, and those it would have with its own rows against all rows.
-Multiply-adds are counted, not run, for the numbers of ranks in --counted.
+The same N rows on 1 and on more processes of one thread each (gloo, one machine), forward and
+backward of a loss with group=. Reported are the median time of the slowest rank; the CPU time of
+the busiest rank, which other load on the machine does not affect; the multiply-adds of the busiest
+rank's log-sum-exps; and those of its own rows against all rows. For the numbers of ranks in
+--counted, multiply-adds are counted without running.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     several: dict[str, Any] = {"nargs": "+", "metavar": "X"}
     parser.add_argument("--problem", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--ranks", type=int, default=[1, 2], help="the first is 1", **several)
+    parser.add_argument("--ranks", type=int, default=[1, 2], help="must start with 1", **several)
     parser.add_argument("--counted", type=int, default=[1, 2, 4, 8, 64, 1024], **several)
     parser.add_argument("--n", type=int, default=8192, help="rows of all ranks")
     parser.add_argument("--dim", type=int, default=128)
@@ -81,7 +81,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def counts(num_rows: int, dim: int, world: int) -> dict[str, int]:
-    """Return multiply-adds of forward and backward of the log-sum-exps of the busiest rank.
+    """Return the multiply-adds of the busiest rank's log-sum-exps, forward and backward.
 
     A pair of rows takes 4 D: its similarity twice, and its part of two gradients.
     """
@@ -96,7 +96,7 @@ def counts(num_rows: int, dim: int, world: int) -> dict[str, int]:
 
 
 def time_ranks(problem: Problem, world: int, rounds: int) -> dict[str, float]:
-    """Return median and percentiles in ms of the slowest rank of every round."""
+    """Return median and percentiles in ms of the slowest rank in each round."""
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:

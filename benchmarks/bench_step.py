@@ -1,15 +1,15 @@
-"""How large a batch does a training step reach with the loss people have, and with ours?
+"""How large a batch can a training step have with a dense loss, and with ours?
 
     python -m benchmarks.bench_step --limit-mib 8192 --json benchmarks/results/cpu/step.json
 
 A step is forward, backward and SGD of a small encoder, 64 -> 128 -> 64 features, and SupCon over
-its unit rows, so that the loss decides what it costs. `dense` is the loss as a training script
-writes it (benchmarks/providers.py, SupContrast), `swapped` is `spcl_fast.compat.supcontrast`: one
-import line apart. Every batch runs in a fresh process whose data may not exceed the limit
-(RLIMIT_DATA, as `ulimit -d`); a loss grows by factors of two until it fails or takes longer than
-`--most-seconds`, and the largest batch of one that failed is found by bisection. After a step of a
-few rows, the peak is that of resident memory above what was held with the batch in place; the time
-is the median of further steps, at least five where they are short, the first where it is long.
+its unit rows, so that the loss dominates the cost. `dense` is the loss as training scripts write it
+(benchmarks/providers.py, SupContrast), `swapped` is `spcl_fast.compat.supcontrast`: one import line
+apart. Every batch runs in a fresh process whose data may not exceed the limit (RLIMIT_DATA, as
+`ulimit -d`). The batch doubles until the step fails or takes longer than `--most-seconds`; if it
+fails, the largest batch is found by bisection. After a warm-up of a few rows, the peak is resident
+memory above the level with the batch in place; the time is the median of further steps, at least
+five if they are short, or the first step if it is long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODULE = "benchmarks.bench_step"
 LOSSES = ("dense", "swapped")
 FEATURES, HIDDEN, DIM, CLASSES, TAU = 64, 128, 64, 64, 0.07
 SMALLEST = 1024
-LEAST_SECONDS, MOST_SECONDS = 0.5, 8.0  # of the steps of one batch
+LEAST_SECONDS, MOST_SECONDS = 0.5, 8.0  # for the steps of one batch
 STEP = 1024  # of the bisection
 
 
@@ -64,10 +64,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog=f"python -m {MODULE}", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=LOSSES)
-    parser.add_argument("--limit-mib", type=int, default=8192, help="data of a process")
-    parser.add_argument("--most-seconds", type=float, default=60.0, help="of a step")
+    parser.add_argument("--limit-mib", type=int, default=8192, help="process data")
+    parser.add_argument("--most-seconds", type=float, default=60.0, help="per step")
     parser.add_argument("--json", type=Path, help="result file")
-    parser.add_argument("--measure", choices=LOSSES, help="in this process, print JSON")
+    parser.add_argument("--measure", choices=LOSSES, help="measure in this process, print JSON")
     parser.add_argument("--n", type=int, default=SMALLEST, help="rows of --measure, even")
     return parser.parse_args(arguments)
 

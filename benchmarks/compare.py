@@ -1,4 +1,4 @@
-"""Compare the providers on one problem after another, and say who was left out and why."""
+"""Compare the providers on one problem after another, and record what was left out and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one step of a provider may take."""
+    """Limits on one step of a provider."""
 
     memory_mib: float = 8192.0
     step_s: float = 30.0
@@ -41,7 +41,7 @@ class Comparison:
     left_out: list[Row] = field(default_factory=list)
 
     def run(self, problem: Problem, threads: int) -> Iterator[Row]:
-        """Check, time and weigh every provider of `problem`; yield and keep the rows."""
+        """Check every provider of `problem`, measure time and memory; yield and keep the rows."""
         torch.set_num_threads(threads)
         where = facts(problem, threads)
         steps, errors = self._admit(problem, where)
@@ -81,7 +81,7 @@ class Comparison:
     def _admit(
         self, problem: Problem, where: Row
     ) -> tuple[dict[str, Step], dict[str, dict[str, float]]]:
-        """Return the steps that are within the limits and right, warm, and their errors."""
+        """Return the steps that are correct and within the limits, warm, and their errors."""
         steps: dict[str, Step] = {}
         errors: dict[str, dict[str, float]] = {}
         gate = Gate(problem, self.checked_rows)
@@ -129,7 +129,7 @@ class Comparison:
 
 
 def rates(problem: Problem, time_ms: float, best: Mapping[str, float | None]) -> Row:
-    """Return the rate of a step, and the ceilings "mm" and "copy" of the device where timed."""
+    """Return the rate of a step, and the device's ceilings "mm" and "copy" if timed."""
     row: Row = {"gflops": round(problem.num_flops / time_ms / 1e6, 1)}
     if best["mm"] is not None:
         row["sgemm_gflops" if best["copy"] is None else "mm_gflops"] = round(best["mm"], 1)
@@ -141,7 +141,7 @@ def rates(problem: Problem, time_ms: float, best: Mapping[str, float | None]) ->
 
 
 def facts(problem: Problem, threads: int) -> Row:
-    """Return what a row says of its problem; gamma is None where it is inf."""
+    """Return the description of the problem in a row; gamma is None for inf."""
     row: Row = {"problem": problem.kind, "n": problem.n, "dim": problem.dim}
     several = problem.kind == "meta-labels"
     row["classes"] = list(META_LABELS.values()) if several else problem.classes

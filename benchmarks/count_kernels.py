@@ -1,11 +1,11 @@
-"""Count what the kernels of spcl_fast/kernels do for a pair, by executing their compiled code.
+"""Count the work of the kernels of spcl_fast/kernels per pair, by executing compiled code.
 
     KERNEL_EMULATOR=MODULE python -m benchmarks.count_kernels --arch 90 --json FILE
 
 MODULE executes launches on CPU tensors: `install(arch)` makes it Triton's driver, and every launch
-appends a dict to `LOG`. Counts at two sizes, whole tiles, are fitted by a N^2 + b N; `a` is what a
-pair costs among many rows, where each program visits all tiles of the rows that it owns.
-Exits with status 1 where the matrix products differ from those of the tiling by more than 3 %.
+appends a dict to `LOG`. Counts at two sizes, multiples of the tiles, are fitted by a N^2 + b N; `a`
+is the cost of a pair for many rows, where each program visits all tiles of the rows that it owns.
+Exits with status 1 if the matrix products differ from those of the tiling by more than 3 %.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FACTS = ("regs", "spills", "shared", "occupancy")
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over all pairs: what runs it, and what of it is counted."""
+    """One pass over all pairs: how to run it, and what to count."""
 
     run: Callable[[Tensor, float], object]
     kernel: str
@@ -139,16 +139,16 @@ PROBLEMS: list[tuple[Sequence[str], torch.dtype, int, float]] = [
 
 
 def count(name: str, z: Tensor, tau: float, log: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the counters of one pass, and what its kernel takes."""
+    """Return the counters of one pass, and the resources of its kernel."""
     one, before = PASSES[name], len(log)
-    # Programs then visit all tiles of their rows, as they do among many rows.
+    # Programs then visit all tiles of their rows, as with many rows.
     with mock.patch.object(pair_lse_module, "_NUM_PROGRAMS", 1):
         one.run(z, tau)
     launches = [launch for launch in log[before:] if launch["name"] == one.kernel]
     faults = [launch["fault"] for launch in launches if launch["fault"]]
     if faults or not launches:
         raise RuntimeError(f"{one.kernel} must run, got {faults or 'no launch'}")
-    # Of the two for bounded and for other similarities, one returns at once.
+    # Of the two launches, for bounded and unbounded similarities, one returns at once.
     main = max(launches, key=lambda launch: launch["counters"].get("ex2", 0))
     counts = {c: sum(run["counters"].get(c, 0) for run in launches) for c in COUNTERS}
     instructions = [code for code in main["opcodes"] if "mma" in code and "sync" in code]
@@ -168,7 +168,7 @@ def implied_products(name: str, z: Tensor) -> float:
 
 
 def row_of(name: str, dtype: torch.dtype, dim: int, tau: float, log: Any) -> dict[str, Any]:
-    """Return one line: what a pair costs at both sizes, and among many rows."""
+    """Return one line: the cost of a pair at both sizes, and for many rows."""
     row: dict[str, Any] = {"pass": name, "dtype": dtype_name(dtype), "dim": dim, "tau": tau}
     counts, sizes = [], [size // 2 if dim > 256 else size for size in SIZES]
     for size in sizes:
@@ -186,7 +186,7 @@ def row_of(name: str, dtype: torch.dtype, dim: int, tau: float, log: Any) -> dic
 
 
 def repeats(row: dict[str, Any]) -> bool:
-    """Return whether a pass computes other products than those of the tiles that it visits."""
+    """Return whether the products of a pass differ from those of the tiles that it visits."""
     sizes = [key.removeprefix("products ") for key in row if key.startswith("products at")]
     ratios = [row[f"products {size}"] / row[f"implied {size}"] for size in sizes]
     return any(abs(ratio - 1) > MOST_DEVIATION for ratio in ratios)

@@ -1,9 +1,9 @@
-"""Where a step is timed and weighed: a CPU, or a CUDA device, with one set of questions for both.
+"""Time and memory of a step on a CPU or a CUDA device, behind one interface.
 
-On a CUDA device a time is what passes between two events around the step, after a buffer larger
-than the L2 cache was overwritten; where the host prepares a step more slowly than the device runs
-it, it is the time of the host. A ceiling is what the device reaches in the same rounds: the best
-torch.mm of a few shapes, and the rate of copying memory (bytes read and written).
+On a CUDA device the time is measured between two events around the step, after a buffer larger
+than the L2 cache was overwritten; if the host launches more slowly than the device computes, it is
+the time of the host. A ceiling is what the device reaches in the same rounds: the best torch.mm of
+a few shapes, and the rate of copying memory (bytes read and written).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MEMORY_SHARE = 0.8  # of a GPU, for one provider
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Work that shows what a device can do."""
+    """Work that shows the limit of a device."""
 
     kind: Literal["mm", "copy"]
     amount: float
@@ -59,7 +59,7 @@ class Device(ABC):
 
     @abstractmethod
     def lacks(self) -> str:
-        """Return why nothing can be timed here, "" if something can."""
+        """Return why this device cannot be used here, "" if it can."""
 
     @abstractmethod
     def synchronise(self) -> None:
@@ -67,31 +67,31 @@ class Device(ABC):
 
     @abstractmethod
     def time_ms(self, run: Callable[[], object]) -> float:
-        """Return the milliseconds of one call that has run before."""
+        """Return the milliseconds of one warm call."""
 
     @abstractmethod
     def can_weigh(self) -> bool:
-        """Return whether peak memory can be told."""
+        """Return whether peak memory can be measured."""
 
     @abstractmethod
     def reset_peak(self) -> float:
-        """Start to look for the peak; return what is held now, in MiB."""
+        """Reset the peak; return the memory in use now, in MiB."""
 
     @abstractmethod
     def peak_mib(self) -> float:
-        """Return the most that was held since `reset_peak`, in MiB."""
+        """Return the peak since `reset_peak`, in MiB."""
 
     @abstractmethod
     def ceilings(self, rows: int, dtype: torch.dtype) -> dict[str, Ceiling]:
-        """Return what to time beside a problem of `rows` in `dtype`, warm, by name."""
+        """Return the ceilings to time with a problem of `rows` in `dtype`, warm, by name."""
 
     @abstractmethod
     def memory_mib(self) -> float:
-        """Return the default limit of a provider."""
+        """Return the default memory limit of a provider."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return what a result file must say of the device."""
+        """Return the description of the device for a result file."""
 
     @abstractmethod
     def slug(self) -> str:
@@ -99,7 +99,7 @@ class Device(ABC):
 
 
 class Cpu(Device):
-    """The processor: wall time, resident memory, sgemm."""
+    """The CPU: wall time, resident memory, sgemm."""
 
     name = "cpu"
 
@@ -132,7 +132,7 @@ class Cpu(Device):
         return status_mib("VmHWM")
 
     def ceilings(self, rows: int, dtype: torch.dtype) -> dict[str, Ceiling]:
-        # Half types are computed in float32.
+        # Half precision is computed in float32.
         return (
             products(SGEMM_SHAPES, torch.ones, torch.float32, "cpu")
             if rows >= LEAST_SGEMM_ROWS
@@ -150,7 +150,7 @@ class Cpu(Device):
 
 
 class Cuda(Device):
-    """The current CUDA device: events, its allocator, torch.mm and a copy in the dtype."""
+    """The current CUDA device: events, allocator, torch.mm and a copy in the dtype."""
 
     name = "cuda"
 
@@ -228,7 +228,7 @@ def products(
     dtype: torch.dtype,
     where: str,
 ) -> dict[str, Ceiling]:
-    """Return a product of every shape into memory that is there, warm."""
+    """Return a product of every shape into preallocated memory, warm."""
     ceilings = {}
     for rows, inner, cols in shapes:
         sizes = ((rows, inner), (inner, cols), (rows, cols))
@@ -257,7 +257,7 @@ def status_mib(key: str) -> float:
 
 
 def driver() -> str:
-    """Return the version of the NVIDIA driver, "unknown" where nvidia-smi does not say."""
+    """Return the version of the NVIDIA driver, "unknown" without nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
@@ -267,5 +267,5 @@ def driver() -> str:
 
 
 def as_slug(name: str) -> str:
-    """Return a name in lower case with a - for all that is no letter or digit."""
+    """Return a name in lower case, with - for everything but letters and digits."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,12 +1,12 @@
-"""Nothing wrong is timed: the error of a provider is at most twice that of dense PyTorch.
+"""Only correct providers are timed: their error is at most twice that of dense PyTorch.
 
-Truth is float64. Both come from a formula of their own, written out below in blocks of rows; up to
-4096 rows there is one block, which is dense code. Beyond MOST_ROWS that many rows (of a bank as
-many pairs) are checked, and at full size the providers must agree with the first of them.
+Truth is float64. Truth and dense code use the formula written out below, in blocks of rows; up to
+4096 rows there is one block. Beyond MOST_ROWS, that many rows (for a bank, as many pairs) are
+checked, and at full size the providers must agree with the first of them.
 
-The dense formula runs in the dtype of the embeddings, a half type as under autocast: similarities
-are products of half rows, rounded, and float32 from there on. Of float32 on a GPU products are as
-`torch.set_float32_matmul_precision` says, for the dense formula as for the providers.
+The dense formula runs in the dtype of the embeddings; in half precision as under autocast:
+similarities are half-precision products, rounded, and everything after is float32. On a GPU float32
+products follow `torch.set_float32_matmul_precision`, for the dense formula and the providers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from benchmarks.providers import Provider, Step
 from spcl_fast.precision import at_least_float32
 from spcl_fast.testing import assert_within_budget
 
-BLOCK_SIZE = 4096**2  # pairs a block
+BLOCK_SIZE = 4096**2  # pairs per block
 MOST_ROWS = 16384
 AGREEMENT = 1e-4  # of the largest value, in float32
 TF32_EPS = 2.0**-10
 
 
 class RefusedError(Exception):
-    """The provider is more wrong than it may be."""
+    """The error of the provider is beyond its budget."""
 
 
 def exact(
@@ -37,9 +37,9 @@ def exact(
     normalise: bool = False,
     block_size: int = BLOCK_SIZE,
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses of the rows (n,) and the gradient of their mean, as z, in `dtype`.
+    """Return the losses of the rows (n,) and the gradient of their mean, like z, in `dtype`.
 
-    Losses of a half type are float32.
+    In half precision the losses are float32.
     """
     z = z.detach().to(dtype).requires_grad_()
     grad, losses = torch.zeros_like(at_least_float32(z)), []
@@ -101,7 +101,7 @@ class Gate:
         """Return the step of `provider`, run once, and its errors over the largest true value.
 
         Raises:
-            RefusedError: the loss or the gradient is not what it must be.
+            RefusedError: the loss or the gradient is wrong.
             UnavailableError: the provider cannot run here.
         """
         whole = self.checked.num_pairs == self.problem.num_pairs
@@ -120,7 +120,7 @@ class Gate:
         errors = {}
         right = self._truth_and_dense(provider.normalises)
         for name, actual, (truth, dense) in zip(("loss", "grad"), result, right, strict=True):
-            if self.problem.is_half:  # a loss may be a half type or float32
+            if self.problem.is_half:  # the loss may be in half precision or float32
                 actual = actual.to(dense.dtype)
             try:
                 assert_within_budget(actual, truth, dense, name=name)
@@ -131,9 +131,9 @@ class Gate:
         return errors
 
     def _truth_and_dense(self, normalise: bool) -> list[tuple[Tensor, Tensor]]:
-        """Return truth and dense code of the loss, and of the gradient.
+        """Return truth and dense result, of the loss and of the gradient.
 
-        The error of a mean can be 0 by luck: the dense loss is as wrong as its rows are on average.
+        The error of a mean can be 0 by luck: that of the dense loss is the mean error of its rows.
         """
         if normalise not in self._right:
             rows, grad = exact(self.checked, self.z, torch.float64, normalise=normalise)

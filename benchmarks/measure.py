@@ -1,7 +1,7 @@
 """Time of several providers in turns in one process; peak memory of each.
 
-Between the providers the device's own ceilings are timed (benchmarks/device.py). On a CPU peak
-memory is that of a fresh process, on a GPU what its allocator counted.
+The device's own ceilings (benchmarks/device.py) are timed in the same turns. Peak memory is that of
+a fresh process on a CPU, and what the allocator counted on a GPU.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from benchmarks.device import Ceiling, Cpu, Device
 from benchmarks.problem import Problem
 from benchmarks.providers import PROVIDERS, Provider, Step
 
-LEAST_SECONDS = 0.5  # a size, so that steps of a millisecond get hundreds of rounds
-MOST_SECONDS = 8.0  # a provider, after two runs
+LEAST_SECONDS = 0.5  # per size, so that steps of a millisecond get hundreds of rounds
+MOST_SECONDS = 8.0  # per provider, after two runs
 
 
 def time_steps(
     steps: Mapping[str, Callable[[], object]], rounds: int, device: Device
 ) -> dict[str, dict[str, Any]]:
-    """Time steps that have run before, in turns of changing order: each follows every other.
+    """Time warm steps in turns of changing order, so that each follows every other.
 
     Args:
         steps: what to time, by name.
-        rounds: runs of each, more where all are short, fewer (at least 2) of one that is long.
-        device: whose clock it is.
+        rounds: runs of each; more if all are short, fewer (at least 2) for a long one.
+        device: its clock is used.
 
     Returns:
         Median, 20th and 80th percentile in ms and the number of runs, by name.
@@ -60,7 +60,7 @@ def on(steps: Mapping[str, Step], z: Tensor) -> dict[str, Callable[[], object]]:
 def best_rate(
     kind: str, ceilings: Mapping[str, Ceiling], times: Mapping[str, dict[str, Any]]
 ) -> float | None:
-    """Return the best of a kind in 1e9 flops or bytes a second, None where none was timed.
+    """Return the best rate of a kind in 1e9 flops or bytes per second, None if none was timed.
 
     Args:
         kind: "mm" or "copy".
@@ -86,7 +86,7 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def peak_mib(name: str, problem: Problem, threads: int) -> float | None:
-    """Return the peak of one step above its inputs on a CPU, None where the system cannot tell."""
+    """Return the peak of one step above its inputs on a CPU, None if the system cannot tell."""
     if not Cpu().can_weigh():
         return None
     fresh = multiprocessing.get_context("forkserver")
@@ -96,7 +96,7 @@ def peak_mib(name: str, problem: Problem, threads: int) -> float | None:
 
 
 def peak_mib_here(name: str, problem: Problem, threads: int) -> float:
-    """Return the peak of this process in one step above what it held before."""
+    """Return the peak of this process in one step, above the level before."""
     return weigh(PROVIDERS[name], problem, threads)["peak_mib"]
 
 
@@ -110,7 +110,7 @@ def weigh(provider: Provider, problem: Problem, threads: int) -> dict[str, float
 
 
 def weigh_step(run: Callable[[], object], device: Device) -> dict[str, float]:
-    """Return the peak of one call above what was held before in MiB, and its seconds."""
+    """Return the peak of one call above the level before, in MiB, and its seconds."""
     held = device.reset_peak()
     start = time.perf_counter()
     run()

@@ -1,14 +1,14 @@
-"""Does pre-training help a segmenter that has one labelled scan, and does self-pacing add to it?
+"""Does pre-training help a segmenter with one labelled scan, and does self-pacing add to it?
 
     python -m benchmarks.one_scan --root ACDC --out runs/one_scan \
         --json benchmarks/results/cpu/one_scan_acdc.json
 
-Pre-trains three encoders (SimCLR, position SupCon, self-paced position) and fine-tunes scratch and
-the three from each of several single labelled end-diastolic scans; every arm of a pick has the same
-scan, batches, augmentation and decoder initialisation. Takes up an interrupted run.
+Pre-trains three encoders (SimCLR, position SupCon, self-paced position). Fine-tunes from scratch
+and from each encoder on one labelled end-diastolic scan, for several choices of it; all arms of a
+choice share scan, batches, augmentation and decoder initialisation. Resumes an interrupted run.
 
-The interval of a paired difference is a bootstrap over labelled scans and test patients together
-(both are resampled), 95 %.
+The 95 % interval of a paired difference is a bootstrap over labelled scans and test patients (both
+are resampled).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def write(
     encoders: dict[str, Path],
     picks: list[dict[str, Any]],
 ) -> None:
-    """Write what is known so far, and print it."""
+    """Write the results so far, and print them."""
     command = [a for a in sys.argv[1:] if not a.startswith("/")]
     first = picks[0]["scratch"]["scans"]
     patients = sorted({scan["patient"] for scan in first.values()})
@@ -123,7 +123,7 @@ def write(
 
 
 def pretraining(folder: Path) -> dict[str, Any]:
-    """Return how the pre-training of a run went: loss and kNN slice position by epoch."""
+    """Return the course of a pre-training: loss and kNN accuracy of slice position by epoch."""
     epochs = [row for row in read_log(folder / "metrics.jsonl") if row["kind"] == "epoch"]
     columns = ("loss", "mean_weight", "collapse", "knn_position_accuracy")
     out: dict[str, Any] = {name: [round(row[name], 4) for row in epochs] for name in columns}

@@ -1,9 +1,9 @@
-"""Fused contrastive losses of other packages, which need a GPU, in the problems they can compute.
+"""Fused contrastive losses of other packages, which need a GPU, on the problems they can compute.
 
-All four compute a cross entropy over the similarities of two sets of rows, so they appear in
-infonce and clip alone. inf-cl, liger-kernel and cut-cross-entropy have one direction and are
-called once for each; a row's target is the index of its reference. None takes a temperature for a
-half type other than by scaling one side, rounded, as their users do.
+All four compute a cross-entropy over the similarities of two sets of rows, so they appear in
+infonce and clip only. inf-cl, liger-kernel and cut-cross-entropy compute one direction and are
+called once for each; a row's target is the index of its reference. In half precision the only way
+to pass a temperature is to scale one side, which rounds it; their users do the same.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ NO_MARGIN = 4.0  # above the largest difference of two cosines: memeff then mask
 
 
 class UnavailableError(Exception):
-    """This provider cannot run here; the message is a sentence that says why."""
+    """The provider cannot run here; the message says why."""
 
 
 def library(name: str) -> Any:
-    """Import a library that need not be there."""
+    """Import an optional library."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # torchvision beside a torch of another build raises RuntimeError
@@ -55,7 +55,7 @@ def inf_cl(problem: Problem) -> Loss:
 
 
 def memeff(problem: Problem) -> Loss:
-    """Return its CLIP loss, or its row softmax without mask; gradients are not rescaled."""
+    """Return its CLIP loss, or its unmasked row softmax; gradients are not rescaled."""
     package = library("memeff")
     options = {"temperature": problem.tau, "normalized_inputs": True, "stable": False}
     if problem.kind == "clip":
@@ -66,7 +66,7 @@ def memeff(problem: Problem) -> Loss:
 
 
 def liger(problem: Problem) -> Loss:
-    """Return a fused linear cross entropy whose weight is the references."""
+    """Return a fused linear cross-entropy with the references as its weight."""
     loss_fn = library("liger_kernel.transformers").LigerFusedLinearCrossEntropyLoss()
     targets = torch.arange(problem.n, device=problem.device)
 
@@ -78,7 +78,7 @@ def liger(problem: Problem) -> Loss:
 
 
 def cut_cross_entropy(problem: Problem) -> Loss:
-    """Return arXiv:2411.09009 with the references as classifier, no gradient filtered out."""
+    """Return arXiv:2411.09009 with the references as classifier, without gradient filtering."""
     loss_fn = library("cut_cross_entropy").linear_cross_entropy
     targets = torch.arange(problem.n, device=problem.device)
 

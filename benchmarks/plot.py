@@ -2,7 +2,7 @@
 
     python -m benchmarks.plot benchmarks/results/cpu/losses.json
 
-The plot stands beside the first file.
+The plot is written beside the first file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from benchmarks.providers import PROVIDERS
 
 AXES = {"time_ms": "time, ms", "peak_mib": "peak memory, MiB"}
 FIXED = ("dim", "classes", "tau", "threads", "dtype")  # the plot shows the first of each
-DTYPE = {"dtype": "float32"}  # of files that do not say
+DTYPE = {"dtype": "float32"}  # for files that do not say
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
-    """Write a PNG: a line a provider, a row of axes a problem, both axes logarithmic."""
+    """Write a PNG: a line per provider, a row of axes per problem, both axes logarithmic."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,14 +1,14 @@
-"""What is compared: a loss over two views of N / 2 images, forward and backward.
+"""The problems: a loss over two views of N / 2 images, forward and backward.
 
     self-paced   linear weights, gamma = pace log(N - 1), labels of the images
     supcon       the same at gamma = inf
-    ntxent       the label of an image is the image itself: the other view is the only positive
+    ntxent       every image is its own class: the other view is the only positive
     meta-labels  self-paced with three labels at once, META_LABELS
     bank         supcon of N anchors against labelled references, with the gradients of both
     infonce      N anchors against N references; the positive of anchor i is reference i
     clip         the mean of infonce and of infonce with the two sides exchanged
 
-Every row has a positive, so libraries that treat lonely rows differently agree on the loss.
+Every row has a positive, so libraries that treat rows without positives differently agree.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Problem:
 
     @property
     def num_refs(self) -> int:
-        """Rows that are no anchors."""
+        """Rows that are not anchors."""
         if self.kind in DIAGONAL:
             return self.n
         return self.refs if self.kind == "bank" else 0
@@ -89,14 +89,14 @@ class Problem:
     def num_flops(self) -> int:
         """Flops of a forward and a backward that visit every pair once and recompute it.
 
-        A similarity twice and its part of two gradients: 8 dim, 4 n^2 dim where n^2 / 2 pairs are
-        the rest of them mirrored.
+        A pair costs 8 dim: its similarity twice and its part of two gradients. In a square matrix
+        the other half of the pairs is mirrored: 4 n^2 dim.
         """
         return 8 * self.dim * (self.num_pairs if self.num_refs else self.num_pairs // 2)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that must move: the embeddings once a direction, the gradient once."""
+        """Bytes that must move: the embeddings once per direction, the gradient once."""
         return 3 * (self.n + self.num_refs) * self.dim * self.torch_dtype.itemsize
 
     @property
@@ -112,7 +112,7 @@ class Problem:
         return self.torch_dtype.itemsize == 2
 
     def at_most(self, rows: int) -> Problem:
-        """Return the problem cut to `rows` anchors, or as many pairs of a bank."""
+        """Return the problem cut to `rows` anchors, or for a bank to as many pairs."""
         n = min(self.n, rows)
         return replace(self, n=n, refs=min(self.refs, max(1, rows**2 // n)))
 
@@ -136,7 +136,7 @@ class Problem:
         return images.repeat(2).to(self.device)
 
     def ref_labels(self) -> Tensor:
-        """Return the labels of the references, (refs,) int64: every class is there."""
+        """Return the labels of the references, (refs,) int64, with every class present."""
         classes = self.n if self.kind in DIAGONAL else self.classes
         return torch.arange(self.num_refs, device=self.device) % classes
 

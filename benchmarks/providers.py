@@ -1,9 +1,9 @@
-"""Who computes the losses: ours, plain PyTorch, and the libraries that people use.
+"""The providers of the losses: ours, plain PyTorch, and other libraries.
 
-A provider takes part in the problems where it computes the same loss. `products` is
-`S = z @ z.T; S @ z`, the two matrix products that dense code cannot avoid, and no loss. Where there
-are references z holds the anchors and then the references. Dense code multiplies half types as they
-are and goes on in float32, as `torch.autocast` does, which the libraries run under then.
+A provider takes part in the problems where it computes the same loss. `products` is not a loss but
+`S = z @ z.T; S @ z`, the two matrix products that dense code cannot avoid. With references, z holds
+the anchors, then the references. In half precision dense code multiplies without conversion and
+continues in float32, as under `torch.autocast`; the other libraries run under autocast.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BOTH = ("cpu", "cuda")
 
 
 def few_copies(problem: Problem) -> int:
-    """Return the size of some copies of z."""
+    """Return the number of floats in a few copies of z."""
     return 5 * (problem.n + problem.num_refs) * problem.dim
 
 
@@ -55,7 +55,7 @@ class Provider:
     devices: tuple[str, ...] = BOTH
     """Where it runs."""
     normalises: bool = False
-    """Divides rows by their length itself: its gradient has no part along the row."""
+    """Normalises the rows itself: its gradient has no component along the row."""
     is_loss: bool = True
 
 
@@ -72,7 +72,7 @@ def differentiate(loss: Callable[[Tensor], Tensor]) -> Step:
 
 
 def under_autocast(problem: Problem, loss: Callable[[Tensor], Tensor]) -> Step:
-    """Return the step of code that is used with a half type under autocast."""
+    """Return the step of `loss`, under autocast in half precision."""
     if not problem.is_half:
         return differentiate(loss)
 
@@ -133,10 +133,10 @@ def bank(impl: Impl, problem: Problem) -> Step:
 
 
 def dense(problem: Problem) -> Step:
-    """Return plain PyTorch: the reference, or products of half rows and float32 from there on.
+    """Return plain PyTorch: the reference, or half-precision products and float32 afterwards.
 
-    Of a bank one product, one logsumexp and sums of the classes; of infonce and clip a cross
-    entropy over the similarities.
+    A bank takes one product, one logsumexp and sums over classes; infonce and clip take the
+    cross-entropy of the similarities.
     """
     if problem.kind in DIAGONAL:
         return dense_diagonal(problem)
@@ -184,7 +184,7 @@ def cross_entropy(
 
 
 def native_with(tile_cache_mib: int, problem: Problem) -> Step:
-    """Return the native step with so much memory for tiles of the forward."""
+    """Return the native step with a tile cache of `tile_cache_mib`."""
     step = ours("native", problem)
     cache = library("spcl_fast.native")
 
@@ -208,7 +208,7 @@ def dense_loss(z: Tensor, labels: Tensor, tau: float, gamma: Tensor) -> Tensor:
 
 
 def half_loss(z: Tensor, labels: Tensor, tau: float, gamma: float | Tensor) -> Tensor:
-    """Return the sum over (labels, N) of the dense loss of half rows z (N, D)."""
+    """Return the dense loss of half-precision z (N, D), summed over the `labels` (K, N)."""
     sim = at_least_float32(z @ z.T) / tau
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
     pair_loss = sim.masked_fill(own, -math.inf).logsumexp(1, keepdim=True) - sim

@@ -1,7 +1,7 @@
-"""Train an image and a text tower with open_clip's loss: one import line is ours.
+"""Train an image tower and a text tower with open_clip's loss: only one import line changes.
 
-A scene has six attributes of four values; the image adds a pattern for each, the text is a token
-for each, in any order.
+A scene has six attributes with four values each. The image is the sum of a pattern per attribute;
+the text is a token per attribute, in random order.
 
 python examples/clip.py
 """
@@ -42,7 +42,7 @@ class TwoTowers(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return unit rows of both, and the scale of their similarities."""
+        """Return unit rows of both towers, and the logit scale."""
         rows = normalize(self.image(image), dim=1), normalize(self.text(text), dim=1)
         return *rows, self.logit_scale.exp()
 

@@ -1,4 +1,4 @@
-"""One batch over several processes, and the activations of one chunk of it at a time.
+"""One batch over several processes, with the activations of one chunk at a time.
 
 torchrun --nproc-per-node 2 examples/ddp.py
 """
@@ -14,10 +14,10 @@ from toy import NUM_CLASSES, arguments, encoder, images, neighbour_accuracy, vie
 
 from spcl_fast import ContrastiveLossOutput, SupConLoss, cached_step
 
-args = arguments(steps=60, batch=128, chunk=64)  # a process; seeds all alike
+args = arguments(steps=60, batch=128, chunk=64)  # per process; the same seed in all
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-torch.manual_seed(args.seed + 1 + rank)  # every process draws other rows
+torch.manual_seed(args.seed + 1 + rank)  # every process draws different rows
 x, y = images(1000, seed=0)
 model = DistributedDataParallel(encoder())
 supcon = SupConLoss(tau=0.1, group=dist.group.WORLD)
@@ -25,7 +25,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 
 def say(text: str) -> None:
-    """Print once, not once a process."""
+    """Print on rank 0 only."""
     if rank == 0:
         print(text, flush=True)
 
@@ -36,7 +36,7 @@ for step in range(args.steps):
     labels = y[index].repeat(2)
 
     def loss_of(rows: Tensor, labels: Tensor = labels) -> ContrastiveLossOutput:
-        """Compare the rows of this process with those of all."""
+        """Compare the rows of this process with those of all processes."""
         return supcon(normalize(rows, dim=1), labels)
 
     batch = torch.cat([view(x[index]), view(x[index])])

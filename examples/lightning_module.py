@@ -1,4 +1,4 @@
-"""A LightningModule whose loss compares the rows of all devices of the trainer; needs lightning.
+"""A LightningModule whose loss compares the rows of all the trainer's devices; needs lightning.
 
 python examples/lightning_module.py
 """
@@ -23,7 +23,7 @@ class Contrastive(lightning.LightningModule):
         self.encoder = encoder()
 
     def setup(self, stage: str) -> None:
-        """Make the loss here, where the process group exists."""
+        """Create the loss here, where the process group exists."""
         group = torch.distributed.group.WORLD if self.trainer.world_size > 1 else None
         self.loss = SupConLoss(tau=0.1, group=group)
 
@@ -32,7 +32,7 @@ class Contrastive(lightning.LightningModule):
         x, labels = batch
         z = normalize(self.encoder(torch.cat([view(x), view(x)])), dim=1)
         out = self.loss(z, labels.repeat(2))
-        self.log("collapse", out.collapse)  # of the whole batch on every rank
+        self.log("collapse", out.collapse)  # of the whole batch, on every rank
         if self.global_step % 10 == 0 or self.global_step == self.trainer.max_steps - 1:
             self.print(f"step {self.global_step}: loss {out.loss.item():.4f}")
         return out.loss

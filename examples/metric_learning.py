@@ -1,7 +1,7 @@
-"""The training loop of pytorch-metric-learning: one import line is ours.
+"""The training loop of pytorch-metric-learning: only one import line changes.
 
-Its CrossBatchMemory, where the package is installed, takes our loss as it is. The loss rises while
-the memory fills, since every anchor is compared with more rows, and falls afterwards.
+If the package is installed, its CrossBatchMemory wraps our loss unchanged. The loss rises while the
+memory fills, since every anchor is compared with more rows, and falls afterwards.
 
 python examples/metric_learning.py
 """
@@ -24,7 +24,7 @@ data = TensorDataset(*images(1280, seed=0))
 model = encoder()
 loss_func = SupConLoss(temperature=0.1)
 if CrossBatchMemory is None:
-    print("pytorch-metric-learning is not installed: every batch by itself, without its memory")
+    print("pytorch-metric-learning is not installed: training without its memory")
 else:
     loss_func = CrossBatchMemory(loss_func, embedding_size=32, memory_size=args.memory)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

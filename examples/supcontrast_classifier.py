@@ -1,4 +1,4 @@
-"""Classify images with an encoder trained by SupContrast's loss: one import line is ours.
+"""Classify images with an encoder trained by SupContrast's loss: only one import line changes.
 
 python examples/supcontrast_classifier.py
 """
@@ -28,7 +28,7 @@ for step in range(args.steps):
     if step % 10 == 0 or step == args.steps - 1:
         print(f"step {step}: loss {loss.item():.4f}")
 
-# the second stage: a linear classifier on what the encoder, now fixed, says
+# second stage: a linear classifier on the frozen encoder
 test_x, test_y = images(500, seed=1)
 with torch.no_grad():
     features, test_features = model(x), model(test_x)

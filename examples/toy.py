@@ -1,4 +1,4 @@
-"""What the examples share: images made here, an encoder, and accuracies."""
+"""What the examples share: generated images, an encoder, an accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE = 16  # pixels
 
 
 def arguments(steps: int, batch: int, **others: int) -> argparse.Namespace:
-    """Return what the command line says, given the defaults; seeds torch."""
+    """Parse the command line with these defaults, and seed torch."""
     parser = argparse.ArgumentParser()
     for name, value in {"steps": steps, "batch": batch, "seed": 0, **others}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -23,7 +23,7 @@ def arguments(steps: int, batch: int, **others: int) -> argparse.Namespace:
 
 
 def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return images (count, 1, 16, 16) and classes (count,): a pattern a class, moved and noisy."""
+    """Return noisy shifted patterns, (count, 1, 16, 16), one per class, and classes (count,)."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.randn(NUM_CLASSES, 1, SIDE // 2, SIDE // 2, generator=draw)
     pattern = interpolate(coarse, SIDE, mode="bilinear")
@@ -34,7 +34,7 @@ def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def moved(x: Tensor, draw: torch.Generator | None = None) -> Tensor:
-    """Roll every image (N, C, H, W) by another number of pixels, each from 0 to H - 1."""
+    """Roll every image (N, C, H, W) by random offsets from 0 to H - 1 pixels."""
     N, C, H, W = x.shape
     down, right = torch.randint(H, (2, N, 1, 1, 1), generator=draw).to(x.device)
     image, channel, row, column = (torch.arange(n, device=x.device) for n in (N, C, H, W))
@@ -43,7 +43,7 @@ def moved(x: Tensor, draw: torch.Generator | None = None) -> Tensor:
 
 
 def view(x: Tensor) -> Tensor:
-    """Return an augmented copy: moved, with another contrast and more noise."""
+    """Return an augmented copy: shifted, with random contrast and more noise."""
     contrast = 0.7 + 0.6 * torch.rand(x.shape[0], 1, 1, 1, device=x.device)
     return moved(x) * contrast + 0.2 * torch.randn_like(x)
 
@@ -61,7 +61,7 @@ def encoder(dim: int = 32) -> nn.Sequential:
 
 @torch.no_grad()
 def neighbour_accuracy(model: nn.Module, count: int = 500) -> float:
-    """Return the share of new images whose nearest other image is of their class."""
+    """Return the share of new images whose nearest other image has the same class."""
     x, labels = images(count, seed=1)
     z = normalize(model(x), dim=1)
     similarity = (z @ z.T).fill_diagonal_(-2)

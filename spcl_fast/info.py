@@ -1,4 +1,4 @@
-"""What runs here: `python -m spcl_fast.info` prints versions, implementations, what auto picks."""
+"""What runs here: `python -m spcl_fast.info` prints versions, implementations and auto's choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spcl_fast.ops._impl import MAX_TRITON_D, Impl, resolve
 
 
 def describe() -> dict[str, str]:
-    """Return facts about the installation by name, in the order in which they are printed."""
+    """Return facts about the installation by name, in printing order."""
     devices = ["cpu", "cuda"]
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -63,7 +63,7 @@ def _describe_triton() -> str:
 
 
 def main() -> None:
-    """Print the facts, one a line."""
+    """Print the facts, one per line."""
     facts = describe()
     width = max(map(len, facts))
     for name, value in facts.items():

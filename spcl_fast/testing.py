@@ -15,15 +15,15 @@ def make_embeddings(
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> Tensor:
-    """Return random rows of one length; the same ones on every device.
+    """Return random rows of equal norm, identical on every device.
 
     Args:
         num_rows: N.
         dim: D.
-        norm: length of every row, before rounding to `dtype`.
-        dtype: of the result.
-        device: of the result.
-        seed: of the generator.
+        norm: norm of every row, before rounding to `dtype`.
+        dtype: dtype of the result.
+        device: device of the result.
+        seed: seed of the generator.
 
     Returns:
         (N, D).
@@ -48,8 +48,8 @@ def make_labels(
         num_rows: N.
         num_classes: labels are drawn from [0, num_classes).
         unknown_share: expected share of rows whose label is -1.
-        device: of the result.
-        seed: of the generator.
+        device: device of the result.
+        seed: seed of the generator.
 
     Returns:
         (N,) int64.
@@ -63,15 +63,15 @@ def make_labels(
 def assert_within_budget(
     actual: Tensor, truth: Tensor, eager: Tensor, *, factor: float = 2.0, name: str = "value"
 ) -> None:
-    """Assert that `actual` is at most `factor` times as wrong as eager PyTorch.
+    """Assert that the error of `actual` is at most `factor` times that of eager PyTorch.
 
     Args:
-        actual: what is tested, of the dtype of `eager`; integers must be equal.
-        truth: the same in float64.
-        eager: the same from the reference in the dtype of `actual`.
-        factor: how many times the error of `eager` is allowed, beyond one rounding of the largest
+        actual: value under test, in the dtype of `eager`; integers must be equal.
+        truth: the float64 value.
+        eager: the value of the reference, in the dtype of `actual`.
+        factor: allowed multiple of the error of `eager`, on top of one rounding of the largest
             value.
-        name: what the message calls it.
+        name: name of the value in the message.
 
     Raises:
         AssertionError: the shapes or dtypes differ, a value is not finite where the truth is, or
