@@ -16,9 +16,9 @@ class InspectConfig:
     """Show what a data set holds and what is wrong with it.
 
     Attributes:
-        root: Folder in one of the layouts; the word --root may be left out.
-        csv: Table of more meta-labels.
-        layout: Layout of the folder; "auto" recognises it.
+        root: Folder in one of the layouts; `--root` itself may be omitted.
+        csv: Table of further meta-labels.
+        layout: Layout of the folder; "auto" detects it.
         thumbnails: PNG file to draw some of the scans to.
         json: Print JSON instead of text.
     """
@@ -31,11 +31,11 @@ class InspectConfig:
 
 
 class Shown(NamedTuple):
-    """What is to be said of a data set.
+    """The description of a data set.
 
     Attributes:
         text: The description, or JSON.
-        problems: One sentence for each scan that cannot be used; the text has them too.
+        problems: One sentence per unusable scan; also part of the text.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
 
 def inspect_data(config: InspectConfig) -> Shown:
-    """Describe the data set, and draw it if asked for.
+    """Describe the data set, and draw thumbnails on request.
 
     Raises:
         DataError: The folder is not in the layout, or the picture cannot be written.

@@ -16,9 +16,9 @@ class MakePhantomConfig:
 
     Attributes:
         root: Folder to write to.
-        layout: Data set whose files it looks like.
-        num_patients: Patients; where the layout has no phases, each has its ED volume only.
-        seed: Seed of the data set.
+        layout: Data set whose file layout to use.
+        num_patients: Number of patients; in a layout without phases each has its ED volume only.
+        seed: Random seed.
     """
 
     root: Path

@@ -1,4 +1,4 @@
-"""One HTML page about the runs in a folder."""
+"""An HTML page about the runs in a folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from spcl_fast.segmentation.report import write_report
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write one HTML page about the runs in a folder.
+    """Write an HTML page about the runs in a folder.
 
     Attributes:
-        runs: Folder that holds run folders.
-        output: The page; None means report.html in `runs`.
+        runs: Folder of run folders.
+        output: The page to write; None means report.html in `runs`.
     """
 
     runs: Path

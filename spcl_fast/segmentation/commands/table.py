@@ -17,23 +17,23 @@ class Command(NamedTuple):
     config: str
     """Dataclass of the options."""
     function: str
-    """Does the work that a configuration describes."""
+    """Takes the configuration and does the work."""
     text: Callable[[Any, Any], Any] = lambda config, result: result
-    """What to print of the configuration and the result."""
+    """Returns what to print, from the configuration and the result."""
     exit_code: Callable[[Any], int] = lambda result: 0
-    """The exit code that a result means."""
+    """Returns the exit code, from the result."""
     is_stage: bool = False
-    """Whether it takes --preset, --config and --resume too."""
+    """Whether it also takes --preset, --config and --resume."""
     first_option: str | None = None
-    """Option whose name may be left out before its value, the first word."""
+    """Option whose name may be omitted if its value is the first word."""
 
 
 class Program(NamedTuple):
-    """A command that reads its words itself."""
+    """A command that parses its own arguments."""
 
     help: str
     function: str
-    """Takes the words, returns the exit code."""
+    """Takes the arguments, returns the exit code."""
 
 
 class Group(NamedTuple):
@@ -58,7 +58,7 @@ DATA = {
 }
 COMMANDS: dict[str, Command | Program | Group] = {
     "demo": Command(
-        "phantom, pre-training, fine-tuning and a report, in minutes on a CPU",
+        "pre-train and fine-tune on a phantom, with a report, in minutes on a CPU",
         *("commands.demo:DemoConfig", "commands.demo:demo"),
     ),
     "pretrain": Command(
@@ -73,16 +73,16 @@ COMMANDS: dict[str, Command | Program | Group] = {
         is_stage=True,
     ),
     "reproduce": Command(
-        "run the paper's comparison and set its table beside ours",
+        "run the paper's comparison and show its numbers beside ours",
         *("commands.reproduce:ReproduceConfig", "commands.reproduce:reproduce"),
         first_option="--dataset",
     ),
     "audit": Command(
-        "give a share of slices wrong meta-labels; do the pair weights find them?",
+        "corrupt some meta-labels and test whether the pair weights find them",
         *("commands.audit:AuditConfig", "commands.audit:audit"),
     ),
     "evaluate": Command(
-        "Dice and HD95 of a trained segmenter on a data set",
+        "compute Dice and HD95 of a trained segmenter on a data set",
         *("commands.evaluate:EvaluateConfig", "commands.evaluate:evaluate"),
         text=lambda _, scores: json.dumps(scores, indent=1),
     ),
@@ -96,19 +96,19 @@ COMMANDS: dict[str, Command | Program | Group] = {
         *("commands.export:ExportConfig", "commands.export:export"),
     ),
     "report": Command(
-        "write one HTML page about the runs in a folder",
+        "write an HTML page about the runs in a folder",
         *("commands.report:ReportConfig", "commands.report:report"),
     ),
-    "data": Group("inspect a data set, or make the phantom", DATA),
+    "data": Group("inspect a data set, or generate the phantom", DATA),
     "bench": Program(
-        "time and memory of the losses here, against dense PyTorch and other libraries",
+        "measure time and memory against dense PyTorch and other libraries",
         "commands.bench:bench",
     ),
-    "info": Program("versions, what is built, what auto picks", "commands.info:info"),
+    "info": Program("print versions, what is built and what auto picks", "commands.info:info"),
 }
 
 
 def load(name: str) -> Any:
-    """Return what "module:name" below `PACKAGE` names."""
+    """Return the object named "module:name" below `PACKAGE`."""
     module, attribute = name.split(":")
     return getattr(import_module(f"{PACKAGE}.{module}"), attribute)
