@@ -9,7 +9,8 @@ typedef int32_t Mask __attribute__((vector_size(SPCL_LANES * 4)));
 
 #define SPCL_INLINE inline __attribute__((always_inline))
 
-SPCL_INLINE Vec broadcast(float x) { return Vec{} + x; }
+// x - 0 is x whatever x is, so that no subtraction is left; 0 + x is not, where x is -0.
+SPCL_INLINE Vec broadcast(float x) { return x - Vec{}; }
 
 SPCL_INLINE Vec load(const float* p) {
   Vec v;
