@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "../checks.h"
+#include "checks.h"
 #include "operand.h"
 #include "tile_kernels.h"
 

@@ -17,8 +17,8 @@
 #include <cmath>
 #include <limits>
 
-#include "../checks.h"
-#include "../ops.h"
+#include "checks.h"
+#include "ops.h"
 #include "kept_memory.h"
 #include "linear_labels.h"
 #include "operand.h"

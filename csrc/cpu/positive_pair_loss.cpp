@@ -13,8 +13,8 @@
 
 #include <cmath>
 
-#include "../checks.h"
-#include "../ops.h"
+#include "checks.h"
+#include "ops.h"
 #include "class_sums.h"
 #include "operand.h"
 #include "schedule.h"

@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "../ops.h"
+#include "ops.h"
 #include "tile_kernels.h"
 
 namespace spcl {

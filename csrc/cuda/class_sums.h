@@ -9,7 +9,7 @@
 
 #include <tuple>
 
-#include "../ops.h"
+#include "../arguments.h"
 
 namespace spcl::cuda {
 

@@ -7,8 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "../checks.h"
-#include "../ops.h"
+#include "../arguments.h"
 
 namespace spcl::cuda {
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../ops.h"
+#include "../arguments.h"
 #include "panels.h"
 
 namespace spcl::cuda {

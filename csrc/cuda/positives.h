@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "../ops.h"
+#include "../arguments.h"
 
 namespace spcl::cuda {
 

@@ -1,4 +1,4 @@
-// Host functions of the ops. N rows of z, M rows of refs, D features; the mathematics is in
+// The ops on CPUs. N rows of z, M rows of refs, D features; the mathematics is in
 // spcl_fast/ops/<op>.py.
 #pragma once
 
@@ -7,9 +7,9 @@
 #include <optional>
 #include <tuple>
 
-namespace spcl {
+#include "../arguments.h"
 
-using OptionalTensor = std::optional<at::Tensor>;
+namespace spcl {
 
 // Returns lse (N,), lse of refs (M,) or (0,), and the kept tiles, (0,) without any.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(
