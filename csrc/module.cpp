@@ -2,7 +2,7 @@
 
 #include <torch/extension.h>
 
-#include "cpu/kept_memory.h"
+#include "cpu/cache_memory.h"
 #include "cpu/schedule.h"
 #include "cpu/tile_kernels.h"
 
@@ -29,7 +29,7 @@ void check_python_signals() {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   spcl::check_interrupt = check_python_signals;
-  m.def("release_kept_memory", &spcl::release_kept_memory);
+  m.def("release_kept_memory", &spcl::release_cache_memory);
   m.def("build_info", [] {
     pybind11::dict info;
     info["torch"] = TORCH_VERSION;

@@ -38,29 +38,20 @@ class Operand {
   int64_t size(int64_t block) const { return std::min(block_, size() - begin(block)); }
   const Rows& rows() const { return rows_; }
 
-  // Whether a tile can read its rows in place.
-  bool in_place() const { return rows_.order == nullptr; }
-  const float* data(int64_t block) const { return rows_.data + begin(block) * rows_.stride; }
-  // Floats between the rows of a copied block: whole vectors, not a power of two.
-  int64_t copy_stride() const { return (D() + kPad - 1) / kPad * kPad + kPad; }
-  void copy(int64_t block, float* out) const {
-    best_tile_kernels().copy(rows_, begin(block), size(block), out, copy_stride());
-  }
-
-  // Transposes every block for its use as the columns of a tile.
-  void pack() {
+  // Packs every block for products with it: in panels for dot products, in slices for sums of rows.
+  void pack_panels() {
     const TileKernels& kernels = best_tile_kernels();
-    const int64_t group = kernels.packed_columns;
-    packed_ = at::empty({(size() + group - 1) / group * group * D()}, x_.options());
-    float* out = packed_.mutable_data_ptr<float>();
-    at::parallel_for(0, num_blocks(), grain(), [&](int64_t first, int64_t last) {
-      for (int64_t b = first; b < last; ++b) {
-        kernels.pack(rows_, begin(b), size(b), out + begin(b) * D());
-      }
-    });
+    const int64_t step = kernels.panel_rows;
+    panels_ = pack((size() + step - 1) / step * step * D(), D(), kernels.pack_panels);
   }
-  const float* packed(int64_t block) const {
-    return packed_.const_data_ptr<float>() + begin(block) * D();
+  void pack_slices() {
+    slices_ = pack(size() * slice_width(), slice_width(), best_tile_kernels().pack_slices);
+  }
+  const float* panels(int64_t block) const {
+    return panels_.const_data_ptr<float>() + begin(block) * D();
+  }
+  const float* slices(int64_t block) const {
+    return slices_.const_data_ptr<float>() + begin(block) * slice_width();
   }
 
   double max_squared_norm() const {
@@ -75,13 +66,26 @@ class Operand {
   }
 
  private:
+  int64_t slice_width() const { return (D() + kPad - 1) / kPad * kPad; }
+  // Returns `size` floats, `width` for each row of the blocks before.
+  template <class Pack>
+  at::Tensor pack(int64_t size, int64_t width, Pack kernel) const {
+    at::Tensor packed = at::empty({size}, x_.options());
+    float* out = packed.mutable_data_ptr<float>();
+    at::parallel_for(0, num_blocks(), grain(), [&](int64_t first, int64_t last) {
+      for (int64_t b = first; b < last; ++b) {
+        kernel(rows_, begin(b), this->size(b), out + begin(b) * width);
+      }
+    });
+    return packed;
+  }
   // Blocks that are worth a thread.
   int64_t grain() const { return 1 + (int64_t{1} << 16) / (block_ * std::max<int64_t>(D(), 1)); }
 
   at::Tensor x_;
   Rows rows_;
   int64_t block_;
-  at::Tensor packed_;
+  at::Tensor panels_, slices_;
 };
 
 // Values of the rows, with the padding that the kernels may read.

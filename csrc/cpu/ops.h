@@ -11,12 +11,12 @@
 
 namespace spcl {
 
-// Returns lse (N,), lse of refs (M,) or (0,), and the kept tiles, (0,) without any.
+// Returns lse (N,), lse of refs (M,) or (0,), and the cached tiles, (0,) without any.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(
     const at::Tensor& z,         // (N, D) float32
     const OptionalTensor& refs,  // (M, D)
     const at::Tensor& tau,       // ()
-    int64_t num_kept             // floats that kept tiles may take
+    int64_t num_cached           // floats that cached tiles may take
 );
 
 // Returns dz (N, D) and drefs (M, D), (0, D) where not needed. Of a square problem dz takes along the
@@ -29,7 +29,7 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
     const at::Tensor& dlse,           // (N,)
     const OptionalTensor& dlse_refs,  // (M,)
     const at::Tensor& tau,            // ()
-    const at::Tensor& kept,           // what the forward kept
+    const at::Tensor& cache,          // what the forward cached
     at::TensorList labels,            // (N,) each
     at::TensorList c,                 // (N,) dloss_i / |P(i)| each
     at::TensorList gamma,             // () each

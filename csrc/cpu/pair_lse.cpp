@@ -2,14 +2,14 @@
 //
 // Forward: a tile of 2^(s_ij) gives sums for its rows and for its columns, so a square matrix needs
 // the tiles i <= j only. Where the norms bound |s_ij| by kMaxExponent the powers are summed as they
-// are, and may be kept for the backward; else each tile shifts by the maximum of every row and
+// are, and may be cached for the backward; else each tile shifts by the maximum of every row and
 // column, and the sums are merged with their shifts: right for every tau and norm.
 //
 // Backward: a tile of h_ij = a_i p_ij + a_j p_ji, which is symmetric, serves dz_i += h z_j and
 // dz_j += h^T z_i. The positives of labels with linear weights join h (linear_labels.h).
 //
-// Memory: O(N D): packed rows, the gradient, some tiles a thread. Multiply-adds: N^2 D / 2 forward,
-// 3 N^2 D / 2 backward, N^2 D where the exponents of a tile were kept.
+// Memory: O(N D): packed rows, the gradient, one tile a thread. Multiply-adds: N^2 D / 2 forward,
+// 3 N^2 D / 2 backward, N^2 D where the exponents of a tile were cached.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -19,7 +19,7 @@
 
 #include "checks.h"
 #include "ops.h"
-#include "kept_memory.h"
+#include "cache_memory.h"
 #include "linear_labels.h"
 #include "operand.h"
 #include "schedule.h"
@@ -71,7 +71,7 @@ struct Problem {
   int64_t num_groups;  // of columns, each with row sums and gradients of its own
   bool is_bounded;
   Schedule schedule;
-  int64_t kept_rows, kept_stride;  // of a kept tile
+  int64_t cached_rows, cached_stride;  // of a cached tile
 
   Problem(const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& tau_tensor)
       : rows(z),
@@ -83,24 +83,34 @@ struct Problem {
                    exponent_bound() < kMaxExponent),
         schedule(is_square ? Schedule::triangle(rows.num_blocks())
                            : Schedule::rectangle(rows.num_blocks(), cols.num_blocks(), num_groups)),
-        kept_rows(std::min(rows.block(), rows.size())),
-        kept_stride(std::min(cols.block(), (cols.size() + kPad - 1) / kPad * kPad)) {
-    cols.pack();
+        cached_rows(std::min(rows.block(), rows.size())),
+        cached_stride(std::min(cols.block(), (cols.size() + kPad - 1) / kPad * kPad)) {}
+
+  void pack_panels() {
+    cols.pack_panels();
+    if (!is_square) rows.pack_panels();
   }
+  void pack_slices() {
+    cols.pack_slices();
+    if (!is_square) rows.pack_slices();
+  }
+  // The rows as they were packed: of a square problem they are the columns.
+  const Operand& packed_rows() const { return is_square ? cols : rows; }
 
   Scale scale() const { return Scale(kLog2E / tau); }  // of powers of two
-  int64_t num_kept(const at::Tensor& kept) const {
-    const int64_t size = kept_rows * kept_stride;
-    return is_bounded && size > 0 ? kept.numel() / size : 0;
+  int64_t cached_size() const { return cached_rows * cached_stride; }
+  int64_t num_cached(const at::Tensor& cache) const {
+    return is_bounded && cached_size() > 0 ? cache.numel() / cached_size() : 0;
   }
   int64_t row_block(const ScheduledTile& tile) const { return tile.i % rows.num_blocks(); }
   int64_t group(const ScheduledTile& tile) const { return tile.i / rows.num_blocks(); }
   int64_t col_block(const ScheduledTile& tile) const {
     return is_square ? tile.j : tile.j - num_groups * rows.num_blocks();
   }
-  Tile tile(int64_t i, int64_t j, const float* data, int64_t stride) const {
-    return {data,         stride,   cols.packed(j),     rows.size(i),
-            cols.size(j), rows.D(), is_square && i == j};
+  Tile tile(int64_t i, int64_t j, bool has_panels = true) const {
+    const float* row_panels = has_panels ? packed_rows().panels(i) : nullptr;
+    const float* col_panels = has_panels ? cols.panels(j) : nullptr;
+    return {row_panels, col_panels, rows.size(i), cols.size(j), rows.D(), is_square && i == j};
   }
 
  private:
@@ -152,34 +162,34 @@ void row_pointers(float* data, int64_t D, int64_t begin, int64_t size, float** o
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor& z,
                                                                 const OptionalTensor& refs,
                                                                 const at::Tensor& tau,
-                                                                int64_t num_kept_floats) {
+                                                                int64_t num_cached_floats) {
   check_rows("z", z);
   check_refs(z, refs);
-  TORCH_CHECK_VALUE(num_kept_floats >= 0, "num_kept must be at least 0, got ", num_kept_floats);
-  const Problem problem(z, refs, tau);
+  TORCH_CHECK_VALUE(num_cached_floats >= 0, "num_kept must be at least 0, got ", num_cached_floats);
+  Problem problem(z, refs, tau);
+  problem.pack_panels();
   const TileKernels& kernels = best_tile_kernels();
-  at::Tensor kept = kept_memory(num_kept_floats);
-  float* kept_data = kept.mutable_data_ptr<float>();
-  const int64_t num_kept = problem.num_kept(kept);
-  const int64_t kept_size = problem.kept_rows * problem.kept_stride;
-  TORCH_CHECK_VALUE(num_kept_floats == 0 || (kept_size && num_kept_floats % kept_size == 0),
-                    "num_kept must be a multiple of ", kept_size, ", got ", num_kept_floats);
+  at::Tensor cache = cache_memory(num_cached_floats);
+  float* cached = cache.mutable_data_ptr<float>();
+  const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size();
+  TORCH_CHECK_VALUE(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
+                    "num_kept must be a multiple of ", cached_size, ", got ", num_cached_floats);
   const int64_t num_rows = problem.rows.size();
   LogSums row_sums(problem.num_groups * num_rows);
   LogSums own_col_sums(problem.is_square ? 0 : problem.cols.size());
   LogSums& col_sums = problem.is_square ? row_sums : own_col_sums;
 
-  run(problem.schedule, kTile * kTileStride,
+  run(problem.schedule, problem.is_bounded ? 0 : kTile * kTileStride,
       [&](const ScheduledTile& at, int64_t index, float* scratch) {
         const int64_t i = problem.row_block(at), j = problem.col_block(at);
         const int64_t row0 = problem.group(at) * num_rows + problem.rows.begin(i);
         const int64_t col0 = problem.cols.begin(j);
-        const Tile tile = problem.tile(i, j, problem.rows.data(i), problem.rows.rows().stride);
+        const Tile tile = problem.tile(i, j);
         float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
         if (problem.is_bounded) {
-          float* exponents = index < num_kept ? kept_data + index * kept_size : nullptr;
-          kernels.exp_sums(tile, problem.scale(), scratch, row_sum, col_sum,
-                           exponents, problem.kept_stride);
+          float* exponents = index < num_cached ? cached + index * cached_size : nullptr;
+          kernels.exp_sums(tile, problem.scale(), row_sum, col_sum, exponents,
+                           problem.cached_stride);
           for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_sum[r]);
           if (tile.is_diagonal) return;
           for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_sum[c]);
@@ -196,13 +206,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
     for (int64_t i = 0; i < num_rows; ++i) row_sums.add(i, row_sums, group * num_rows + i);
   }
   const int64_t num_cols = problem.is_square ? 0 : problem.cols.size();
-  return {finish(row_sums, num_rows, z), finish(own_col_sums, num_cols, z), kept};
+  return {finish(row_sums, num_rows, z), finish(own_col_sums, num_cols, z), cache};
 }
 
 std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
     const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& lse,
     const OptionalTensor& lse_refs, const at::Tensor& dlse, const OptionalTensor& dlse_refs,
-    const at::Tensor& tau, const at::Tensor& kept, at::TensorList labels, at::TensorList c,
+    const at::Tensor& tau, const at::Tensor& cache, at::TensorList labels, at::TensorList c,
     at::TensorList gamma, bool needs_z, bool needs_refs) {
   check_rows("z", z);
   check_refs(z, refs);
@@ -216,15 +226,17 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
 
   TORCH_CHECK_VALUE(!refs || labels.empty(), "labels must be empty with refs, got ", labels.size());
 
-  const Problem problem(z, refs, tau);
+  Problem problem(z, refs, tau);
+  const float* cached = cache.const_data_ptr<float>();
+  const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size();
+  const int64_t num_tiles = static_cast<int64_t>(problem.schedule.tiles().size());
+  if (num_cached < num_tiles) problem.pack_panels();
+  problem.pack_slices();
   const TileKernels& kernels = best_tile_kernels();
   const LinearLabels linear(labels, c, gamma, lse, problem.tau, problem.is_bounded ? kLog2E : 1);
   const RowGradient row_gradient(lse, dlse, problem.tau, problem.is_bounded);
   const RowGradient col_gradient(refs ? *lse_refs : lse, refs ? *dlse_refs : dlse, problem.tau,
                                  problem.is_bounded);
-  const float* kept_data = kept.const_data_ptr<float>();
-  const int64_t num_kept = problem.num_kept(kept);
-  const int64_t kept_size = problem.kept_rows * problem.kept_stride;
   const int64_t num_rows = problem.rows.size(), D = problem.rows.D();
   needs_refs = needs_refs && refs;
   at::Tensor dz = at::zeros({problem.num_groups, needs_z ? num_rows : 0, D}, z.options());
@@ -233,22 +245,17 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   float* dcols_data = problem.is_square ? dz_data : drefs.mutable_data_ptr<float>();
   const bool needs_cols = problem.is_square ? needs_z : needs_refs;
 
-  const int64_t stride = problem.rows.copy_stride();
-  const int64_t h_size = kTile * kTileStride;
-  run(problem.schedule, h_size + 2 * kTile * stride,
-      [&](const ScheduledTile& at, int64_t index, float* scratch) {
+  run(problem.schedule, kTile * kTileStride,
+      [&](const ScheduledTile& at, int64_t index, float* h) {
         const int64_t i = problem.row_block(at), j = problem.col_block(at);
         const int64_t row0 = problem.rows.begin(i), col0 = problem.cols.begin(j);
-        float *h = scratch, *x_i = scratch + h_size, *x_j = x_i + kTile * stride;
-        problem.rows.copy(i, x_i);
-        problem.cols.copy(j, x_j);
-        const Tile tile = problem.tile(i, j, x_i, stride);
+        const Tile tile = problem.tile(i, j, num_cached < num_tiles);
         const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
         const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
         const LabelTiles positives = {label_tiles.data(), static_cast<int64_t>(label_tiles.size())};
-        if (index < num_kept) {
-          kernels.kept_softmax_gradient(tile, kept_data + index * kept_size, problem.kept_stride,
-                                        u_i, u_j, positives, h);
+        if (index < num_cached) {
+          kernels.cached_softmax_gradient(tile, cached + index * cached_size, problem.cached_stride,
+                                          u_i, u_j, positives, h);
         } else if (problem.is_bounded) {
           kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, positives, h);
         } else {
@@ -259,11 +266,11 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
         float* out[kTile];
         if (needs_z) {
           row_pointers(dz_data, D, problem.group(at) * num_rows + row0, tile.m, out);
-          kernels.add_rows(tile, h, x_j, stride, nullptr, out);
+          kernels.add_rows(tile, h, problem.cols.slices(j), nullptr, out);
         }
         if (needs_cols && !tile.is_diagonal) {
           row_pointers(dcols_data, D, col0, tile.n, out);
-          kernels.add_columns(tile, h, x_i, stride, nullptr, out);
+          kernels.add_columns(tile, h, problem.packed_rows().slices(i), nullptr, out);
         }
       });
   return {problem.num_groups == 1 ? dz[0] : dz.sum(0), drefs};

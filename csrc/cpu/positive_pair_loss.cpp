@@ -5,7 +5,7 @@
 // are not visited. A tile i <= j of a square matrix serves the pairs of both orders. With gamma =
 // inf and no window sums over classes replace the pairs (class_sums.h).
 //
-// Memory: O(N D): packed rows, the gradient, some tiles a thread. Multiply-adds: 2 x (share of
+// Memory: O(N D): packed rows, the gradient, one tile a thread. Multiply-adds: 2 x (share of
 // positive pairs) x N^2 D.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -24,8 +24,7 @@
 namespace spcl {
 namespace {
 
-// Strips of a tile, whatever the instruction set.
-constexpr int64_t kMaxStrips = kTile;
+constexpr int64_t kMaxStrips = kTile;  // of a tile, for every instruction set
 
 std::vector<float> sorted_values(const at::Tensor& x, const std::vector<int64_t>& order) {
   const at::Tensor values = x.contiguous();
@@ -69,7 +68,18 @@ struct Problem {
         // Sums over a class would spread what is not finite to all of its rows.
         has_unit_weights(std::isinf(weight.gamma) && !window &&
                          std::isfinite(rows.max_squared_norm() + cols.max_squared_norm())) {
-    if (!has_unit_weights) cols.pack();
+    if (!has_unit_weights) pack_panels();
+  }
+
+  void pack_slices() {
+    cols.pack_slices();
+    if (!sorted.is_square) rows.pack_slices();
+  }
+  // The rows as they were packed: of a square problem they are the columns.
+  const Operand& packed_rows() const { return sorted.is_square ? cols : rows; }
+  Tile tile(int64_t i, int64_t j) const {
+    return {packed_rows().panels(i), cols.panels(j), rows.size(i),
+            cols.size(j),            rows.D(),       sorted.is_square && i == j};
   }
 
   float scale() const { return static_cast<float>(1 / tau); }
@@ -81,6 +91,12 @@ struct Problem {
       out[r] = {std::max<int64_t>(0, range.begin - col0),
                 std::min(cols.size(col_block), range.end - col0)};
     }
+  }
+
+ private:
+  void pack_panels() {
+    cols.pack_panels();
+    if (!sorted.is_square) rows.pack_panels();
   }
 };
 
@@ -118,22 +134,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
     }
   } else {
     const TileKernels& kernels = best_tile_kernels();
-    const int64_t stride = rows.copy_stride();
-    const auto visit = [&](const ScheduledTile& at, int64_t, float* scratch) {
+    const auto visit = [&](const ScheduledTile& at, int64_t, float*) {
       const int64_t j = sorted.is_square ? at.j : at.j - rows.num_blocks();
       const int64_t row0 = rows.begin(at.i), col0 = cols.begin(j);
-      float *strip = scratch, *x_i = scratch + kTile * kTileStride;
-      rows.copy(at.i, x_i);
-      const bool is_diagonal = sorted.is_square && at.i == j;
-      const Tile tile = {x_i,          stride,   cols.packed(j), rows.size(at.i),
-                         cols.size(j), rows.D(), is_diagonal};
+      const Tile tile = problem.tile(at.i, j);
       Range ranges[kTile];
       problem.clip(at.i, j, ranges);
-      const bool serves_columns = sorted.is_square && !is_diagonal;
+      const bool serves_columns = sorted.is_square && !tile.is_diagonal;
       const PositiveTile positive = {ranges, &problem.lse[row0],
                                      serves_columns ? &problem.lse[col0] : nullptr, problem.weight};
       float row_loss[kTile], row_weight[kTile], col_loss[kTile], col_weight[kTile];
-      kernels.positive_sums(tile, positive, problem.scale(), strip, row_loss, row_weight, col_loss,
+      kernels.positive_sums(tile, positive, problem.scale(), row_loss, row_weight, col_loss,
                             col_weight);
       for (int64_t r = 0; r < tile.m; ++r) {
         losses[row0 + r] += row_loss[r];
@@ -144,7 +155,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
         weights[col0 + c] += col_weight[c];
       }
     };
-    run(positive_tiles(sorted, rows, cols), kTile * (kTileStride + stride), visit);
+    run(positive_tiles(sorted, rows, cols), 0, visit);
   }
 
   at::Tensor loss = at::empty({rows.size()}, z.options());
@@ -169,7 +180,7 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
     bool needs_refs) {
   check_arguments(z, lse, labels, refs, ref_labels, window);
   check_values("c", c, z.size(0));
-  const Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
+  Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
   const SortedLabels& sorted = problem.sorted;
   const Operand &rows = problem.rows, &cols = problem.cols;
   const int64_t D = rows.D();
@@ -185,16 +196,12 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
     return {dz, drefs};
   }
   for (float& f : factor) f = -f / problem.tau;
+  problem.pack_slices();
   const TileKernels& kernels = best_tile_kernels();
-  const int64_t stride = rows.copy_stride(), h_size = kTile * kTileStride;
-  const auto visit = [&](const ScheduledTile& at, int64_t, float* scratch) {
+  const auto visit = [&](const ScheduledTile& at, int64_t, float* h) {
     const int64_t j = sorted.is_square ? at.j : at.j - rows.num_blocks();
     const int64_t row0 = rows.begin(at.i), col0 = cols.begin(j);
-    float *h = scratch, *x_i = scratch + h_size, *x_j = x_i + kTile * stride;
-    rows.copy(at.i, x_i);
-    cols.copy(j, x_j);
-    const bool is_diagonal = sorted.is_square && at.i == j;
-    const Tile tile = {x_i, stride, cols.packed(j), rows.size(at.i), cols.size(j), D, is_diagonal};
+    const Tile tile = problem.tile(at.i, j);
     Range ranges[kTile], used[kMaxStrips];
     problem.clip(at.i, j, ranges);
     const PositiveTile positive = {ranges, &problem.lse[row0],
@@ -204,15 +211,15 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
     float* out[kTile];
     if (dz_data) {
       for (int64_t r = 0; r < tile.m; ++r) out[r] = dz_data + sorted.row_order[row0 + r] * D;
-      kernels.add_rows(tile, h, x_j, stride, used, out);
+      kernels.add_rows(tile, h, cols.slices(j), used, out);
     }
     float* dcols = sorted.is_square ? dz_data : drefs_data;
-    if (dcols && !is_diagonal) {
+    if (dcols && !tile.is_diagonal) {
       for (int64_t col = 0; col < tile.n; ++col) out[col] = dcols + sorted.cols()[col0 + col] * D;
-      kernels.add_columns(tile, h, x_i, stride, used, out);
+      kernels.add_columns(tile, h, problem.packed_rows().slices(at.i), used, out);
     }
   };
-  run(positive_tiles(sorted, rows, cols), h_size + 2 * kTile * stride, visit);
+  run(positive_tiles(sorted, rows, cols), kTile * kTileStride, visit);
   add_zero_products(cols, refs ? *refs : z, dz);
   add_zero_products(rows, z, drefs);
   return {dz, drefs};

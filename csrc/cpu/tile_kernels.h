@@ -12,7 +12,7 @@
 
 namespace spcl {
 
-constexpr int64_t kTile = 288;
+constexpr int64_t kTile = 192;
 constexpr int64_t kPad = 16;
 // Row stride of a tile in scratch memory: one of a power of two would collide in the cache.
 constexpr int64_t kTileStride = kTile + kPad;
@@ -27,9 +27,7 @@ struct Rows {
 };
 
 struct Tile {
-  const float* rows;    // (m, D)
-  int64_t stride;       // of rows
-  const float* packed;  // (D, n) as pack() wrote it
+  const float *rows, *cols;  // panels of m and n rows
   int64_t m, n, D;
   bool is_diagonal;  // leave out the pairs of a row with itself
 };
@@ -75,50 +73,49 @@ struct LabelTiles {
 
 struct TileKernels {
   const char* name;
-  int64_t packed_columns;  // pack() rounds the number of rows up to a multiple of it
+  int64_t panel_rows;  // pack_panels() rounds the number of rows up to a multiple of it
 
-  // Writes rows [begin, begin + count) transposed, in groups of packed_columns.
-  void (*pack)(const Rows& rows, int64_t begin, int64_t count, float* packed);
-  // Copies rows [begin, begin + count) to stride `stride`, and zeros up to it.
-  void (*copy)(const Rows& rows, int64_t begin, int64_t count, float* out, int64_t stride);
+  // Writes rows [begin, begin + count) in panels, or in slices of at most (D + kPad) count floats.
+  void (*pack_panels)(const Rows& rows, int64_t begin, int64_t count, float* panels);
+  void (*pack_slices)(const Rows& rows, int64_t begin, int64_t count, float* slices);
   // Returns the largest squared norm of the rows, inf if any is not finite.
   double (*max_squared_norm)(const Rows& rows, int64_t begin, int64_t count);
 
   // Sums of 2^x_ij, x_ij = scale z_i . z_j, over rows and columns, which the caller has bounded.
-  // `kept` (m, n) of stride kept_stride keeps x; null to drop it.
-  void (*exp_sums)(const Tile& tile, Scale scale, float* scratch, float* row_sums, float* col_sums,
-                   float* kept, int64_t kept_stride);
-  // The same for any values: sums of exp(z_i . z_j / tau - shift).
+  // `cached` (m, n) of stride cached_stride gets x; null to drop it.
+  void (*exp_sums)(const Tile& tile, Scale scale, float* row_sums, float* col_sums, float* cached,
+                   int64_t cached_stride);
+  // The same for any values: sums of exp(z_i . z_j / tau - shift). `scratch` is as large as h.
   void (*shifted_exp_sums)(const Tile& tile, float tau, float* scratch, float* row_shifts,
                            float* row_sums, float* col_shifts, float* col_sums);
 
-  // h_ij = 2^x_ij (u_i + u_j), x_ij = scale z_i . z_j, bounded, and the positives of `labels`.
+  // h (kTile, kTileStride): h_ij = 2^x_ij (u_i + u_j), x_ij = scale z_i . z_j, bounded, and the
+  // positives of `labels`.
   void (*softmax_gradient)(const Tile& tile, Scale scale, const float* u_i, const float* u_j,
                            LabelTiles labels, float* h);
-  // The same from what exp_sums kept.
-  void (*kept_softmax_gradient)(const Tile& tile, const float* kept, int64_t kept_stride,
-                                const float* u_i, const float* u_j, LabelTiles labels, float* h);
+  // The same from what exp_sums cached.
+  void (*cached_softmax_gradient)(const Tile& tile, const float* cached, int64_t cached_stride,
+                                  const float* u_i, const float* u_j, LabelTiles labels, float* h);
   // h_ij = a_i exp(x_ij - lse_i) + a_j exp(x_ij - lse_j), x_ij = z_i . z_j / tau, for any values,
   // and the positives of `labels`.
   void (*any_softmax_gradient)(const Tile& tile, float tau, const float* a_i, const float* a_j,
                                const float* lse_i, const float* lse_j, LabelTiles labels, float* h);
 
   // Sums of w l and of w over the positives of rows, and of columns where lse_j is given.
-  void (*positive_sums)(const Tile& tile, const PositiveTile& positive, float scale, float* scratch,
+  void (*positive_sums)(const Tile& tile, const PositiveTile& positive, float scale,
                         float* row_losses, float* row_weights, float* col_losses,
                         float* col_weights);
   // h_ij = c_i w_ij + c_j w_ji on positives, else 0; c_j is null where lse_j is. `used` gets the
-  // columns of h, one range a strip of strip_rows rows, outside of which a strip is 0.
+  // columns of h, one range a strip of rows, outside of which a strip is 0.
   void (*positive_gradient)(const Tile& tile, const PositiveTile& positive, float scale,
                             const float* c_i, const float* c_j, float* h, Range* used);
-  int64_t strip_rows;
 
-  // out_i += sum_j h_ij x_j and out_j += sum_i h_ij x_i, for x of stride x_stride padded to kPad.
+  // out_i += sum_j h_ij x_j and out_j += sum_i h_ij x_i, for x in slices of n and of m rows.
   // `used` as positive_gradient wrote it, or null for all of h.
-  void (*add_rows)(const Tile& tile, const float* h, const float* x_j, int64_t x_stride,
-                   const Range* used, float* const* out_i);
-  void (*add_columns)(const Tile& tile, const float* h, const float* x_i, int64_t x_stride,
-                      const Range* used, float* const* out_j);
+  void (*add_rows)(const Tile& tile, const float* h, const float* x_j, const Range* used,
+                   float* const* out_i);
+  void (*add_columns)(const Tile& tile, const float* h, const float* x_i, const Range* used,
+                      float* const* out_j);
 };
 
 extern const TileKernels kBaselineKernels;

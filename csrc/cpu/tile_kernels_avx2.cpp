@@ -10,7 +10,8 @@
 
 #define SPCL_ISA avx2
 #define SPCL_LANES 8
-#define SPCL_ROWS 6
+#define SPCL_ROWS 4
+#define SPCL_VECTORS 3
 
 #include "tile_kernels_impl.h"
 

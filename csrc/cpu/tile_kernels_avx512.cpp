@@ -11,7 +11,8 @@
 
 #define SPCL_ISA avx512
 #define SPCL_LANES 16
-#define SPCL_ROWS 12
+#define SPCL_ROWS 8
+#define SPCL_VECTORS 3
 
 #include "tile_kernels_impl.h"
 

@@ -7,6 +7,7 @@
 #else
 #define SPCL_ROWS 4  // of 16 registers
 #endif
+#define SPCL_VECTORS 2
 
 #include "tile_kernels_impl.h"
 

@@ -8,6 +8,10 @@ typedef float Vec __attribute__((vector_size(SPCL_LANES * 4)));
 typedef int32_t Mask __attribute__((vector_size(SPCL_LANES * 4)));
 
 #define SPCL_INLINE inline __attribute__((always_inline))
+#define SPCL_ALONE __attribute__((noinline))
+
+SPCL_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+SPCL_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // x - 0 is x whatever x is, so that no subtraction is left; 0 + x is not, where x is -0.
 SPCL_INLINE Vec broadcast(float x) { return x - Vec{}; }
@@ -24,10 +28,16 @@ SPCL_INLINE Vec select(Mask mask, Vec yes, Vec no) { return mask ? yes : no; }
 
 SPCL_INLINE Vec larger(Vec a, Vec b) { return select(a > b, a, b); }
 
+SPCL_INLINE Vec at_least_zero(Vec w) { return select(w < 0, Vec{}, w); }  // NaN stays NaN
+
+// Half by half: a sum lane after lane takes as many additions' latencies as there are lanes.
 SPCL_INLINE float sum(Vec v) {
-  float total = 0;
-  for (int64_t i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+  alignas(64) float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
 }
 
 SPCL_INLINE float maximum(Vec v) {
@@ -41,6 +51,13 @@ SPCL_INLINE Mask indices(int64_t start) {
   Mask v;
   for (int i = 0; i < kLanes; ++i) v[i] = i;
   return v + static_cast<int32_t>(start);
+}
+
+// Which of columns [j, j + kLanes) lie in [begin, end) and are not `skip`.
+SPCL_INLINE Mask in_range(int64_t j, int64_t begin, int64_t end, int64_t skip) {
+  const Mask column = indices(j);
+  return (column >= static_cast<int32_t>(begin)) & (column < static_cast<int32_t>(end)) &
+         (column != static_cast<int32_t>(skip));
 }
 
 // 2^x for -126 <= x < 127, within 1 ulp; NaN stays NaN.

@@ -18,7 +18,7 @@ using spcl::ScheduledTile;
 using spcl::Tile;
 using spcl::TileKernels;
 
-constexpr int64_t kRows = 27, D = 21, kStride = 48;  // ragged strips and vectors
+constexpr int64_t kRows = 27, D = 21;  // ragged strips and vectors
 constexpr int kThreads[] = {1, 2, 3, 5, 8};
 
 struct Case {
@@ -68,12 +68,14 @@ class Rows {
   Rows(const TileKernels& kernels, int64_t num_blocks)
       : kernels_(kernels),
         z_(num_blocks * kRows * D),
-        group_((kRows + kernels.packed_columns - 1) / kernels.packed_columns *
-               kernels.packed_columns),
-        packed_(num_blocks * group_ * D) {
+        panel_size_((kRows + kernels.panel_rows - 1) / kernels.panel_rows * kernels.panel_rows * D),
+        slice_size_(kRows * (D + spcl::kPad)),
+        panels_(num_blocks * panel_size_),
+        slices_(num_blocks * slice_size_) {
     for (size_t k = 0; k < z_.size(); ++k) z_[k] = static_cast<float>(k * 37 % 101) / 101 - 0.5f;
     for (int64_t b = 0; b < num_blocks; ++b) {
-      kernels.pack(rows(), b * kRows, kRows, &packed_[b * group_ * D]);
+      kernels.pack_panels(rows(), b * kRows, kRows, &panels_[b * panel_size_]);
+      kernels.pack_slices(rows(), b * kRows, kRows, &slices_[b * slice_size_]);
     }
   }
 
@@ -83,11 +85,10 @@ class Rows {
     std::vector<int32_t> y(num_rows + spcl::kPad, -1);
     float *sums = out.data(), *dz = sums + num_rows;
     const spcl::Scale scale(1.4426950408889634);
-    const int64_t h_size = spcl::kTile * spcl::kTileStride;
-    spcl::run(c.schedule, h_size, [&](const ScheduledTile& at, int64_t, float* scratch) {
-      const Tile tile = tile_of(c, at, &z_[at.i * kRows * D], D);
+    spcl::run(c.schedule, 0, [&](const ScheduledTile& at, int64_t, float*) {
+      const Tile tile = tile_of(c, at);
       float row_sums[spcl::kTile], col_sums[spcl::kTile];
-      kernels_.exp_sums(tile, scale, scratch, row_sums, col_sums, nullptr, 0);
+      kernels_.exp_sums(tile, scale, row_sums, col_sums, nullptr, 0);
       for (int64_t r = 0; r < kRows; ++r) sums[at.i * kRows + r] += row_sums[r];
       if (tile.is_diagonal) return;
       for (int64_t r = 0; r < kRows; ++r) sums[at.j * kRows + r] += col_sums[r];
@@ -96,21 +97,18 @@ class Rows {
       u[i] = 1 / (1 + sums[i]);
       y[i] = static_cast<int32_t>(i % 5);
     }
-    const int64_t size = h_size + 2 * spcl::kTile * kStride;
-    spcl::run(c.schedule, size, [&](const ScheduledTile& at, int64_t, float* scratch) {
-      float *h = scratch, *x_i = scratch + h_size, *x_j = x_i + spcl::kTile * kStride;
-      kernels_.copy(rows(), at.i * kRows, kRows, x_i, kStride);
-      kernels_.copy(rows(), at.j * kRows, kRows, x_j, kStride);
-      const Tile tile = tile_of(c, at, x_i, kStride);
+    const int64_t h_size = spcl::kTile * spcl::kTileStride;
+    spcl::run(c.schedule, h_size, [&](const ScheduledTile& at, int64_t, float* h) {
+      const Tile tile = tile_of(c, at);
       const float *u_i = &u[at.i * kRows], *u_j = &u[at.j * kRows];
       const spcl::LabelTile label = {&y[at.i * kRows], &y[at.j * kRows], u_i, u_j, u_i, u_j, 0.5f};
       kernels_.softmax_gradient(tile, scale, u_i, u_j, {&label, 1}, h);
       float* targets[spcl::kTile];
       point_at(dz, at.i, targets);
-      kernels_.add_rows(tile, h, x_j, kStride, nullptr, targets);
+      kernels_.add_rows(tile, h, &slices_[at.j * slice_size_], nullptr, targets);
       if (tile.is_diagonal) return;
       point_at(dz, at.j, targets);
-      kernels_.add_columns(tile, h, x_i, kStride, nullptr, targets);
+      kernels_.add_columns(tile, h, &slices_[at.i * slice_size_], nullptr, targets);
     });
     return out;
   }
@@ -119,9 +117,10 @@ class Rows {
   spcl::Rows rows() const {
     return {z_.data(), D, nullptr, static_cast<int64_t>(z_.size()) / D, D};
   }
-  Tile tile_of(const Case& c, const ScheduledTile& at, const float* x_i, int64_t stride) const {
+  Tile tile_of(const Case& c, const ScheduledTile& at) const {
     const bool is_diagonal = c.is_square && at.i == at.j;
-    return {x_i, stride, &packed_[at.j * group_ * D], kRows, kRows, D, is_diagonal};
+    return {&panels_[at.i * panel_size_], &panels_[at.j * panel_size_], kRows, kRows, D,
+            is_diagonal};
   }
   static void point_at(float* dz, int64_t block, float** targets) {
     for (int64_t r = 0; r < kRows; ++r) targets[r] = dz + (block * kRows + r) * D;
@@ -129,8 +128,8 @@ class Rows {
 
   const TileKernels& kernels_;
   std::vector<float> z_;
-  int64_t group_;
-  std::vector<float> packed_;
+  int64_t panel_size_, slice_size_;  // of a block
+  std::vector<float> panels_, slices_;
 };
 
 // An error in one worker ends the run, and reaches the caller.

@@ -1,4 +1,4 @@
-#include "kept_memory.h"
+#include "cache_memory.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -40,7 +40,7 @@ void give_back(Piece piece) {
 
 }  // namespace
 
-at::Tensor kept_memory(int64_t size) {
+at::Tensor cache_memory(int64_t size) {
   const size_t bytes = (size * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
   if (bytes < 2 * kHugePage) return at::empty({size}, at::kFloat);
   Piece piece = take(bytes);
@@ -54,7 +54,7 @@ at::Tensor kept_memory(int64_t size) {
   return at::from_blob(piece.memory, {size}, [piece](void*) { give_back(piece); }, at::kFloat);
 }
 
-void release_kept_memory() {
+void release_cache_memory() {
   const std::lock_guard<std::mutex> lock(held_mutex);
   std::free(std::exchange(held, {}).memory);
 }

@@ -1,0 +1,166 @@
+// Matrix products of a tile. A micro-tile, kRows x (1 to kVectors) vectors, lives in registers:
+// SPCL_ROWS and SPCL_VECTORS leave some for the vectors of the right operand and a broadcast value.
+//
+// Three forms of an operand:
+//   panels  z^T, kCols rows of z each, (D, kCols): both sides of a dot product. A multiple of kRows,
+//           so that a strip of kRows rows lies in one panel.
+//   slices  z, 1 to kVectors vectors of features each, (rows, width): the right side of h z.
+//   h       row-major of stride kTileStride, read along rows (h z) or columns (h^T z).
+// So all strides but the one along D are constants, and the inner loops hold nothing but loads,
+// broadcasts from memory and multiply-adds: tests/native/test_disassembly.py.
+//
+// Included inside the namespace of an instruction set, after vector.h.
+
+constexpr int64_t kRows = SPCL_ROWS;
+constexpr int64_t kVectors = SPCL_VECTORS;
+constexpr int64_t kCols = kVectors * kLanes;
+static_assert(kCols % kRows == 0 && kTile % kCols == 0 && kPad % kLanes == 0);
+
+template <int64_t kValue>
+struct Int {
+  static constexpr int64_t value = kValue;
+};
+
+// Calls f with `vectors`, from 1 to kVectors, as a constant.
+template <int64_t kCandidate = kVectors, class F>
+SPCL_INLINE void with_vectors(int64_t vectors, F f) {
+  if constexpr (kCandidate == 1) {
+    f(Int<1>{});
+  } else if (vectors == kCandidate) {
+    f(Int<kCandidate>{});
+  } else {
+    with_vectors<kCandidate - 1>(vectors, f);
+  }
+}
+
+// Calls finish(r, v, vector) with the vectors of a (kRows, K) times b (K, V * kLanes). Only in a
+// function of its own, SPCL_ALONE, has the compiler all registers for the sums.
+template <int64_t V, int64_t kRowStride, int64_t kDepthStride, int64_t kRightStride, class F>
+SPCL_INLINE void multiply(int64_t K, const float* a, const float* b, F finish) {
+  Vec sums[kRows][V] = {};
+  for (const float* end = b + K * kRightStride; b != end; a += kDepthStride, b += kRightStride) {
+    Vec right[V];
+    for (int64_t v = 0; v < V; ++v) right[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRows; ++r) {
+      const Vec left = broadcast(a[r * kRowStride]);
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < V; ++v) sums[r][v] += left * right[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < V; ++v) finish(r, v, sums[r][v]);
+  }
+}
+
+template <int64_t V>
+SPCL_ALONE void dot_products(int64_t D, const float* a, const float* b, float* sims) {
+  multiply<V, 1, kCols, kCols>(D, a, b, [&](int64_t r, int64_t v, Vec x) {
+    store(sims + r * kCols + v * kLanes, x);
+  });
+}
+
+// Where a strip that starts at row i lies in the panels.
+SPCL_INLINE const float* strip_of(const float* panels, int64_t D, int64_t i) {
+  return panels + i / kCols * kCols * D + i % kCols;
+}
+
+// Calls visit(i, num_rows, j, width, sims) for every micro-tile of the tile: rows [i, i + num_rows),
+// columns [j, j + width), and their dot products, of stride kCols. `used`, where given, has for each
+// strip the columns that matter; micro-tiles without any are left out.
+//
+// A panel of columns stays in the first-level cache while all strips of rows pass it.
+template <class Visit>
+SPCL_INLINE void for_each_micro_tile(const Tile& tile, const Range* used, Visit visit) {
+  alignas(64) float sims[kRows * kCols];
+  for (int64_t j = 0; j < tile.n; j += kCols) {
+    const int64_t width = min_of(kCols, tile.n - j);
+    for (int64_t i = 0; i < tile.m; i += kRows) {
+      if (used && (used[i / kRows].begin >= j + width || used[i / kRows].end <= j)) continue;
+      with_vectors((width + kLanes - 1) / kLanes, [&](auto vectors) {
+        dot_products<decltype(vectors)::value>(tile.D, strip_of(tile.rows, tile.D, i),
+                                               tile.cols + j * tile.D, sims);
+      });
+      visit(i, min_of(kRows, tile.m - i), j, width, sims);
+    }
+  }
+}
+
+// Calls f(first vector, number of vectors) for slices of D features as equal as they can be.
+template <class F>
+SPCL_INLINE void for_each_slice(int64_t D, F f) {
+  const int64_t num_vectors = (D + kLanes - 1) / kLanes;
+  for (int64_t first = 0, count; first < num_vectors; first += count) {
+    const int64_t rest = num_vectors - first, slices = (rest + kVectors - 1) / kVectors;
+    count = (rest + slices - 1) / slices;
+    f(first, count);
+  }
+}
+
+// Adds a (kRows, K) times b (K, V * kLanes) to features [d, D) of the first num_rows of `out`.
+template <int64_t V, int64_t kRowStride, int64_t kDepthStride>
+SPCL_ALONE void add_product(int64_t K, const float* a, const float* b, int64_t D, int64_t d,
+                             int64_t num_rows, float* const* out) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    for (int64_t v = 0; v < V; ++v) __builtin_prefetch(out[r] + d + v * kLanes, 1);
+  }
+  multiply<V, kRowStride, kDepthStride, V * kLanes>(K, a, b, [&](int64_t r, int64_t v, Vec x) {
+    if (r >= num_rows) return;
+    float* target = out[r] + d + v * kLanes;
+    const int64_t rest = D - d - v * kLanes;
+    if (rest >= kLanes) {
+      store(target, load(target) + x);
+    } else {
+      for (int64_t lane = 0; lane < rest; ++lane) target[lane] += x[lane];
+    }
+  });
+}
+
+void add_rows(const Tile& tile, const float* h, const float* x_j, const Range* used,
+              float* const* out_i) {
+  for_each_slice(tile.D, [&](int64_t first, int64_t count) {
+    with_vectors(count, [&](auto vectors) {
+      constexpr int64_t V = decltype(vectors)::value;
+      const float* x = x_j + first * kLanes * tile.n;
+      for (int64_t i = 0; i < tile.m; i += kRows) {
+        const Range range = used ? used[i / kRows] : Range{0, tile.n};
+        if (range.begin >= range.end) continue;
+        add_product<V, kTileStride, 1>(
+            range.end - range.begin, h + i * kTileStride + range.begin,
+            x + range.begin * V * kLanes, tile.D, first * kLanes, min_of(kRows, tile.m - i),
+            out_i + i);
+      }
+    });
+  });
+}
+
+// Rows of h, in whole strips, that are not 0 everywhere in columns [j, j + width).
+SPCL_INLINE Range column_range(const Tile& tile, const Range* used, int64_t j, int64_t width) {
+  Range range = {tile.m, 0};
+  for (int64_t i = 0, strip = 0; i < tile.m; i += kRows, ++strip) {
+    if (used[strip].begin >= j + width || used[strip].end <= j) continue;
+    range.begin = min_of(range.begin, i);
+    range.end = min_of(tile.m, i + kRows);
+  }
+  return range;
+}
+
+void add_columns(const Tile& tile, const float* h, const float* x_i, const Range* used,
+                 float* const* out_j) {
+  for_each_slice(tile.D, [&](int64_t first, int64_t count) {
+    with_vectors(count, [&](auto vectors) {
+      constexpr int64_t V = decltype(vectors)::value;
+      const float* x = x_i + first * kLanes * tile.m;
+      for (int64_t j = 0; j < tile.n; j += kRows) {
+        const int64_t width = min_of(kRows, tile.n - j);
+        const Range range = used ? column_range(tile, used, j, width) : Range{0, tile.m};
+        if (range.begin >= range.end) continue;
+        add_product<V, 1, kTileStride>(range.end - range.begin, h + range.begin * kTileStride + j,
+                                       x + range.begin * V * kLanes, tile.D, first * kLanes, width,
+                                       out_j + j);
+      }
+    });
+  });
+}
