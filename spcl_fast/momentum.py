@@ -24,7 +24,7 @@ def momentum_update(teacher: nn.Module, student: nn.Module, momentum: float) -> 
 
     Args:
         teacher: a module with the names and shapes of `student`, such as a deep copy of it.
-        student: the module that is trained.
+        student: the module being trained.
         momentum: in [0, 1]; 0 copies the student.
 
     Raises:
@@ -45,10 +45,10 @@ def momentum_update(teacher: nn.Module, student: nn.Module, momentum: float) -> 
 
 @torch.no_grad()
 def average_tensors(teacher: Iterable[Tensor], student: Iterable[Tensor], momentum: float) -> None:
-    """Do what `momentum_update` does to two equally long sequences of tensors.
+    """Apply `momentum_update` to two sequences of tensors of equal length.
 
     Args:
-        teacher: tensors that are changed in place.
+        teacher: tensors, changed in place.
         student: tensors of the same shapes.
         momentum: in [0, 1].
 

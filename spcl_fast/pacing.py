@@ -1,11 +1,11 @@
-"""Paces: how large gamma is, and what a pair then weighs. Pure functions.
+"""Paces: schedules of gamma, and the pair weights that follow. Pure functions.
 
     absolute   gamma = power_schedule(progress, start, end)        the paper's (arXiv:2107.13741)
-    relative   gamma = relative_gamma(factor, N)                   survives a change of batch size
-    quantile   gamma = quantile_gamma(z, lse, labels, share=...)   a share of the positives in use
+    relative   gamma = relative_gamma(factor, N)                   independent of the batch size
+    quantile   gamma = quantile_gamma(z, lse, labels, share=...)   uses a share of the positives
 
-A collapsed embedding has the loss log(N - 1) in every pair: an absolute gamma below that switches
-off all pairs of a large enough batch.
+In a collapsed embedding every pair has the loss log(N - 1): in a large enough batch an absolute
+gamma is below that and switches off all pairs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def power_schedule(progress: float, start: float, end: float, p: float = 0.5) ->
     """Return start + (end - start) progress^p, the paper's schedule of gamma.
 
     Args:
-        progress: share of the training done, in [0, 1].
+        progress: completed share of the training, in [0, 1].
         start: value at 0.
         end: value at 1.
         p: exponent, above 0.
@@ -45,7 +45,7 @@ def relative_gamma(factor: float, num_rows: int) -> float:
     """Return factor * log(num_rows - 1): gamma in units of the loss of a collapsed embedding.
 
     Args:
-        factor: above 0; 1 admits a pair that is as bad as chance.
+        factor: above 0; 1 is the loss of a pair at chance level.
         num_rows: N, at least 3.
 
     Raises:
@@ -72,9 +72,9 @@ def quantile_gamma(
 ) -> Tensor:
     """Return the gamma that leaves `share` of the positive pairs with a weight above 0.
 
-    It is the quantile of their losses, interpolated in a histogram of [0, upper] with
-    upper = max_i (lse_i + |z_i| max_a |z_a| / tau), which no pair loss exceeds; the error is below
-    upper / bins. Nothing is copied to the host when `z` lies on an accelerator.
+    It is the quantile of their losses, interpolated in a histogram of [0, upper], where no pair
+    loss exceeds upper = max_i (lse_i + |z_i| max_a |z_a| / tau); the error is below upper / bins.
+    Nothing is copied from the device to the host.
 
     Args:
         z: (N, D), floating.
@@ -83,11 +83,11 @@ def quantile_gamma(
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         share: in (0, 1].
         window: as for `positive_pair_loss`.
-        bins: bins of the histogram, at least 1.
+        bins: number of bins of the histogram, at least 1.
         impl: implementation of the histogram.
 
     Returns:
-        0-dim tensor of the dtype of `lse`, above 0, detached; `upper` where there are no positives.
+        0-dim tensor of the dtype of `lse`, above 0, detached; `upper` without any positives.
 
     Raises:
         TypeError: a dtype does not fit.
@@ -99,7 +99,7 @@ def quantile_gamma(
     counts = positive_pair_histogram(
         z, lse, labels, tau=tau, upper=upper, bins=bins, window=window, impl=impl
     )
-    below = counts.cumsum(0).to(accumulator_dtype(z.device))  # pairs up to the end of every bin
+    below = counts.cumsum(0).to(accumulator_dtype(z.device))  # pairs up to the end of each bin
     wanted = share * below[-1:]  # (1,): an index without dimensions would be read by the host
     index = torch.searchsorted(below, wanted).clamp_max(bins - 1)
     in_bin = counts[index]
@@ -109,7 +109,7 @@ def quantile_gamma(
 
 
 def _largest_pair_loss(z: Tensor, lse: Tensor, tau: float | Tensor) -> Tensor:
-    """Return a bound of lse_i - z_i . z_j / tau above 0, 0-dim."""
+    """Return an upper bound of lse_i - z_i . z_j / tau, above 0, 0-dim."""
     norms = torch.linalg.vector_norm(z.to(lse.dtype), dim=1)
     if norms.numel() == 0:
         return lse.new_ones(())

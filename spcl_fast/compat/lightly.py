@@ -3,9 +3,9 @@
 Compared with lightly 1.6.0. What differs:
 
 - `temperature` must be positive.
-- With `gather_distributed`, every rank returns the mean over all ranks, where theirs returns the
-  mean over its own rows; the gradients are the same.
-- How far the bank is filled is kept on the host, where theirs reads it back from the device.
+- With `gather_distributed`, every rank returns the mean over all ranks instead of the mean over its
+  own rows; the gradients are the same.
+- The position in the bank is kept on the host; theirs reads it back from the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spcl_fast.precision import at_least_float32
 
 
 class MemoryBankModule(nn.Module):
-    """Rows of earlier batches, random unit rows at first.
+    """Rows of earlier batches, initially random unit rows.
 
     Args:
         size: 0 for none, or (rows, D).
@@ -48,7 +48,7 @@ class MemoryBankModule(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, rows: Tensor) -> None:
-        """Overwrite from the position on, and start again at the end, as theirs does."""
+        """Overwrite rows from the current position on; wrap around at the end, as theirs does."""
         if self.gather_distributed and _world_size() > 1:
             gathered = [torch.empty_like(rows) for _ in range(_world_size())]
             torch.distributed.all_gather(gathered, rows.contiguous())
@@ -62,9 +62,9 @@ class MemoryBankModule(nn.Module):
 class NTXentLoss(nn.Module):
     """NT-Xent (arXiv:2002.05709), or with a bank the loss of MoCo (arXiv:1911.05722).
 
-    Rows are normalised here. Without a bank the other rows of the batch are the negatives. With
-    one, the anchors are `out0`, and the rows of the bank are their only negatives; `out1` enters
-    the bank where `out0` requires a gradient.
+    Rows are normalised here. Without a bank the other rows of the batch are the negatives. With a
+    bank, the anchors are `out0` and their only negatives are the rows of the bank; `out1` enters
+    the bank if `out0` requires a gradient.
 
     Example:
         >>> loss = NTXentLoss(temperature=0.5)
@@ -73,7 +73,7 @@ class NTXentLoss(nn.Module):
     Args:
         temperature: tau.
         memory_bank_size: 0 for none, or (rows, D).
-        gather_distributed: compare with the rows of all ranks; they must be used with
+        gather_distributed: compare with the rows of all ranks; requires
             DistributedDataParallel.
         impl: implementation of the ops.
 
@@ -104,11 +104,11 @@ class NTXentLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            out0: (B, D), floating, of any length.
+            out0: (B, D), floating, rows of any norm.
             out1: (B, D), the other view.
 
         Returns:
-            The loss, 0-dim, differentiable in both; not in the bank.
+            The loss, 0-dim, differentiable in both views but not in the bank.
 
         Raises:
             ValueError: the shapes differ.

@@ -15,7 +15,7 @@ from spcl_fast.ops import Impl
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-# Images of one rank: more than any batch has, and 2^31 ranks fit an int64.
+# Image numbers per rank: more than any batch needs, and 2^31 ranks fit in an int64.
 IMAGES_PER_RANK = 1 << 32
 
 
@@ -56,7 +56,7 @@ class NTXentLoss(nn.Module):
 
         Args:
             view1: (B, D), floating, rows L2-normalised by the caller.
-            view2: (B, D), dtype and device of `view1`; row i shows the image of row i of `view1`.
+            view2: (B, D), dtype and device of `view1`; row i is the other view of image i.
 
         Returns:
             A `ContrastiveLossOutput` over the 2 B rows, `view1` first; its loss is differentiable

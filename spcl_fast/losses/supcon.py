@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class SupConLoss(nn.Module):
-    """Supervised contrastive loss (arXiv:2004.11362, L_out), the self-paced one at gamma = inf.
+    """Supervised contrastive loss (arXiv:2004.11362, L_out): self-paced with gamma = inf.
 
         L = mean_i 1/|P(i)| sum_{j in P(i)} (lse_i - z_i . z_j / tau)     over rows with positives
 
-    The positive pairs cost O(N D): only lse is quadratic.
+    The positive pairs cost O(N D); only lse is quadratic.
 
     Example:
         >>> loss = SupConLoss(tau=0.1)

@@ -1,4 +1,4 @@
-"""The y-aware contrastive loss: positives weighed by a Gaussian kernel on a continuous label."""
+"""The y-aware contrastive loss: positives weighted by a Gaussian kernel on a continuous label."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index
 from spcl_fast.ops import Impl, pair_lse
 
-PANEL_ROWS = 1024  # rows of the kernel matrix that exist at a time
+PANEL_ROWS = 1024  # rows of the kernel matrix in memory at a time
 
 
 class YAwareLoss(nn.Module):
-    """Contrastive loss with every pair a positive, weighed by the distance of its labels.
+    """Contrastive loss in which every pair is a positive, weighted by the distance of its labels.
 
         k_ij = exp(-(y_i - y_j)^2 / (2 sigma^2))
         L    = mean_i sum_{j != i} k_ij (lse_i - z_i . z_j / tau) / sum_{j != i} k_ij
 
-    (arXiv:2106.08808, with both views of an image among the rows, as everywhere here, and rows
-    normalised by their own sum of k.) Memory is O(N D + 1024 N).
+    (arXiv:2106.08808; both views of an image are among the rows, as everywhere here, and each row
+    is normalised by its own sum of k.) Memory is O(N D + 1024 N).
 
     Example:
         >>> loss = YAwareLoss(sigma=0.1)
@@ -30,7 +30,7 @@ class YAwareLoss(nn.Module):
 
     Args:
         tau: temperature.
-        sigma: width of the kernel in units of the label.
+        sigma: width of the kernel, in units of the label.
         learnable_tau: make log tau a parameter that starts at `tau`.
         impl: implementation of `pair_lse`.
 
@@ -61,7 +61,7 @@ class YAwareLoss(nn.Module):
             labels: (N,), any real dtype, below 0 where unknown: such a row is a negative only.
 
         Returns:
-            A `ContrastiveLossOutput`, with the objective equal to the loss and weights of 1; its
+            A `ContrastiveLossOutput` whose objective equals the loss and whose weights are 1; its
             loss is differentiable in `z` and a learnable tau.
 
         Raises:
@@ -85,11 +85,11 @@ class YAwareLoss(nn.Module):
 
 
 class _KernelMean(torch.autograd.Function):
-    """m_i = sum_{j != i} k_ij z_j / sum_{j != i} k_ij, panel by panel; k has no gradient."""
+    """m_i = sum_{j != i} k_ij z_j / sum_{j != i} k_ij by panels; not differentiated in k."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, labels: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """Return m (N, D) and which rows have a positive, (N,) bool."""
+        """Return m (N, D), and (N,) bool: which rows have a positive."""
         panels = [(k.sum(1), k @ z) for k in _panels(labels, sigma)] or [(labels, z)]
         total, weighted = (torch.cat(column) for column in zip(*panels, strict=True))
         scale = torch.where(total > 0, 1 / total, 0)
