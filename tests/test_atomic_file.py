@@ -10,7 +10,7 @@ from benchmarks._provenance import write_result
 from spcl_fast.atomic_file import atomic_file, remove_partials
 from spcl_fast.segmentation.data import slices
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.scan import write_labels
+from spcl_fast.segmentation.data.volume import write_labels
 from spcl_fast.segmentation.phantom import writer
 from spcl_fast.segmentation.runs.run import save_weights
 

@@ -1,8 +1,18 @@
-"""Finding, reading, resampling, sampling and augmenting labelled volumes.
+"""From files to batches of labelled slices.
 
-``find`` finds the scans of a data set in one of the ``layouts``, ``metadata_csv`` adds meta-labels
-from a table, ``scan`` reads volumes in the formats of ``image_file`` and writes labels, ``grid``
-resamples them, ``slices`` holds them as tensors, ``meta_labels`` names what comes free with a
-slice, ``sampler`` draws batches, ``split`` divides patients, ``augment`` transforms batches,
-``inspect`` and ``thumbnails`` show a data set to its user.
+=============== ============================================================
+find            which scans a data set holds, in any of the ``layouts``
+metadata_csv    further meta-labels from a table
+inspect         what a data set holds and what is wrong with it
+scan            one labelled volume, by its files
+volume          reading the volume of a scan, writing labels
+image_file      the formats: NIfTI, MetaImage (``metaimage``), HDF5
+grid            resampling to a common in-plane grid, and back
+slices          the slices of many scans as tensors, cached on disk
+meta_labels     what comes free with a slice: position, patient, phase, ...
+split           a random division into patients
+protocol        published divisions, listed in ``protocols``
+sampler         batches in which every anchor has positives
+augment         random transforms of batches
+=============== ============================================================
 """

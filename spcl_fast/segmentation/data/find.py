@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.layouts import (
@@ -17,34 +16,18 @@ from spcl_fast.segmentation.data.layouts import (
     promise12,
     ssl4mis,
 )
-from spcl_fast.segmentation.data.layouts.cases import Case, strict
+from spcl_fast.segmentation.data.layouts.layout import ScansOrError
 from spcl_fast.segmentation.data.metadata_csv import read_metadata_csv, with_metadata
 from spcl_fast.segmentation.data.scan import Scan
 
-
-class Layout(NamedTuple):
-    """What a layout can say of a folder."""
-
-    recognises: Callable[[Path], bool]
-    class_names: Callable[[Path], tuple[str, ...]]
-    find_cases: Callable[[Path], list[Case]]
-
-
-def _layout_of_a_name(root: Path) -> bool:
-    return False
-
-
 LAYOUTS = {
-    acdc.NAME: Layout(acdc.recognises, acdc.class_names, acdc.find_cases),
-    promise12.NAME: Layout(promise12.recognises, promise12.class_names, promise12.find_cases),
-    mmwhs.NAME: Layout(mmwhs.recognises, mmwhs.class_names, mmwhs.find_cases),
-    # on disk it is mmwhs: it must be asked for
-    mmwhs.NAME_OF_FOUR: Layout(
-        _layout_of_a_name, mmwhs.class_names_of_four, mmwhs.find_cases_of_four
-    ),
-    msd.NAME: Layout(msd.recognises, msd.class_names, msd.find_cases),
-    mnms.NAME: Layout(mnms.recognises, mnms.class_names, mnms.find_cases),
-    ssl4mis.NAME: Layout(ssl4mis.recognises, ssl4mis.class_names, ssl4mis.find_cases),
+    "acdc": acdc.LAYOUT,
+    "promise12": promise12.LAYOUT,
+    "mmwhs": mmwhs.LAYOUT,
+    "mmwhs4": mmwhs.LAYOUT_OF_FOUR,
+    "msd": msd.LAYOUT,
+    "mnms": mnms.LAYOUT,
+    "ssl4mis": ssl4mis.LAYOUT,
 }
 
 
@@ -105,13 +88,13 @@ def find_data(
     name = recognise(root) if layout == "auto" else layout
     if name not in LAYOUTS or not root.is_dir():
         raise DataError(f"{root} must be a folder in layout {name}, got no such folder or layout.")
-    cases = LAYOUTS[name].find_cases(root)
-    if not cases:
+    found = LAYOUTS[name].find(root)
+    if not found:
         raise DataError(f"{root} must hold labelled scans in layout {name}, got none.")
     if problems is not None:
-        problems += [str(case) for case in cases if isinstance(case, DataError)]
-        cases = [case for case in cases if not isinstance(case, DataError)]
-    scans = strict(cases)
+        problems += [str(one) for one in found if isinstance(one, DataError)]
+        found = [one for one in found if not isinstance(one, DataError)]
+    scans = _all_scans(found)
     if csv is not None:
         try:
             scans = with_metadata(scans, read_metadata_csv(csv))
@@ -120,3 +103,13 @@ def find_data(
                 raise
             problems.append(str(error))
     return DataSet(name, LAYOUTS[name].class_names(root), scans)
+
+
+def _all_scans(found: Iterable[ScansOrError]) -> list[Scan]:
+    """All scans, sorted by name, or the first error raised."""
+    scans: list[Scan] = []
+    for one in found:
+        if isinstance(one, DataError):
+            raise one
+        scans += one
+    return sorted(scans, key=lambda scan: scan.name)

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OUTSIDE_LOGIT = (
-    -1e4
-)  # of the foreground classes where the grid has no pixel; finite also in float16
+from spcl_fast.segmentation.data.arrays import Spacing
+
+# of the foreground classes where the grid has no pixel; finite also in float16
+OUTSIDE_LOGIT = -1e4
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Grid:
             raise ValueError(f"spacing_mm must be positive, got {self.spacing_mm}")
 
 
-def to_grid(
-    volume: Tensor, spacing_mm: tuple[float, float, float], grid: Grid, *, labels: bool = False
-) -> Tensor:
+def to_grid(volume: Tensor, spacing_mm: Spacing, grid: Grid, *, labels: bool = False) -> Tensor:
     """Resample every slice to the grid.
 
     Args:
@@ -66,7 +65,7 @@ def to_grid(
     return F.pad(x.squeeze(1), (left, grid.size - w - left, top, grid.size - h - top))
 
 
-def image_to_grid(image: Tensor, spacing_mm: tuple[float, float, float], grid: Grid) -> Tensor:
+def image_to_grid(image: Tensor, spacing_mm: Spacing, grid: Grid) -> Tensor:
     """Return what a network sees of a volume: normalised, on the grid, in [0, 1].
 
     Args:
@@ -80,9 +79,7 @@ def image_to_grid(image: Tensor, spacing_mm: tuple[float, float, float], grid: G
     return to_grid(normalize(image), spacing_mm, grid).clamp(0.0, 1.0)
 
 
-def from_grid(
-    logits: Tensor, shape: tuple[int, int], spacing_mm: tuple[float, float, float], grid: Grid
-) -> Tensor:
+def from_grid(logits: Tensor, shape: tuple[int, int], spacing_mm: Spacing, grid: Grid) -> Tensor:
     """Bring logits on the grid back to the pixels of the volume; the inverse geometry of `to_grid`.
 
     Args:
@@ -116,7 +113,7 @@ def from_grid(
     return torch.where(inside, x, outside)
 
 
-def covered(shape: tuple[int, int], spacing_mm: tuple[float, float, float], grid: Grid) -> Tensor:
+def covered(shape: tuple[int, int], spacing_mm: Spacing, grid: Grid) -> Tensor:
     """Which pixels of a slice the grid reaches.
 
     Args:
@@ -156,8 +153,6 @@ def normalize(image: Tensor) -> Tensor:
     return ((image - low) / (high - low)).clamp(0.0, 1.0)
 
 
-def _resampled_shape(
-    shape: tuple[int, ...], spacing_mm: tuple[float, float, float], grid: Grid
-) -> tuple[int, int]:
+def _resampled_shape(shape: tuple[int, ...], spacing_mm: Spacing, grid: Grid) -> tuple[int, int]:
     (H, W), (_, dy, dx) = shape, spacing_mm
     return max(1, round(H * dy / grid.spacing_mm)), max(1, round(W * dx / grid.spacing_mm))

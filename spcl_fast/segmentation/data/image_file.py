@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from spcl_fast.segmentation.data import metaimage
+from spcl_fast.segmentation.data.arrays import AffineArray, FloatArray
 from spcl_fast.segmentation.data.errors import DataError
 
-FloatArray = npt.NDArray[np.float32]
-AffineArray = npt.NDArray[np.float64]
 Contents = tuple[FloatArray, tuple[float, ...], AffineArray]
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
 HDF5_SUFFIX = ".h5"
 SUFFIXES = (*NIFTI_SUFFIXES, *metaimage.SUFFIXES, HDF5_SUFFIX)
 NOMINAL_SPACING_MM = (1.5, 1.5, 10.0)  # (dx, dy, dz), near ACDC's median, for files without one

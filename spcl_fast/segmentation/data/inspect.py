@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.grid import Grid, covered
 from spcl_fast.segmentation.data.layouts import LayoutName
-from spcl_fast.segmentation.data.scan import DataError, Scan, Volume, read_scan
+from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.volume import Volume, read_scan
 
 Number = TypeVar("Number", int, float)
 

@@ -30,6 +30,19 @@ class Metadata:
     rows: dict[str, dict[str, str]]
 
 
+def read_table(path: Path) -> list[list[str]]:
+    """Return the cells of a comma-separated file without outer blanks; blank rows are left out.
+
+    Raises:
+        DataError: The file is unreadable.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a readable UTF-8 CSV file, got {error}.") from error
+
+
 def read_metadata_csv(path: Path | str) -> Metadata:
     """Read meta-labels from a CSV file with a header row.
 
@@ -46,11 +59,7 @@ def read_metadata_csv(path: Path | str) -> Metadata:
             than the header.
     """
     path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a readable UTF-8 CSV file, got {error}.") from error
+    table = read_table(path)
     header = table[0] if table else []
     key = next((name for name in ("scan", "patient") if name in header), None)
     if key is None:

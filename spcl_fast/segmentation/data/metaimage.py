@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
+from spcl_fast.segmentation.data.arrays import AffineArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
 
 SUFFIXES = (".mhd", ".mha")
@@ -35,7 +36,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 def read_metaimage(
     path: Path | str,
-) -> tuple[npt.NDArray[Any], tuple[float, ...], npt.NDArray[np.float64]]:
+) -> tuple[NDArray[Any], tuple[float, ...], AffineArray]:
     """Read a 3-D image of one channel.
 
     Args:
@@ -74,9 +75,7 @@ def data_file(path: Path | str) -> Path:
     return path.parent / name
 
 
-def write_metaimage(
-    path: Path, array_zyx: npt.NDArray[Any], spacing_mm: tuple[float, float, float]
-) -> None:
+def write_metaimage(path: Path, array_zyx: NDArray[Any], spacing_mm: Spacing) -> None:
     """Write a volume as ``.mhd`` and, beside it, ``.raw``: axes along the patient's, origin 0.
 
     Args:
@@ -174,9 +173,7 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype[Any]:
     return np.dtype(f"{'>' if is_big else '<'}{_DTYPES[name]}")
 
 
-def _affine(
-    path: Path, header: dict[str, str], spacing: tuple[float, ...]
-) -> npt.NDArray[np.float64]:
+def _affine(path: Path, header: dict[str, str], spacing: tuple[float, ...]) -> AffineArray:
     identity = "1 0 0 0 1 0 0 0 1"
     keys = ("TransformMatrix", "Rotation", "Orientation")
     axes = np.reshape(_numbers(path, header, keys, identity, 9), (3, 3))

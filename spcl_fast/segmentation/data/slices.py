@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid, image_to_grid, to_grid
-from spcl_fast.segmentation.data.image_file import FloatArray, files_of
-from spcl_fast.segmentation.data.scan import PHASES, DataError, LabelArray, Scan, read_scan
+from spcl_fast.segmentation.data.image_file import files_of
+from spcl_fast.segmentation.data.scan import PHASES, Scan
+from spcl_fast.segmentation.data.volume import read_scan
 
 CACHE_FORMAT = 2  # part of every cache key: raise it when the processing changes
 

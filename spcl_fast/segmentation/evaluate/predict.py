@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.image_file import SUFFIXES
-from spcl_fast.segmentation.data.scan import DataError, read_image, write_labels
+from spcl_fast.segmentation.data.volume import read_image, write_labels
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.progress import progress_bar, say

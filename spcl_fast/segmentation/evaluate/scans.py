@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid, from_grid, image_to_grid
-from spcl_fast.segmentation.data.scan import DataError, Scan, read_scan, write_labels
+from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.data.volume import read_scan, write_labels
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
 
 

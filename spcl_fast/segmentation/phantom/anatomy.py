@@ -17,9 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from spcl_fast.segmentation.data.arrays import FloatArray
 
 NUM_ANGLES = 256
 ANGLES = ((np.arange(NUM_ANGLES) + 0.5) * (2 * np.pi / NUM_ANGLES) - np.pi).astype(np.float32)
@@ -75,13 +74,13 @@ class Heart:
     lv_ef: float
     rv_ef: float
     shortening: float
-    harmonics: Array  # (3, 4, 2): endocardium, epicardium, fat; orders 2..5; amplitude and phase
-    wall_factor: Array  # (NUM_ANGLES,), mean 1: septal hypertrophy, thinned scar
-    mobility: Array  # (NUM_ANGLES,), mean 1
+    harmonics: FloatArray  # (3, 4, 2): endocardium, epicardium, fat; orders 2..5; size and phase
+    wall_factor: FloatArray  # (NUM_ANGLES,), mean 1: septal hypertrophy, thinned scar
+    mobility: FloatArray  # (NUM_ANGLES,), mean 1
     rv_skew: float
     papillary_rad: tuple[float, float]
     papillary_size: float
-    chambers: Array  # (4, 3): x, y, radius over the LV radius, see CHAMBERS
+    chambers: FloatArray  # (4, 3): x, y, radius over the LV radius, see CHAMBERS
 
     @property
     def apex_mm(self) -> float:
@@ -101,23 +100,23 @@ class Section:
         fat: Thickness of the epicardial fat.
     """
 
-    t: Array
-    endo: Array
-    epi: Array
-    rv: Array
-    fat: Array
+    t: FloatArray
+    endo: FloatArray
+    epi: FloatArray
+    rv: FloatArray
+    fat: FloatArray
 
 
-def profile(t: Array) -> Array:
+def profile(t: FloatArray) -> FloatArray:
     """Return the cavity radius at height t in [0, 1] relative to the largest, 0 beyond."""
     inside = np.clip(t, 0.0, 1.0)
-    radius: Array = np.sqrt(1 - inside**2.2) * (1 - 0.08 * (1 - inside) ** 3)
+    radius: FloatArray = np.sqrt(1 - inside**2.2) * (1 - 0.08 * (1 - inside) ** 3)
     return radius
 
 
-def rv_profile(t: Array) -> Array:
+def rv_profile(t: FloatArray) -> FloatArray:
     """Return the RV area at height t relative to its base, 0 below the end of the RV."""
-    area: Array = np.clip(1 - (np.clip(t, 0.0, None) / RV_END) ** 2, 0.0, None) ** 0.85
+    area: FloatArray = np.clip(1 - (np.clip(t, 0.0, None) / RV_END) ** 2, 0.0, None) ** 0.85
     return area
 
 
@@ -126,10 +125,10 @@ _LV_FILL = float((profile(_HEIGHTS) ** 2).mean())
 _RV_FILL = float(rv_profile(_HEIGHTS).mean())
 
 
-def bump(centre: float, width: float) -> Array:
+def bump(centre: float, width: float) -> FloatArray:
     """Return exp(-(angle - centre)^2 / width^2) on the circle, (NUM_ANGLES,) float32."""
     away = np.angle(np.exp(1j * (ANGLES - centre)))
-    weight: Array = np.exp(-((away / width) ** 2)).astype(np.float32)
+    weight: FloatArray = np.exp(-((away / width) ** 2)).astype(np.float32)
     return weight
 
 
@@ -140,7 +139,7 @@ def _wall_thickness(lv_mm3: float, myo_mm3: float, radius: float, length: float)
     return float(np.interp(myo_mm3, outer - lv_mm3, wall))
 
 
-def _wall_patterns(rng: np.random.Generator, group: str) -> tuple[Array, Array]:
+def _wall_patterns(rng: np.random.Generator, group: str) -> tuple[FloatArray, FloatArray]:
     """Return thickness and mobility of the wall over the angle, each with mean 1."""
     wall_factor, mobility = np.ones_like(ANGLES), np.ones_like(ANGLES)
     site = rng.uniform(-np.pi, np.pi)
@@ -191,16 +190,16 @@ def sample_heart(rng: np.random.Generator, group: str) -> Heart:
     )
 
 
-def _wobble(heart: Heart, surface: int, t: Array) -> Array:
+def _wobble(heart: Heart, surface: int, t: FloatArray) -> FloatArray:
     """Return 1 + sum_k a_k cos(k phi + b_k + 1.5 t) for k = 2..5, (Z, NUM_ANGLES)."""
     order = np.arange(2, 6, dtype=np.float32)[:, None, None]
     amplitude, shift = heart.harmonics[surface, :, :, None, None].transpose(1, 0, 2, 3)
     waves = amplitude * np.cos(order * ANGLES + shift + 1.5 * t[:, None])
-    total: Array = 1 + waves.sum(0)
+    total: FloatArray = 1 + waves.sum(0)
     return total
 
 
-def _rv_surface(heart: Heart, t: Array, epi: Array, area: Array) -> Array:
+def _rv_surface(heart: Heart, t: FloatArray, epi: FloatArray, area: FloatArray) -> FloatArray:
     """Return epi + depth h with depth such that the crescent has the given area, (Z, NUM_ANGLES).
 
     Half the integral of (epi + d h)^2 - epi^2 over phi equals the area: a quadratic in d.
@@ -214,11 +213,11 @@ def _rv_surface(heart: Heart, t: Array, epi: Array, area: Array) -> Array:
     square = 0.5 * (h**2).sum(1) * step
     linear = (epi * h).sum(1) * step
     depth = (np.sqrt(linear**2 + 4 * square * area) - linear) / (2 * square)
-    surface: Array = (epi + depth[:, None] * h).astype(np.float32)
+    surface: FloatArray = (epi + depth[:, None] * h).astype(np.float32)
     return surface
 
 
-def cross_sections(heart: Heart, z_mm: Array, contraction: float) -> Section:
+def cross_sections(heart: Heart, z_mm: FloatArray, contraction: float) -> Section:
     """Evaluate the heart's surfaces at given heights.
 
     Args:

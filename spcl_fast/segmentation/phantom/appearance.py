@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from spcl_fast.segmentation.phantom.anatomy import Array
+from spcl_fast.segmentation.data.arrays import FloatArray
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Scanner:
     """
 
     vendor: Vendor
-    field: Array
+    field: FloatArray
     band: tuple[float, float, float]
-    gain: Array
+    gain: FloatArray
 
 
 def sample_scanner(rng: np.random.Generator, vendor: str, num_slices: int) -> Scanner:
@@ -67,16 +67,18 @@ def sample_scanner(rng: np.random.Generator, vendor: str, num_slices: int) -> Sc
 
 def smooth_noise(
     rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, float]
-) -> Array:
+) -> FloatArray:
     """Draw Gaussian noise, smooth over sigma = (slices, pixels), with unit variance, (S, H, W)."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     sigmas = (sigma[0], sigma[1], sigma[1])
     noise = gaussian_filter(noise, sigmas, mode="wrap", truncate=3.0)
-    scaled: Array = noise / (noise.std() + np.float32(1e-8))
+    scaled: FloatArray = noise / (noise.std() + np.float32(1e-8))
     return scaled
 
 
-def acquire(rng: np.random.Generator, signal: Array, scanner: Scanner, pixel_mm: float) -> Array:
+def acquire(
+    rng: np.random.Generator, signal: FloatArray, scanner: Scanner, pixel_mm: float
+) -> FloatArray:
     """Turn tissue signal into a magnitude image.
 
     Args:
@@ -103,5 +105,5 @@ def acquire(rng: np.random.Generator, signal: Array, scanner: Scanner, pixel_mm:
     image = np.clip(image, 0, None) ** np.float32(vendor.gamma)
     noise = vendor.noise * rng.standard_normal((2, *signal.shape), dtype=np.float32)
     image = np.hypot(image + noise[0], noise[1]) * np.float32(vendor.scale)
-    whole: Array = np.rint(image).astype(np.float32)
+    whole: FloatArray = np.rint(image).astype(np.float32)
     return whole

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spcl_fast.segmentation.phantom.anatomy import NUM_ANGLES, Array, Heart, Section
+from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray
+from spcl_fast.segmentation.phantom.anatomy import NUM_ANGLES, Heart, Section
 from spcl_fast.segmentation.phantom.thorax import Tissues
 
 NUM_SUBSLICES = 3  # thin sections averaged into one slice; the middle one gives the labels
@@ -28,10 +29,10 @@ class Stack:
         twist_rad: Further rotation over 80 mm of height.
     """
 
-    z_mm: Array
+    z_mm: FloatArray
     dz_mm: float
     centre_mm: tuple[float, float]
-    shift_mm: Array
+    shift_mm: FloatArray
     tilt: tuple[float, float]
     rotation_rad: float
     twist_rad: float
@@ -66,19 +67,19 @@ class Grid:
         entry: (Z, H, W) index into a flattened (Z, NUM_ANGLES) table.
     """
 
-    z_mm: Array
-    x: Array
-    y: Array
-    rho: Array
+    z_mm: FloatArray
+    x: FloatArray
+    y: FloatArray
+    rho: FloatArray
     entry: NDArray[np.int64]
 
-    def at(self, table: Array) -> Array:
+    def at(self, table: FloatArray) -> FloatArray:
         """Look up a (Z, NUM_ANGLES) polar table at every pixel."""
-        values: Array = table.reshape(-1)[self.entry]
+        values: FloatArray = table.reshape(-1)[self.entry]
         return values
 
 
-def heart_grid(stack: Stack, axis_mm: Array) -> Grid:
+def heart_grid(stack: Stack, axis_mm: FloatArray) -> Grid:
     """Transform pixel positions to the heart's frame.
 
     Args:
@@ -103,8 +104,12 @@ def heart_grid(stack: Stack, axis_mm: Array) -> Grid:
 
 
 def draw_heart(
-    heart: Heart, section: Section, tissues: Tissues, grid: Grid, texture: tuple[Array, Array]
-) -> tuple[Array, NDArray[np.bool_], NDArray[np.uint8]]:
+    heart: Heart,
+    section: Section,
+    tissues: Tissues,
+    grid: Grid,
+    texture: tuple[FloatArray, FloatArray],
+) -> tuple[FloatArray, NDArray[np.bool_], LabelArray]:
     """Paint the heart in every thin section.
 
     Args:
@@ -149,7 +154,7 @@ def draw_heart(
 
 
 def _draw_papillary(
-    signal: Array,
+    signal: FloatArray,
     heart: Heart,
     section: Section,
     tissues: Tissues,
@@ -167,13 +172,13 @@ def _draw_papillary(
 
 
 def _draw_chambers(
-    signal: Array,
+    signal: FloatArray,
     covered: NDArray[np.bool_],
     heart: Heart,
     section: Section,
     tissues: Tissues,
     grid: Grid,
-    coarse: Array,
+    coarse: FloatArray,
 ) -> None:
     """Paint atria, aortic root and outflow tract above the valve plane; none is labelled."""
     if not (section.t < 0).any():

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray, Spacing
 from spcl_fast.segmentation.phantom.anatomy import (
     GROUPS,
-    Array,
     Heart,
     cross_sections,
     sample_heart,
@@ -96,11 +95,11 @@ class PhantomPatient:
     name: str
     group: str
     vendor: str
-    images: Mapping[str, Array]
-    masks: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, FloatArray]
+    masks: Mapping[str, LabelArray]
     frames: Mapping[str, int]
     num_frames: int
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: Spacing
     height_cm: float
     weight_kg: float
 
@@ -175,7 +174,7 @@ def _sample_scene(
 
 def _draw(
     texture_rng: np.random.Generator, noise_rng: np.random.Generator, scene: _Scene, size: int
-) -> tuple[dict[str, Array], dict[str, NDArray[np.uint8]]]:
+) -> tuple[dict[str, FloatArray], dict[str, LabelArray]]:
     """Return images and masks of both phases; only contraction and noise tell them apart."""
     shape = (len(scene.stack.z_mm), size, size)
     fine = smooth_noise(texture_rng, shape, (0.3, 2.2 / scene.pixel_mm))
@@ -192,7 +191,9 @@ def _draw(
     return images, masks
 
 
-def _draw_chest(scene: _Scene, axis_mm: Array, texture: tuple[Array, Array]) -> Array:
+def _draw_chest(
+    scene: _Scene, axis_mm: FloatArray, texture: tuple[FloatArray, FloatArray]
+) -> FloatArray:
     x = axis_mm[None, None, :] - np.float32(scene.stack.centre_mm[0])
     y = axis_mm[None, :, None] - np.float32(scene.stack.centre_mm[1])
     z = scene.stack.z_mm[:, None, None]
@@ -200,15 +201,19 @@ def _draw_chest(scene: _Scene, axis_mm: Array, texture: tuple[Array, Array]) -> 
 
 
 def _draw_phase(
-    scene: _Scene, grid: Grid, contraction: float, chest: Array, texture: tuple[Array, Array]
-) -> tuple[Array, NDArray[np.uint8]]:
+    scene: _Scene,
+    grid: Grid,
+    contraction: float,
+    chest: FloatArray,
+    texture: tuple[FloatArray, FloatArray],
+) -> tuple[FloatArray, LabelArray]:
     """Average thin sections over the chest, (S, H, W); labels are those of slice centres."""
     section = cross_sections(scene.heart, grid.z_mm, contraction)
     thin, covered, labels = draw_heart(scene.heart, section, scene.tissues, grid, texture)
     thin *= covered
     thin_slices = (-1, NUM_SUBSLICES, *thin.shape[1:])
     open_share = 1 - covered.reshape(thin_slices).mean(1, dtype=np.float32)
-    signal: Array = thin.reshape(thin_slices).mean(1) + chest * open_share
+    signal: FloatArray = thin.reshape(thin_slices).mean(1) + chest * open_share
     return signal, labels[NUM_SUBSLICES // 2 :: NUM_SUBSLICES]
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spcl_fast.segmentation.phantom.anatomy import Array, Heart, reach
+from spcl_fast.segmentation.data.arrays import FloatArray
+from spcl_fast.segmentation.phantom.anatomy import Heart, reach
 
 CHEST_WALL_MM = 9.0  # muscle and ribs under the fat
 
@@ -104,19 +105,19 @@ def sample_thorax(rng: np.random.Generator, heart: Heart, rotation_rad: float) -
     )
 
 
-def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    level: Array = (x / np.float32(a)) ** 2 + (y / np.float32(b)) ** 2
+def _ellipse(x: FloatArray, y: FloatArray, a: float, b: float) -> FloatArray:
+    level: FloatArray = (x / np.float32(a)) ** 2 + (y / np.float32(b)) ** 2
     return level
 
 
 def draw_thorax(
     thorax: Thorax,
     tissues: Tissues,
-    x: Array,
-    y: Array,
-    z: Array,
-    texture: tuple[Array, Array],
-) -> Array:
+    x: FloatArray,
+    y: FloatArray,
+    z: FloatArray,
+    texture: tuple[FloatArray, FloatArray],
+) -> FloatArray:
     """Paint the chest without the heart.
 
     Args:
@@ -158,13 +159,13 @@ def draw_thorax(
 
 
 def _draw_abdomen(
-    signal: Array,
+    signal: FloatArray,
     thorax: Thorax,
     tissues: Tissues,
-    x: Array,
-    y: Array,
-    z: Array,
-    texture: tuple[Array, Array],
+    x: FloatArray,
+    y: FloatArray,
+    z: FloatArray,
+    texture: tuple[FloatArray, FloatArray],
 ) -> None:
     """Paint liver, stomach, spleen and fat below the diaphragm into ``signal``."""
     fine, coarse = texture
@@ -191,13 +192,13 @@ def _draw_abdomen(
 
 
 def _draw_mediastinum(
-    signal: Array,
+    signal: FloatArray,
     thorax: Thorax,
     tissues: Tissues,
-    x: Array,
-    y: Array,
-    z: Array,
-    texture: tuple[Array, Array],
+    x: FloatArray,
+    y: FloatArray,
+    z: FloatArray,
+    texture: tuple[FloatArray, FloatArray],
 ) -> None:
     """Paint the fat and muscle beside the heart, the spine and the aorta into ``signal``."""
     fine, coarse = texture

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spcl_fast.segmentation.data.scan import read_image, read_labels
+from spcl_fast.segmentation.data.volume import read_image, read_labels
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.compare import SCRATCH, common_scans, scan_dice
 from spcl_fast.segmentation.report.figures import Picture

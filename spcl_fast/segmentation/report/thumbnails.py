@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.image_file import FloatArray
-from spcl_fast.segmentation.data.scan import LabelArray, Scan, Spacing, read_scan
+from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.volume import read_scan
 from spcl_fast.segmentation.report import figures
 
 MAX_SCANS = 6

@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import DataSet, find_data
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.protocol import ProtocolSplit, load_protocol, split_by_protocol
-from spcl_fast.segmentation.data.scan import DataError, Scan
+from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices, load_slices
 from spcl_fast.segmentation.data.split import split_patients
 from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc

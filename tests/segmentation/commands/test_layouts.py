@@ -11,7 +11,8 @@ import torch
 from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES, Scan, read_scan
+from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES, Scan
+from spcl_fast.segmentation.data.volume import read_scan
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class
 from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
@@ -57,7 +58,7 @@ def test_layout_is_part_of_the_configuration(config, tmp_path):
     assert data_set(config.data).layout == "promise12"
     assert data_set(config.data).scans == all_scans(config.data)
     named = replace(config, data=replace(config.data, layout="acdc"))
-    with pytest.raises(DataError, match="must hold patient folders"):
+    with pytest.raises(DataError, match="labelled scans in layout acdc, got none"):
         all_scans(named.data)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(named, "finetune", "a"))

@@ -10,9 +10,10 @@ import torch
 
 from spcl_fast.cli import main
 from spcl_fast.segmentation.commands.predict import PredictConfig, predict
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.data.scan import DataError, read_image
+from spcl_fast.segmentation.data.volume import read_image
 from spcl_fast.segmentation.evaluate import predict as module
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune.config import FinetuneConfig

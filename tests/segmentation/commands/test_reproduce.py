@@ -20,7 +20,7 @@ from spcl_fast.segmentation.commands.methods import (
 from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
 from spcl_fast.segmentation.commands.paper_table import markdown
 from spcl_fast.segmentation.commands.reproduce import ReproduceConfig, reproduce
-from spcl_fast.segmentation.data.scan import DataError
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import PretrainConfig

@@ -77,7 +77,7 @@ def test_no_layout_or_several(tmp_path):
 def test_a_named_layout_that_it_is_not(tmp_path):
     with pytest.raises(DataError, match="labelled scans in layout promise12, got none"):
         find_data(tmp_path, layout="promise12")
-    with pytest.raises(DataError, match="must hold patient folders"):
+    with pytest.raises(DataError, match="labelled scans in layout acdc, got none"):
         find_data(tmp_path, layout="acdc")
     with pytest.raises(DataError, match="in layout brats, got no such"):
         find_data(tmp_path, layout="brats")

@@ -6,10 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.inspect import inspect, render
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.data.scan import DataError
 
 
 def save(path, array, spacing=1.5):

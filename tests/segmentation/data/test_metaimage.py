@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.metaimage import data_file, read_metaimage, write_metaimage
-from spcl_fast.segmentation.data.scan import read_image
+from spcl_fast.segmentation.data.volume import read_image
 
 TYPES = {
     "MET_CHAR": np.int8,

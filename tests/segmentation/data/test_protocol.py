@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spcl_fast.segmentation.data.layouts.acdc import find_scans
+from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.protocol import (
     Case,
     Protocol,
@@ -14,7 +14,8 @@ from spcl_fast.segmentation.data.protocol import (
     protocol_names,
     split_by_protocol,
 )
-from spcl_fast.segmentation.data.scan import Scan, read_image
+from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.volume import read_image
 
 # Every protocol: patients to train, validate and test on, and cases (or scans) of each count.
 PUBLISHED = {
@@ -188,7 +189,7 @@ def test_a_patient_on_two_sides_is_refused():
 
 @pytest.fixture
 def real_acdc(real_data):
-    return find_scans(real_data / "acdc")
+    return find_data(real_data / "acdc").scans
 
 
 def test_labelled_slices_of_real_acdc(real_acdc):

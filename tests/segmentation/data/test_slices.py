@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from spcl_fast.segmentation.data import slices as slices_module
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.data.layouts.acdc import find_scans
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.data.scan import DataError, Scan
+from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import load_slices
 
 GRID = Grid(16, 3.0)
@@ -235,7 +236,7 @@ def test_to_moves_every_tensor(scans):
 
 
 def test_real_acdc_is_fast(tmp_path, real_data):
-    scans = find_scans(real_data / "acdc")[:40]
+    scans = find_data(real_data / "acdc").scans[:40]
     start = time.perf_counter()
     slices = load_slices(scans, Grid(), tmp_path)
     first = time.perf_counter() - start

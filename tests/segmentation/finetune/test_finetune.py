@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 from spcl_fast.segmentation.commands.predict import PredictConfig, predict
-from spcl_fast.segmentation.data.layouts.acdc import find_scans
-from spcl_fast.segmentation.data.scan import DataError, read_scan
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.volume import read_scan
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune import loop as module
@@ -150,7 +151,7 @@ def test_supervised_loss_by_hand():
 
 
 def test_segment_volume_restores_the_grid(data_config):
-    scan = find_scans(data_config.root)[0]
+    scan = find_data(data_config.root).scans[0]
     volume = read_scan(scan)
 
     class Bright(torch.nn.Module):

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.find import find_data
-from spcl_fast.segmentation.data.layouts.acdc import find_scans
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.volume import read_scan
 from spcl_fast.segmentation.phantom import PhantomConfig, make_patient, write_acdc
 from spcl_fast.segmentation.phantom.anatomy import GROUPS, cross_sections, sample_heart
 
@@ -244,7 +243,7 @@ def test_files_hold_the_patient(tmp_path):
     assert len(list(folder.iterdir())) == 5
 
 
-def test_find_scans_reads_the_phantom(tmp_path):
+def test_find_data_reads_the_phantom(tmp_path):
     root = write_acdc(SMALL, tmp_path)
     scans = find_data(root, root / "metadata.csv").scans
     assert [scan.patient for scan in scans] == [f"patient00{k}" for k in (1, 1, 2, 2, 3, 3)]
@@ -295,7 +294,7 @@ def test_interrupted_within_a_patient(tmp_path, monkeypatch, call, error):
     with pytest.raises(error):
         write_acdc(SMALL, tmp_path)
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["patient001"]
-    assert len(find_scans(tmp_path)) == 2
+    assert len(find_data(tmp_path).scans) == 2
 
 
 def test_leftovers_of_a_killed_process_go(tmp_path):
@@ -304,7 +303,7 @@ def test_leftovers_of_a_killed_process_go(tmp_path):
     leftover = tmp_path / "training" / ".unfinished-abc"
     leftover.mkdir()
     (leftover / "patient002_frame01.nii.gz").write_bytes(b"half")
-    assert len(find_scans(tmp_path)) == 2  # nor do they disturb reading
+    assert len(find_data(tmp_path).scans) == 2  # nor do they disturb reading
     write_acdc(SMALL, tmp_path)
     assert not leftover.exists()
 
@@ -325,7 +324,7 @@ def test_foreign_folders_are_refused_untouched(tmp_path):
 
 def test_the_phantom_resembles_acdc(patients, real_data):
     """Means over patients, phantom against real, within the spread between real patients."""
-    scans = [s for s in find_scans(real_data / "acdc") if s.phase == "ED"][::4]
+    scans = [s for s in find_data(real_data / "acdc").scans if s.phase == "ED"][::4]
     real = [(v.image, v.mask) for v in map(read_scan, scans)]
     drawn = [(p.images["ED"], p.masks["ED"]) for p in patients]
     for feature in (pool_over_wall, rv_over_lv, blood_over_muscle, blood_signal):

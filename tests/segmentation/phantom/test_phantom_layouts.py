@@ -10,10 +10,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from spcl_fast.cli import MakePhantomConfig, main
+from spcl_fast.cli import main
+from spcl_fast.segmentation.commands.make_phantom import MakePhantomConfig
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.image_file import NOMINAL_SPACING_MM
-from spcl_fast.segmentation.data.scan import read_image, read_scan
+from spcl_fast.segmentation.data.volume import read_image, read_scan
 from spcl_fast.segmentation.phantom import PhantomConfig, make_patient, write_phantom
 from spcl_fast.segmentation.phantom.layouts import LAYOUTS, mnms
 

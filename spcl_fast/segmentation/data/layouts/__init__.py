@@ -1,8 +1,7 @@
-"""The on-disk layouts that data sets come in, one module each.
+"""The on-disk layouts that data sets come in, one module each with its ``LAYOUT``.
 
-Each module has NAME, ``recognises(root)``, ``class_names(root)``, ``find_cases(root)``, which keeps
-the error of a case beside the scans of the others, and ``find_scans(root)``, which raises it.
-`spcl_fast.segmentation.data.find` chooses among them.
+`spcl_fast.segmentation.data.find` chooses among them; `spcl_fast.segmentation.phantom.layouts`
+writes them.
 """
 
 from typing import Literal

@@ -20,11 +20,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from spcl_fast.segmentation.data.layouts.cases import Case, attempt, existing, folders, strict
+from spcl_fast.segmentation.data.image_file import NIFTI_SUFFIXES
+from spcl_fast.segmentation.data.layouts.layout import (
+    LayoutReader,
+    ScansOrError,
+    attempt,
+    folders,
+    with_suffix,
+)
 from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
 
-NAME = "mmwhs"
-NAME_OF_FOUR = "mmwhs4"
 VALUES = {  # in the files
     **{"LV": 500, "RV": 600, "LA": 420, "RA": 550},  # blood cavities
     **{"MYO": 205, "AA": 820, "PA": 850},  # left ventricular muscle, aorta, pulmonary artery
@@ -35,43 +40,14 @@ _MODALITIES = ("ct", "mr")
 _FILE = re.compile(r"((ct|mr)_train_\w+)_(?:image|label)\.nii(?:\.gz)?")
 
 
-def recognises(root: Path) -> bool:
-    """Return whether some ct_train_... or mr_train_..._label.nii.gz is here."""
+def _recognises(root: Path) -> bool:
+    """Whether some ct_train_... or mr_train_..._label.nii.gz is here."""
     return any("_label." in path.name for path in _files(root))
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the eight classes, the background first."""
-    return CLASS_NAMES
-
-
-def class_names_of_four(root: Path) -> tuple[str, ...]:
-    """Return the names of the five classes, the background first."""
-    return FOUR_CLASS_NAMES
-
-
-def find_scans(root: Path | str, names: tuple[str, ...] = CLASS_NAMES) -> list[Scan]:
-    """Find the labelled scans below a folder, sorted by name; file contents are not read.
-
-    Args:
-        root: folder that holds ct_train, mr_train or both, or one of these two.
-        names: class names, ``CLASS_NAMES`` or ``FOUR_CLASS_NAMES``.
-
-    Raises:
-        DataError: if an image lacks its labels or labels lack their image.
-    """
-    return strict(find_cases(Path(root), names))
-
-
-def find_cases(root: Path, names: tuple[str, ...] = CLASS_NAMES) -> list[Case]:
-    """Find the scan of each volume, or what is wrong with it."""
+def _find(root: Path, names: tuple[str, ...]) -> list[ScansOrError]:
     stems = {path.parent / match[1] for path, match in _files(root).items()}
-    return [attempt(_case_scans, stem, names) for stem in sorted(stems)]
-
-
-def find_cases_of_four(root: Path) -> list[Case]:
-    """Find cases with the labels of ``FOUR_CLASS_NAMES``."""
-    return find_cases(root, FOUR_CLASS_NAMES)
+    return [attempt(_volume_scans, stem, names) for stem in sorted(stems)]
 
 
 def _files(root: Path) -> dict[Path, re.Match[str]]:
@@ -80,12 +56,9 @@ def _files(root: Path) -> dict[Path, re.Match[str]]:
     return {path: match for path in paths if (match := _FILE.fullmatch(path.name))}
 
 
-def _case_scans(stem: Path, names: tuple[str, ...]) -> list[Scan]:
+def _volume_scans(stem: Path, names: tuple[str, ...]) -> list[Scan]:
     image, mask = (
-        existing(
-            *(Path(f"{stem}_{part}{end}") for end in (".nii.gz", ".nii")),
-            because="a case is an image and its labels",
-        )
+        with_suffix(Path(f"{stem}_{part}"), NIFTI_SUFFIXES, "a volume is an image and its labels")
         for part in ("image", "label")
     )
     classes = {VALUES[name]: number for number, name in enumerate(names) if number}
@@ -101,3 +74,11 @@ def _case_scans(stem: Path, names: tuple[str, ...]) -> list[Scan]:
             class_names=names,
         )
     ]
+
+
+LAYOUT = LayoutReader(_recognises, lambda root: CLASS_NAMES, lambda root: _find(root, CLASS_NAMES))
+LAYOUT_OF_FOUR = LayoutReader(
+    recognises=lambda root: False,  # on disk it is LAYOUT: it must be asked for
+    class_names=lambda root: FOUR_CLASS_NAMES,
+    find=lambda root: _find(root, FOUR_CLASS_NAMES),
+)

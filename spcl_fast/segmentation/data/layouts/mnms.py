@@ -15,51 +15,36 @@ Campello et al., TMI 2021, doi 10.1109/TMI.2021.3090082.
 
 from __future__ import annotations
 
-import csv
+from itertools import zip_longest
 from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.cases import Case, attempt, existing, folders, strict
+from spcl_fast.segmentation.data.layouts.layout import (
+    LayoutReader,
+    ScansOrError,
+    attempt,
+    existing,
+    folders,
+    frame_name,
+    phase_frames,
+)
+from spcl_fast.segmentation.data.metadata_csv import read_table
 from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
-NAME = "mnms"
 CLASSES = {0: 0, 1: 3, 2: 2, 3: 1}  # value in the files: class
 META_LABELS = {"Vendor": "vendor", "Centre": "centre", "Pathology": "group"}
 _SUBFOLDERS = (".", "Labeled", "Training/Labeled")
 _KEY = "External code"
 
 
-def recognises(root: Path) -> bool:
-    """Return whether some <id>/<id>_sa_gt.nii.gz is here."""
+def _recognises(root: Path) -> bool:
+    """Whether some <id>/<id>_sa_gt.nii.gz is here."""
     return any(
         any(parent.glob("[!.]*/[!.]*_sa_gt.nii.gz")) for parent in folders(root, _SUBFOLDERS)
     )
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the classes, the background first."""
-    return SHORT_AXIS_CLASSES
-
-
-def find_scans(root: Path | str) -> list[Scan]:
-    """Find the labelled scans below a folder, sorted by name; image files are not read.
-
-    Returns:
-        Two scans (ED, ES) a patient, named ``<id>_frame00`` by their frame from 0.
-
-    Raises:
-        DataError: if the CSV file is missing or lacks a column, or a patient lacks a row, a frame
-            or a file.
-    """
-    return strict(find_cases(Path(root)))
-
-
-def find_cases(root: Path) -> list[Case]:
-    """Find the scans of each patient, or what is wrong with the patient.
-
-    Raises:
-        DataError: if the CSV file is missing or lacks a column.
-    """
+def _find(root: Path) -> list[ScansOrError]:
     path = _information_file(root)
     rows = _read_information(path)
     for parent in folders(root, _SUBFOLDERS):
@@ -76,15 +61,12 @@ def _information_file(root: Path) -> Path:
 
 
 def _read_information(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = list(csv.DictReader(file, restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a readable UTF-8 CSV file, got {error}.") from error
+    header, *rows = read_table(path) or [[]]
     for column in (_KEY, *PHASES):
-        if not table or column not in table[0]:
+        if column not in header or not rows:
             raise DataError(f"{path} must have a column '{column}', got none.")
-    return {row[_KEY].strip(): row for row in table}
+    table = [dict(zip_longest(header, row[: len(header)], fillvalue="")) for row in rows]
+    return {row[_KEY]: row for row in table}
 
 
 def _patient_scans(image: Path, path: Path, rows: dict[str, dict[str, str]]) -> list[Scan]:
@@ -94,14 +76,11 @@ def _patient_scans(image: Path, path: Path, rows: dict[str, dict[str, str]]) -> 
     row = rows.get(patient)
     if row is None:
         raise DataError(f"{path} must have a row for {patient}, got none.")
-    meta = {name: row[key].strip() for key, name in META_LABELS.items() if row.get(key)}
-    scans = []
-    for phase in PHASES:
-        if not row[phase].strip().isdecimal():
-            raise DataError(f"{path} must give {phase} of {patient}, got '{row[phase]}'.")
-        frame = int(row[phase])
-        name = f"{patient}_frame{frame:02d}"
-        scans.append(Scan(name, patient, phase, image, mask, meta, frame, classes=CLASSES))
-    if scans[0].frame == scans[1].frame:
-        raise DataError(f"{path} must give {patient} different frames for ED and ES, got one.")
-    return scans
+    meta = {name: row[key] for key, name in META_LABELS.items() if row.get(key)}
+    return [
+        Scan(frame_name(patient, frame), patient, phase, image, mask, meta, frame, classes=CLASSES)
+        for phase, frame in phase_frames(row, patient, path).items()
+    ]
+
+
+LAYOUT = LayoutReader(_recognises, lambda root: SHORT_AXIS_CLASSES, _find)

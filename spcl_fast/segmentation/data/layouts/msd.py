@@ -21,42 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.cases import Case, attempt, existing, strict
+from spcl_fast.segmentation.data.layouts.layout import LayoutReader, ScansOrError, attempt, existing
 from spcl_fast.segmentation.data.scan import Scan
 
-NAME = "msd"
 _FRAME = re.compile(r"_frame\d+$")
 
 
-def recognises(root: Path) -> bool:
-    """Return whether a dataset.json is here."""
+def _recognises(root: Path) -> bool:
+    """Whether a dataset.json is here."""
     return (root / "dataset.json").is_file()
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the classes, the background first.
-
-    Raises:
-        DataError: if dataset.json is unreadable, or its labels are not the numbers 0 to K - 1.
-    """
+def _names(root: Path) -> tuple[str, ...]:
     return _class_names(root / "dataset.json", _read_json(root / "dataset.json"))
 
 
-def find_scans(root: Path | str) -> list[Scan]:
-    """Find the labelled scans below a folder, sorted by name; image files are not read.
-
-    Raises:
-        DataError: if dataset.json is not as described, or a case lacks a file.
-    """
-    return strict(find_cases(Path(root)))
-
-
-def find_cases(root: Path) -> list[Case]:
-    """Find the scan of each case, or what is wrong with the case.
-
-    Raises:
-        DataError: if dataset.json is not as described.
-    """
+def _find(root: Path) -> list[ScansOrError]:
     path = root / "dataset.json"
     description = _read_json(path)
     names = _class_names(path, description)
@@ -120,3 +100,6 @@ def _case_scans(
     has_channels = num_channels > 1 and not image.name.endswith(f"_0000{end}")
     frame = 0 if has_channels else None
     return [Scan(case, _FRAME.sub("", case), None, image, mask, {}, frame, class_names=names)]
+
+
+LAYOUT = LayoutReader(_recognises, _names, _find)

@@ -17,47 +17,32 @@ import re
 from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.cases import Case, folders, strict
+from spcl_fast.segmentation.data.layouts.layout import LayoutReader, ScansOrError, folders
 from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
-NAME = "ssl4mis"
 SUBSETS = ("train", "val", "test")
 _FILE = re.compile(r"(?P<patient>[^.].*)_frame\d+\.h5")
 
 
-def recognises(root: Path) -> bool:
-    """Return whether some <patient>_frame<number>.h5 is here."""
+def _recognises(root: Path) -> bool:
+    """Whether some <patient>_frame<number>.h5 is here."""
     return bool(_volumes(root))
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """Return the names of the classes, the background first."""
-    return SHORT_AXIS_CLASSES
-
-
-def find_scans(root: Path | str) -> list[Scan]:
-    """Find the labelled scans below a folder, sorted by name; volumes are not read.
-
-    Raises:
-        DataError: if a list names a volume that does not exist.
-    """
-    return strict(find_cases(Path(root)))
-
-
-def find_cases(root: Path) -> list[Case]:
-    """Find the scans of each patient, and the listed volumes that do not exist."""
+def _find(root: Path) -> list[ScansOrError]:
+    """The scans of each patient, and the listed volumes that do not exist."""
     volumes = _volumes(root)
     subsets, missing = _read_lists(root, {path.stem for path in volumes})
-    frames: dict[str, list[Path]] = {}
+    paths_of: dict[str, list[Path]] = {}
     for path, patient in sorted(volumes.items()):
-        frames.setdefault(patient, []).append(path)
-    cases: list[Case] = list(missing)
-    for patient, paths in frames.items():
+        paths_of.setdefault(patient, []).append(path)
+    found: list[ScansOrError] = list(missing)
+    for patient, paths in paths_of.items():
         phases = PHASES if len(paths) == len(PHASES) else [None] * len(paths)
         metas = ({"subset": subsets[p.stem]} if p.stem in subsets else {} for p in paths)
         rows = zip(paths, phases, metas, strict=True)
-        cases.append([Scan(path.stem, patient, phase, path, path, m) for path, phase, m in rows])
-    return cases
+        found.append([Scan(path.stem, patient, phase, path, path, m) for path, phase, m in rows])
+    return found
 
 
 def _volumes(root: Path) -> dict[Path, str]:
@@ -82,3 +67,6 @@ def _read_lists(root: Path, names: set[str]) -> tuple[dict[str, str], list[DataE
             else:
                 missing.append(DataError(f"{path} must name volumes in data/, got '{name}'."))
     return subsets, missing
+
+
+LAYOUT = LayoutReader(_recognises, lambda root: SHORT_AXIS_CLASSES, _find)

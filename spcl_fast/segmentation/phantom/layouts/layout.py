@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spcl_fast.segmentation.data.arrays import Spacing
 from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient
 
 
@@ -41,7 +42,7 @@ def no_tables(config: PhantomConfig, root: Path, num_patients: int) -> dict[str,
 
 
 def write_nifti(
-    path: Path, volume: NDArray[Any], spacing_mm: tuple[float, float, float], *, frame_s: float = 0
+    path: Path, volume: NDArray[Any], spacing_mm: Spacing, *, frame_s: float = 0
 ) -> None:
     """Write a volume (S, H, W) or a cine (T, S, H, W), indexed (x, y, z) or (x, y, z, t) on disk.
 

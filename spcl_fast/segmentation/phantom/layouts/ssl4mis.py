@@ -13,10 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from spcl_fast.segmentation.phantom.anatomy import Array
+from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray
 from spcl_fast.segmentation.phantom.layouts.layout import Layout
 from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient, patient_name
 
@@ -41,7 +38,7 @@ def _write(patient: PhantomPatient, index: int, folder: Path) -> list[str]:
     return slices + volumes
 
 
-def _write_hdf5(path: Path, image: Array, label: NDArray[np.uint8]) -> None:
+def _write_hdf5(path: Path, image: FloatArray, label: LabelArray) -> None:
     try:
         import h5py  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError as error:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.acdc import find_cases, find_scans, recognises
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.layouts.acdc import LAYOUT
+from spcl_fast.segmentation.data.volume import read_scan
 
 AFFINE = np.diag([1.5, 1.25, 8.0, 1.0])
 
@@ -36,8 +37,8 @@ def add_patient(root, name="patient001", ed=1, es=7, group="NOR", suffix=".nii.g
 def test_layouts(tmp_path, sub):
     add_patient(tmp_path / sub, "patient002")
     add_patient(tmp_path / sub, "SCD0000101", ed=12, es=3, group="")
-    assert recognises(tmp_path)
-    scans = find_scans(tmp_path)
+    assert LAYOUT.recognises(tmp_path)
+    scans = find_data(tmp_path, layout="acdc").scans
     names = ["SCD0000101_frame03", "SCD0000101_frame12", "patient002_frame01", "patient002_frame07"]
     assert [scan.name for scan in scans] == names
     assert [scan.phase for scan in scans] == ["ES", "ED", "ED", "ES"]
@@ -50,15 +51,12 @@ def test_uncompressed_and_hidden_folders(tmp_path):
     add_patient(tmp_path, suffix=".nii")
     (tmp_path / ".cache").mkdir()
     (tmp_path / "notes").mkdir()
-    assert len(find_scans(tmp_path)) == 2
+    assert len(find_data(tmp_path, layout="acdc").scans) == 2
 
 
-# no root, no patient in it
-def test_root_errors(tmp_path):
-    with pytest.raises(DataError, match="absent must be a folder"):
-        find_scans(tmp_path / "absent")
-    with pytest.raises(DataError, match="must hold patient folders"):
-        find_scans(tmp_path)
+def test_no_patients(tmp_path):
+    (tmp_path / "training").mkdir()
+    assert LAYOUT.find(tmp_path) == []
 
 
 # one file or line taken away or spoilt at a time
@@ -68,8 +66,14 @@ def test_root_errors(tmp_path):
         (lambda f: (f / "Info.cfg").unlink(), "Info.cfg must exist"),
         (lambda f: (f / "Info.cfg").write_text("ES: 7\n"), "Info.cfg must have a line 'ED:"),
         (lambda f: (f / "Info.cfg").write_text("ED: 1\n"), "Info.cfg must have a line 'ES:"),
-        (lambda f: (f / "Info.cfg").write_text("ED: one\nES: 7\n"), "must give ED as a number"),
-        (lambda f: (f / "Info.cfg").write_text("ED: 7\nES: 7\n"), "different frames"),
+        (
+            lambda f: (f / "Info.cfg").write_text("ED: one\nES: 7\n"),
+            "must give ED of patient001 as a num",
+        ),
+        (
+            lambda f: (f / "Info.cfg").write_text("ED: 7\nES: 7\n"),
+            "ES of patient001, got 7 twice",
+        ),
         (lambda f: (f / "Info.cfg").write_text("ED: 2\nES: 7\n"), "frame02.nii.gz must exist"),
         (lambda f: (f / "patient001_frame07.nii.gz").unlink(), "frame07.nii.gz must exist"),
         (lambda f: (f / "patient001_frame07_gt.nii.gz").unlink(), "frame07_gt.nii.gz must exist"),
@@ -78,7 +82,7 @@ def test_root_errors(tmp_path):
 def test_layout_errors(tmp_path, spoil, message):
     spoil(add_patient(tmp_path))
     with pytest.raises(DataError, match=message) as error:
-        find_scans(tmp_path)
+        find_data(tmp_path, layout="acdc")
     assert str(tmp_path / "patient001") in str(error.value)
 
 
@@ -86,13 +90,13 @@ def test_patient_folder_without_anything_is_an_error(tmp_path):
     add_patient(tmp_path)
     (tmp_path / "patient002").mkdir()
     with pytest.raises(DataError, match=r"patient002.Info.cfg must exist"):
-        find_scans(tmp_path)
+        find_data(tmp_path, layout="acdc")
 
 
 def test_other_cases_are_found_beside_a_broken_one(tmp_path):
     add_patient(tmp_path)
     (add_patient(tmp_path, "patient002") / "Info.cfg").unlink()
-    good, bad = find_cases(tmp_path)
+    good, bad = LAYOUT.find(tmp_path)
     assert [scan.phase for scan in good] == ["ED", "ES"]
     assert isinstance(bad, DataError)
 
@@ -102,11 +106,11 @@ def test_other_cases_are_found_beside_a_broken_one(tmp_path):
 def test_other_folders_are_not_recognised(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-    assert not recognises(tmp_path)
+    assert not LAYOUT.recognises(tmp_path)
 
 
 def test_real_acdc(real_data):
-    scans = find_scans(real_data / "acdc")
+    scans = find_data(real_data / "acdc", layout="acdc").scans
     assert len(scans) == 160
     assert len({scan.patient for scan in scans}) == 80
     phases = {scan.name: scan.phase for scan in scans if scan.patient == "patient090"}

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts.mmwhs import (
     CLASS_NAMES,
     FOUR_CLASS_NAMES,
-    find_cases,
-    find_scans,
-    recognises,
+    LAYOUT,
 )
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.volume import read_scan
 
 # one voxel column of each published value, and a stray
 VALUES = np.array([0, 500, 600, 420, 550, 205, 820, 850, 421], np.int16)
@@ -34,21 +33,25 @@ def test_modalities(tmp_path):
     ct = add_volume(tmp_path, "ct", 1001)
     (tmp_path / "ct_test").mkdir()
     (tmp_path / "ct_test" / "ct_test_2001_image.nii.gz").touch()
-    assert recognises(tmp_path)
-    scans = find_scans(tmp_path)
+    assert LAYOUT.recognises(tmp_path)
+    scans = find_data(tmp_path, layout="mmwhs").scans
     assert [(s.name, s.patient, s.phase, dict(s.meta)) for s in scans] == [
         ("ct_train_1001", "ct_train_1001", None, {"modality": "ct"}),
         ("mr_train_1002", "mr_train_1002", None, {"modality": "mr"}),
     ]
-    assert recognises(ct)
-    assert [s.name for s in find_scans(ct)] == ["ct_train_1001"]
+    assert LAYOUT.recognises(ct)
+    assert [s.name for s in find_data(ct, layout="mmwhs").scans] == ["ct_train_1001"]
 
 
 # all structures, and the four of the literature
-@pytest.mark.parametrize("names", [CLASS_NAMES, FOUR_CLASS_NAMES])
-def test_classes(tmp_path, names):
+@pytest.mark.parametrize(
+    ("layout", "names"), [("mmwhs", CLASS_NAMES), ("mmwhs4", FOUR_CLASS_NAMES)]
+)
+def test_classes(tmp_path, layout, names):
     add_volume(tmp_path, "ct", 1001)
-    (scan,) = find_scans(tmp_path, names)
+    found = find_data(tmp_path, layout=layout)
+    (scan,) = found.scans
+    assert scan.class_names == found.class_names == names
     volume = read_scan(scan)
     expected = [names.index(organ) if organ in names else 0 for organ in ORGANS]
     np.testing.assert_array_equal(volume.mask[0, 0], expected)
@@ -69,7 +72,7 @@ def test_incomplete_volume(tmp_path, part):
     add_volume(tmp_path, "ct", 1002)
     (folder / f"ct_train_1001_{part}.nii.gz").unlink()
     with pytest.raises(DataError, match=f"ct_train_1001_{part}.nii.gz must exist"):
-        find_scans(tmp_path)
-    bad, good = find_cases(tmp_path)
+        find_data(tmp_path, layout="mmwhs")
+    bad, good = LAYOUT.find(tmp_path)
     assert isinstance(bad, DataError)
     assert good[0].name == "ct_train_1002"

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.mnms import find_cases, find_scans, recognises
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.layouts.mnms import LAYOUT
+from spcl_fast.segmentation.data.volume import read_scan
 
 HEADER = ",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology\n"
 ROWS = {"A0S9V9": "0,A0S9V9,Siemens,A,1,2,0,48,HCM\n", "B1": "1,B1,Philips,B,3,1,2,,\n"}
@@ -33,8 +34,8 @@ def root(tmp_path):
 
 
 def test_scans(root):
-    assert recognises(root)
-    scans = find_scans(root)
+    assert LAYOUT.recognises(root)
+    scans = find_data(root, layout="mnms").scans
     assert [(s.name, s.patient, s.phase, s.frame) for s in scans] == [
         ("A0S9V9_frame00", "A0S9V9", "ES", 0),
         ("A0S9V9_frame02", "A0S9V9", "ED", 2),
@@ -46,18 +47,18 @@ def test_scans(root):
 
 
 def test_frames_and_classes(root):
-    volume = read_scan(find_scans(root)[1])
+    volume = read_scan(find_data(root, layout="mnms").scans[1])
     assert volume.image.min() == volume.image.max() == 20
     assert volume.spacing_mm == pytest.approx((9.0, 1.2, 1.2))
-    names = [find_scans(root)[1].class_names[k] for k in volume.mask[0, :, 0]]
+    names = [find_data(root, layout="mnms").scans[1].class_names[k] for k in volume.mask[0, :, 0]]
     assert names == ["LV", "MYO", "RV", "background", "background"]
 
 
 # the folder of the patients, and the one above it
 @pytest.mark.parametrize("sub", ["Training", "Training/Labeled"])
 def test_folders_below_the_csv_file(root, sub):
-    assert recognises(root / sub)
-    assert len(find_scans(root / sub)) == 4
+    assert LAYOUT.recognises(root / sub)
+    assert len(find_data(root / sub, layout="mnms").scans) == 4
 
 
 # a file, a row or a cell away
@@ -66,7 +67,10 @@ def test_folders_below_the_csv_file(root, sub):
     [
         (HEADER + ROWS["B1"], "must have a row for A0S9V9"),
         (HEADER + "0,A0S9V9,Siemens,A,1,,0,48,HCM\n" + ROWS["B1"], "must give ED of A0S9V9"),
-        (HEADER + "0,A0S9V9,Siemens,A,1,2,2,48,HCM\n" + ROWS["B1"], "A0S9V9 different frames"),
+        (
+            HEADER + "0,A0S9V9,Siemens,A,1,2,2,48,HCM\n" + ROWS["B1"],
+            "ED and ES of A0S9V9, got 2",
+        ),
         (HEADER.replace("ED", "end") + ROWS["B1"], "must have a column 'ED'"),
         ("", "must have a column 'External code'"),
     ],
@@ -74,7 +78,7 @@ def test_folders_below_the_csv_file(root, sub):
 def test_csv_errors(root, text, message):
     (root / NAME).write_text(text)
     with pytest.raises(DataError, match=message) as error:
-        find_scans(root)
+        find_data(root, layout="mnms")
     assert NAME in str(error.value)
 
 
@@ -82,17 +86,17 @@ def test_missing_files(root):
     mask = root / "Training" / "Labeled" / "A0S9V9" / "A0S9V9_sa_gt.nii.gz"
     mask.unlink()
     with pytest.raises(DataError, match=r"A0S9V9_sa_gt.nii.gz must exist"):
-        find_scans(root)
-    bad, good = find_cases(root)
+        find_data(root, layout="mnms")
+    bad, good = LAYOUT.find(root)
     assert isinstance(bad, DataError)
     assert len(good) == 2
     (root / NAME).unlink()
     with pytest.raises(DataError, match="must hold the CSV file of M&Ms"):
-        find_scans(root)
+        find_data(root, layout="mnms")
 
 
 def test_frame_beyond_the_file(root):
     (root / NAME).write_text(HEADER + "0,A0S9V9,,A,1,7,0,,\n" + ROWS["B1"])
-    scan = find_scans(root)[1]
+    scan = find_data(root, layout="mnms").scans[1]
     with pytest.raises(DataError, match=r"frame 7 \(from 0\), got 3 frames"):
         read_scan(scan)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.msd import class_names, find_cases, find_scans, recognises
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.layouts.msd import LAYOUT
+from spcl_fast.segmentation.data.volume import read_scan
 
 SHAPE = (6, 5, 4)
 
@@ -46,9 +47,9 @@ def make_msd(root, cases=("prostate_00", "prostate_01"), num_channels=2):
 @pytest.mark.parametrize("num_channels", [1, 2])
 def test_decathlon(tmp_path, num_channels):
     make_msd(tmp_path, num_channels=num_channels)
-    assert recognises(tmp_path)
-    assert class_names(tmp_path) == ("background", "PZ", "TZ")
-    scans = find_scans(tmp_path)
+    assert LAYOUT.recognises(tmp_path)
+    assert LAYOUT.class_names(tmp_path) == ("background", "PZ", "TZ")
+    scans = find_data(tmp_path, layout="msd").scans
     assert [(s.name, s.patient, s.phase) for s in scans] == [
         ("prostate_00", "prostate_00", None),
         ("prostate_01", "prostate_01", None),
@@ -82,13 +83,13 @@ def test_nnunet(tmp_path, has_list):
         numTraining=3,
         **fields,
     )
-    scans = find_scans(tmp_path)
+    scans = find_data(tmp_path, layout="msd").scans
     assert [(s.name, s.patient) for s in scans] == [
         ("b", "b"),
         ("patient001_frame01", "patient001"),
         ("patient001_frame12", "patient001"),
     ]
-    assert scans[0].class_names == class_names(tmp_path) == ("background", "RV", "MYO")
+    assert scans[0].class_names == LAYOUT.class_names(tmp_path) == ("background", "RV", "MYO")
     assert read_scan(scans[0]).image.max() == 20
     assert read_scan(scans[2]).image.max() == 10
 
@@ -110,7 +111,7 @@ def test_nnunet(tmp_path, has_list):
 def test_bad_descriptions(tmp_path, fields, message):
     describe(tmp_path, **fields)
     with pytest.raises(DataError, match=message) as error:
-        find_scans(tmp_path)
+        find_data(tmp_path, layout="msd")
     assert str(tmp_path / "dataset.json") in str(error.value)
 
 
@@ -121,7 +122,7 @@ def test_bad_descriptions(tmp_path, fields, message):
 def test_bad_json(tmp_path, text, message):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=message):
-        class_names(tmp_path)
+        LAYOUT.class_names(tmp_path)
 
 
 # one file of a pair away
@@ -130,16 +131,16 @@ def test_incomplete_case(tmp_path, folder):
     make_msd(tmp_path)
     (tmp_path / folder / "prostate_00.nii.gz").unlink()
     with pytest.raises(DataError, match=rf"{folder}/prostate_00.nii.gz must exist"):
-        find_scans(tmp_path)
-    bad, good = find_cases(tmp_path)
+        find_data(tmp_path, layout="msd")
+    bad, good = LAYOUT.find(tmp_path)
     assert isinstance(bad, DataError)
     assert good[0].name == "prostate_01"
 
 
 def test_real_hippocampus(real_data):
     root = real_data / "Task04_Hippocampus"
-    assert class_names(root) == ("background", "Anterior", "Posterior")
-    scans = find_scans(root)
+    assert LAYOUT.class_names(root) == ("background", "Anterior", "Posterior")
+    scans = find_data(root, layout="msd").scans
     assert len(scans) == 260
     volume = read_scan(scans[0])
     assert volume.spacing_mm == (1.0, 1.0, 1.0)

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.promise12 import (
-    CLASS_NAMES,
-    find_cases,
-    find_scans,
-    recognises,
-)
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.layouts.promise12 import CLASS_NAMES, LAYOUT
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.volume import read_scan
 
 
 def add_case(folder, name, seed=0):
@@ -38,8 +34,8 @@ def test_layouts(tmp_path, subs):
     image, mask = add_case(tmp_path / subs[0], "Case02", seed=1)
     (tmp_path / "test_data").mkdir()
     write_metaimage(tmp_path / "test_data" / "Case00.mhd", image, (1, 1, 1))
-    assert recognises(tmp_path)
-    scans = find_scans(tmp_path)
+    assert LAYOUT.recognises(tmp_path)
+    scans = find_data(tmp_path, layout="promise12").scans
     assert [(s.name, s.patient, s.phase) for s in scans] == [
         ("Case02", "Case02", None),
         ("Case37", "Case37", None),
@@ -58,8 +54,8 @@ def test_incomplete_case(tmp_path, name):
     add_case(tmp_path, "Case01")
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=f"{name} must exist"):
-        find_scans(tmp_path)
-    bad, good = find_cases(tmp_path)
+        find_data(tmp_path, layout="promise12")
+    bad, good = LAYOUT.find(tmp_path)
     assert isinstance(bad, DataError)
     assert good[0].name == "Case01"
 
@@ -68,16 +64,16 @@ def test_missing_voxels_are_told_when_read(tmp_path):
     add_case(tmp_path, "Case00")
     (tmp_path / "Case00.raw").unlink()
     with pytest.raises(DataError, match=r"Case00.raw must hold the voxels of Case00.mhd"):
-        read_scan(find_scans(tmp_path)[0])
+        read_scan(find_data(tmp_path, layout="promise12").scans[0])
 
 
 def test_unlabelled_cases_alone_are_not_recognised(tmp_path):
     write_metaimage(tmp_path / "Case00.mhd", np.zeros((2, 3, 4), np.int16), (1, 1, 1))
-    assert not recognises(tmp_path)
+    assert not LAYOUT.recognises(tmp_path)
 
 
 def test_real_case(real_data):
-    (scan,) = find_scans(real_data / "promise12_layout_sample")
+    (scan,) = find_data(real_data / "promise12_layout_sample", layout="promise12").scans
     volume = read_scan(scan)
     assert volume.image.shape == (19, 384, 384)
     assert 0.01 < (volume.mask == 1).mean() < 0.1

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.ssl4mis import find_cases, find_scans, recognises
-from spcl_fast.segmentation.data.scan import read_scan
+from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.layouts.ssl4mis import LAYOUT
+from spcl_fast.segmentation.data.volume import read_scan
 
 # true frame numbers, renumbered ones, and a patient with one frame
 NAMES = ["patient001_frame01", "patient001_frame02", "patient090_frame04", "patient090_frame11"]
@@ -27,8 +28,8 @@ def root(tmp_path):
 
 
 def test_scans(root):
-    assert recognises(root)
-    scans = {scan.name: scan for scan in find_scans(root)}
+    assert LAYOUT.recognises(root)
+    scans = {scan.name: scan for scan in find_data(root, layout="ssl4mis").scans}
     assert sorted(scans) == sorted([*NAMES, ODD])
     assert [scans[name].phase for name in NAMES] == ["ED", "ES", "ED", "ES"]
     assert scans[ODD].phase is None
@@ -39,16 +40,16 @@ def test_scans(root):
 
 
 def test_the_folder_of_the_volumes_alone(root):
-    assert recognises(root / "data")
-    assert len(find_scans(root / "data")) == 5
-    assert not recognises(root / "data" / "nothing")
+    assert LAYOUT.recognises(root / "data")
+    assert len(find_data(root / "data", layout="ssl4mis").scans) == 5
+    assert not LAYOUT.recognises(root / "data" / "nothing")
 
 
 def test_a_listed_volume_must_exist(root):
     (root / "val.list").write_text("patient099_frame01\n")
     with pytest.raises(DataError, match=r"val.list must name volumes .*'patient099_frame01'"):
-        find_scans(root)
-    assert sum(isinstance(case, DataError) for case in find_cases(root)) == 1
+        find_data(root, layout="ssl4mis")
+    assert sum(isinstance(case, DataError) for case in LAYOUT.find(root)) == 1
 
 
 def test_reading(root):
@@ -57,7 +58,9 @@ def test_reading(root):
         file["image"] = np.arange(24.0).reshape(2, 3, 4)
         file["label"] = np.arange(24).reshape(2, 3, 4) % 4
         file["scribble"] = np.zeros((2, 3, 4))
-    volume = read_scan(next(scan for scan in find_scans(root) if scan.name == NAMES[0]))
+    volume = read_scan(
+        next(scan for scan in find_data(root, layout="ssl4mis").scans if scan.name == NAMES[0])
+    )
     np.testing.assert_array_equal(volume.image, np.arange(24).reshape(2, 3, 4))
     np.testing.assert_array_equal(volume.mask, np.arange(24).reshape(2, 3, 4) % 4)
     assert volume.spacing_mm == (10.0, 1.5, 1.5)

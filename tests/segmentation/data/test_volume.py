@@ -12,17 +12,11 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data import image_file
-from spcl_fast.segmentation.data.layouts.acdc import find_scans
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.data.scan import (
-    OTHER_VALUES,
-    DataError,
-    Scan,
-    read_image,
-    read_labels,
-    read_scan,
-    write_labels,
-)
+from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
+from spcl_fast.segmentation.data.volume import read_image, read_labels, read_scan, write_labels
 
 AFFINE = np.diag([1.5, 1.25, 8.0, 1.0])
 SHAPE = (9, 7, 5)  # x, y, z
@@ -304,7 +298,7 @@ def test_write_labels_refuses(tmp_path):
 
 
 def test_real_sunnybrook(tmp_path, real_data):
-    scans = find_scans(real_data / "sunnybrook5")
+    scans = find_data(real_data / "sunnybrook5").scans
     assert len(scans) == 10
     for scan in scans:
         volume = read_scan(scan)

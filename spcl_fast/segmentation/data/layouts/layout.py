@@ -1,0 +1,93 @@
+"""What a layout has to say of a folder, and what several layouts look for alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.scan import PHASES, Scan
+
+ScansOrError: TypeAlias = list[Scan] | DataError  # of a patient, or of a volume where that is all
+
+
+@dataclass(frozen=True)
+class LayoutReader:
+    """How the files of a data set become scans.
+
+    Attributes:
+        recognises: Returns whether a folder has this layout.
+        class_names: Returns the names of the classes of a folder, the background first.
+        find: Returns the scans of each patient or volume below a folder, or what is wrong with it;
+            images are not read.
+    """
+
+    recognises: Callable[[Path], bool]
+    class_names: Callable[[Path], tuple[str, ...]]
+    find: Callable[[Path], list[ScansOrError]]
+
+
+def attempt(read: Callable[..., list[Scan]], *arguments: Any) -> ScansOrError:
+    """Return the scans that ``read(*arguments)`` finds, or the DataError it raises."""
+    try:
+        return read(*arguments)
+    except DataError as error:
+        return error
+
+
+def folders(root: Path, names: Sequence[str]) -> list[Path]:
+    """Return the folders of these names below root that exist; ``"."`` is root itself."""
+    return [root / name for name in names if (root / name).is_dir()]
+
+
+def existing(*paths: Path, because: str) -> Path:
+    """Return the first of some files that exists.
+
+    Raises:
+        DataError: None exists; the sentence names the first of them.
+    """
+    for path in paths:
+        if path.is_file():
+            return path
+    raise DataError(f"{paths[0]} must exist ({because}), got no such file.")
+
+
+def with_suffix(stem: Path, suffixes: Sequence[str], because: str) -> Path:
+    """Return the first existing file of a stem, which may contain dots, and a suffix.
+
+    Raises:
+        DataError: None exists; the sentence names the one with the first suffix.
+    """
+    return existing(*(Path(f"{stem}{suffix}") for suffix in suffixes), because=because)
+
+
+def frame_name(patient: str, frame: int) -> str:
+    """Return the name of one frame of a patient as ACDC counts, with two digits."""
+    return f"{patient}_frame{frame:02d}"
+
+
+def phase_frames(texts: Mapping[str, str], patient: str, path: Path) -> dict[str, int]:
+    """Return the frame of each phase of a patient, as a file gives them.
+
+    Args:
+        texts: The file's text for each phase.
+        patient: Name of the patient.
+        path: The file.
+
+    Raises:
+        DataError: A phase is no number, or ED and ES are one frame.
+    """
+    frames = {}
+    for phase in PHASES:
+        text = texts[phase].strip()
+        if not text.isdecimal():
+            raise DataError(f"{path} must give {phase} of {patient} as a number, got '{text}'.")
+        frames[phase] = int(text)
+    if frames["ED"] == frames["ES"]:
+        number = frames["ED"]
+        raise DataError(
+            f"{path} must give different frames for ED and ES of {patient}, got {number} twice."
+        )
+    return frames

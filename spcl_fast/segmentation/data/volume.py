@@ -1,0 +1,184 @@
+"""The volumes of scans: images and labels read as arrays, and labels written back.
+
+Orientation: the array of a file is indexed (x, y, z). We hold (slice, row, column): the stack axis
+of the scan first, then the other two in reverse, exactly as stored. Nothing is flipped or
+reoriented to a patient frame, because cardiac files often carry a diagonal affine that says nothing
+about the anatomy. The affine is kept and written back, so labels written by `write_labels` overlay
+the image they were predicted from, voxel for voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data import image_file
+from spcl_fast.segmentation.data.arrays import AffineArray, FloatArray, LabelArray, Spacing
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The content of a `Scan`.
+
+    Attributes:
+        image: (S, H, W) float32, the S slices in file order.
+        mask: (S, H, W) uint8 classes.
+        spacing_mm: (dz, dy, dx) in millimetres, from the header of the image.
+        affine: (4, 4) float64 of the image, voxel (x, y, z) to millimetres.
+    """
+
+    image: FloatArray
+    mask: LabelArray
+    spacing_mm: Spacing
+    affine: AffineArray
+
+
+def read_image(
+    path: Path | str, *, frame: int | None = None, stack_axis: int = 2, dataset: str = "image"
+) -> tuple[FloatArray, Spacing, AffineArray]:
+    """Read a volume.
+
+    Args:
+        path: a file of a format in `spcl_fast.segmentation.data.image_file`.
+        frame: as in `Scan`.
+        stack_axis: as in `Scan`.
+        dataset: name of the array in an HDF5 file.
+
+    Returns:
+        image (S, H, W) float32, spacing (dz, dy, dx) in millimetres, affine (4, 4) float64.
+
+    Raises:
+        DataError: if the file is missing, unreadable, truncated, not 3-D (4-D with a frame), not
+            real-valued, has a voxel size that is not positive, or holds NaN or infinite values.
+    """
+    path = Path(path)
+    return _stack(path, image_file.load(path, frame, dataset), stack_axis)
+
+
+def read_labels(
+    path: Path | str,
+    num_classes: int,
+    *,
+    frame: int | None = None,
+    stack_axis: int = 2,
+    classes: Mapping[int, int] | None = None,
+) -> LabelArray:
+    """Read the labels of a volume as classes.
+
+    Args:
+        path: a file as in `read_image`; the array of an HDF5 file is ``label``.
+        num_classes: classes must be in 0 .. num_classes - 1.
+        frame: as in `Scan`; ignored where the file is 3-D.
+        stack_axis: as in `Scan`.
+        classes: as in `Scan`.
+
+    Returns:
+        (S, H, W) uint8.
+
+    Raises:
+        DataError: as `read_image`, and for a value that is no class.
+    """
+    path = Path(path)
+    contents = image_file.load(path, frame, "label", may_lack_frames=True)
+    values, _, _ = _stack(path, contents, stack_axis)
+    labels = np.zeros(values.shape, np.uint8)
+    bad: set[float] = set()
+    for plane, out in zip(values, labels, strict=True):  # a slice at a time spares memory
+        for value in np.unique(plane).tolist():
+            found = _class_of(value, classes)
+            if found is None or not 0 <= found < num_classes:
+                bad.add(value)
+            else:
+                out[plane == value] = found
+    if bad:
+        shown = ", ".join(f"{v:g}" for v in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
+        known = sorted(value for value in classes or {} if value != OTHER_VALUES)
+        wanted = f"in {', '.join(map(str, known))}" if known else f"in 0..{num_classes - 1}"
+        raise DataError(f"{path} must hold labels {wanted}, got {shown}.")
+    return labels
+
+
+def _class_of(value: float, classes: Mapping[int, int] | None) -> int | None:
+    if value != round(value) or value < 0:
+        return None
+    if classes is None:
+        return int(value)
+    return classes.get(int(value), classes.get(OTHER_VALUES))
+
+
+def _stack(
+    path: Path, contents: image_file.Contents, stack_axis: int
+) -> tuple[FloatArray, Spacing, AffineArray]:
+    """Check an (x, y, z) volume and turn it into (slice, row, column)."""
+    array, zooms, affine = contents
+    num_bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if num_bad:
+        raise DataError(f"{path} must hold finite values, got {num_bad} NaN or infinite voxels.")
+    if not all(np.isfinite(zoom) and zoom > 0 for zoom in zooms):
+        raise DataError(f"{path} must have a positive voxel size, got {zooms} mm.")
+    column, row = (axis for axis in range(3) if axis != stack_axis)
+    order = (stack_axis, row, column)
+    spacing_mm = (zooms[stack_axis], zooms[row], zooms[column])
+    volume = np.require(array.transpose(order), requirements=("C_CONTIGUOUS", "WRITEABLE"))
+    return volume, spacing_mm, affine
+
+
+def read_scan(scan: Scan) -> Volume:
+    """Read the image and the labels of a scan.
+
+    Returns:
+        The volume; spacing and affine are those of the image.
+
+    Raises:
+        DataError: whatever `read_image` and `read_labels` refuse, image and labels of different
+            shape.
+    """
+    image, spacing_mm, affine = read_image(scan.image, frame=scan.frame, stack_axis=scan.stack_axis)
+    labels = read_labels(
+        scan.mask,
+        len(scan.class_names),
+        frame=scan.frame,
+        stack_axis=scan.stack_axis,
+        classes=scan.classes,
+    )
+    if image.shape != labels.shape:
+        raise DataError(
+            f"{scan.mask} must have the shape of its image, {image.shape[::-1]}, "
+            f"got {labels.shape[::-1]}."
+        )
+    return Volume(image, labels, spacing_mm, affine)
+
+
+def write_labels(
+    path: Path | str, labels: LabelArray, affine: AffineArray, *, stack_axis: int = 2
+) -> None:
+    """Write labels as NIfTI, whole or not at all.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz`` file to write; its folder is created if missing.
+        labels: (S, H, W) uint8, on the grid of the image.
+        affine: (4, 4) of the image; the voxel size in the header is taken from it.
+        stack_axis: as in `Scan`: the voxel axis of the image that S runs along.
+
+    Raises:
+        ValueError: if labels is not 3-D uint8, or path does not end in .nii or .nii.gz.
+    """
+    import nibabel
+
+    path = Path(path)
+    if not path.name.endswith(image_file.NIFTI_SUFFIXES):
+        raise ValueError(f"path must end in .nii or .nii.gz, got {path}")
+    if labels.ndim != 3 or labels.dtype != np.uint8:
+        raise ValueError(f"labels must be 3-D uint8, got {labels.dtype} of shape {labels.shape}")
+    array = np.moveaxis(labels.T, 2, stack_axis)  # (x, y, z)
+    nifti: Any = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
+    nifti.header.set_xyzt_units("mm")
+    with atomic_file(path) as partial:
+        nibabel.save(nifti, partial)
