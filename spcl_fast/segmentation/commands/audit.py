@@ -1,11 +1,11 @@
-"""The noise audit: wrong meta-labels on purpose, and what every pace makes of them.
+"""The noise audit: wrong meta-labels on purpose, and their effect under every pace.
 
     out/SEED-NOISE-PACE           pre-trainings with a share NOISE of the slices wrongly labelled
     out/SEED-NOISE-PACE-PICK      fine-tunings from them
     out/audit.json                AUC of 1 - w for the wrong pairs, ROC, Dice
     out/report.html               figures
 
-An interrupted audit goes on where it stopped.
+An interrupted audit resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from spcl_fast.segmentation.runs.device import Precision
 from spcl_fast.segmentation.runs.run import read_log
 
 PLAIN = "none"
-ORACLE = "oracle"  # plain SupCon that knows which labels are wrong: the ceiling of every pace
+ORACLE = "oracle"  # plain SupCon that knows which labels are wrong: an upper bound for every pace
 # What a pace changes in the loss of the preset. "linear" is the paper's schedule for positions on
-# ACDC, "hard" its authors' early one. The other two, in units that survive a change of batch size,
-# fall: all pairs teach at first, and the hardest are let go when there is something to judge by.
+# ACDC, "hard" its authors' early one. The other two, in units that do not depend on the batch size,
+# decrease: all pairs take part at first, and the hardest are dropped once losses are informative.
 PACES: dict[str, dict[str, Any]] = {
     PLAIN: {"pace": "none"},
     "hard": {"pace": "absolute", "mode": "hard", "start": (4.0,), "end": (14.0,)},
@@ -57,23 +57,23 @@ PACES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """Flip a share of the meta-labels; measure whether the pair weights find them, and the Dice.
+    """Corrupt some meta-labels; measure whether the pair weights find them, and the Dice.
 
     Attributes:
         root: Folder of the data set; None means the phantom.
         out: Folder of the runs, audit.json and report.html.
         preset: Preset of the pre-training and the fine-tuning.
-        label: The meta-label.
+        label: The meta-label to corrupt.
         noise: Shares of the slices that get a wrong label.
         paces: "none" (plain SupCon), "hard", "linear", "relative", "quantile", and "oracle", plain
-            SupCon without the wrong labels, the ceiling of them all.
+            SupCon without the wrong labels, an upper bound for all of them.
         seeds: Number of pre-training seeds.
-        picks: Fine-tunings of each pre-training, with another labelled scan each.
-        epochs: Epochs of the pre-training; 0 leaves the preset's.
-        steps: Steps of the fine-tuning; 0 leaves the preset's.
-        jobs: Runs at the same time.
-        threads: CPU threads of each.
-        precision: Of the networks in training; bfloat16 is faster on a CPU that has it.
+        picks: Fine-tunings per pre-training, each with a different labelled scan.
+        epochs: Epochs of the pre-training; 0 means the preset's.
+        steps: Steps of the fine-tuning; 0 means the preset's.
+        jobs: Number of concurrent runs.
+        threads: CPU threads per run.
+        precision: Training precision of the networks; bfloat16 is faster on CPUs that support it.
     """
 
     root: Path | None = None

@@ -25,11 +25,11 @@ class DemoConfig:
     """Pre-train on the phantom, fine-tune on one labelled scan, compare, write a report.
 
     Attributes:
-        out: Folder for the phantom, the runs, report.html and summary.json. A folder of an
-            interrupted demo is taken up where it stopped.
-        num_patients: Patients of the phantom.
+        out: Folder for the phantom, the runs, report.html and summary.json. An interrupted demo
+            resumes where it stopped.
+        num_patients: Number of patients in the phantom.
         seed: Seed of the phantom and of the training.
-        pick: Which scan is the labelled one.
+        pick: Number of the labelled scan.
     """
 
     out: Path = Path("demo")

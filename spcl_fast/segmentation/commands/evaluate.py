@@ -23,11 +23,11 @@ class EvaluateConfig:
 
     Attributes:
         run: Run folder of `finetune`.
-        root: Another data set in one of the layouts, all of whose scans are used; None takes the
-            run's own test scans.
+        root: Another data set in one of the layouts, to evaluate on all of its scans; None means
+            the run's own test scans.
         out: Folder for evaluation.json and predictions; None prints only.
-        device: "auto" takes CUDA where there is one.
-        layout: Layout of `root`; "auto" recognises it.
+        device: "auto" uses CUDA if available.
+        layout: Layout of `root`; "auto" detects it.
     """
 
     run: Path

@@ -21,9 +21,9 @@ class ExportConfig:
     """Write the encoder or the segmenter of a run for other programs.
 
     Attributes:
-        run: Run folder of `pretrain` or `finetune`; the formats torchscript and torch-export take
-            the segmenter, which only `finetune` leaves.
-        out: New file: .safetensors, for torchscript .pt and for torch-export .pt2.
+        run: Run folder of `pretrain` or `finetune`; torchscript and torch-export need the
+            segmenter, hence a run of `finetune`.
+        out: New file: .safetensors; .pt for torchscript, .pt2 for torch-export.
         format: Encoder weights for spcl_fast, MONAI or nnU-Net, or the segmenter as a program.
     """
 

@@ -27,10 +27,10 @@ class PredictConfig:
     Attributes:
         run: Run folder of `finetune`.
         images: An image, or a folder of them: .nii, .nii.gz, .mhd, .mha, or the .h5 of SSL4MIS.
-        out: Folder for NAME_pred.nii.gz; a file of that name is replaced.
-        device: "auto" takes CUDA where there is one.
-        summary: CSV file to write: of every case the seconds it took, the voxels and millilitres of
-            each class, and the error where it failed.
+        out: Folder for NAME_pred.nii.gz; existing files of that name are replaced.
+        device: "auto" uses CUDA if available.
+        summary: CSV file to write, with the seconds, the voxels and millilitres of each class, or
+            the error of every case.
     """
 
     run: Path

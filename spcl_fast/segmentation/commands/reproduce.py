@@ -1,11 +1,11 @@
-"""The paper's table: every method, number of labelled scans and seed, run and set side by side.
+"""The paper's table: every method, number of labelled scans and seed, side by side.
 
-    out/SEED-encoder-KEY          pre-trainings, one an encoder and seed
+    out/SEED-encoder-KEY          pre-trainings, one per encoder and seed
     out/SEED-COUNT-METHOD         fine-tunings
     out/reproduction.json, .md    the table: the paper's, ours, and paired differences
     out/report.html               figures
 
-A grid that was interrupted goes on where it stopped.
+An interrupted grid resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class ReproduceConfig:
     """Run the paper's comparison on a data set and write its table beside ours.
 
     Attributes:
-        dataset: Data set; names the preset and the paper's numbers.
+        dataset: Data set; selects the preset and the paper's numbers.
         root: Folder of the data set.
         out: Folder of the runs and the table.
-        protocol: Which scans are for training, labelled, test.
-        scale: "paper" is the paper's recipe for a GPU, "cpu" a small one that ends overnight on two
+        protocol: Published split into training, labelled and test scans.
+        scale: "paper" is the paper's recipe, for a GPU; "cpu" a small one that takes a night on two
             cores.
         seeds: Number of seeds; they set weights, batches and augmentation.
-        labelled: Numbers of labelled scans, or "all"; empty takes the paper's.
+        labelled: Numbers of labelled scans, or "all"; empty means the paper's.
         methods: Rows of the table.
-        jobs: Runs at the same time.
-        threads: CPU threads of each.
-        precision: Of the networks in training; bfloat16 is faster on a CPU that has it.
+        jobs: Number of concurrent runs.
+        threads: CPU threads per run.
+        precision: Training precision of the networks; bfloat16 is faster on CPUs that support it.
     """
 
     dataset: Literal["acdc", "promise12", "mmwhs"]

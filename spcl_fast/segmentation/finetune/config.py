@@ -1,4 +1,4 @@
-"""What a fine-tuning can be told."""
+"""The configuration of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ class FinetuneConfig:
 
     Attributes:
         out: Run folder.
-        init: Run folder of a pre-training, whose encoder and, where there is one, decoder are
-            taken; or an encoder.safetensors. None is from scratch.
+        init: Run folder of a pre-training, for its encoder and its decoder if it has one; or an
+            encoder.safetensors. None trains from scratch.
         labelled: Names of the labelled scans; empty means to pick `num_labelled`.
         num_labelled: Scans to pick, end-diastolic ones first.
-        pick: Which pick.
+        pick: Number of the pick.
         data: Scans and grid.
         model: Network.
         optim: Optimiser.
         augment: Augmentation of labelled and unlabelled slices.
-        dice_weight: Weight of soft Dice beside cross-entropy; 0 in the paper.
-        semi: The terms on unlabelled slices.
+        dice_weight: Weight of soft Dice, added to cross-entropy; 0 in the paper.
+        semi: Terms on unlabelled slices.
         steps: Optimiser steps.
-        batch_size: Labelled slices a step.
+        batch_size: Labelled slices per step.
         val_every: Steps between points of the validation curve.
-        select: "last" evaluates the weights after the last step, "best" those at the point of the
-            validation curve with the largest Dice, as the paper's authors do.
-        save_every: Steps between states.
+        select: "last" evaluates the weights after the last step, "best" those with the highest
+            validation Dice, as the paper's authors do.
+        save_every: Steps between checkpoints.
         log_every: Steps between lines of the log.
         seed: Seed of the weights, the batches and the augmentation.
-        device: "auto" takes CUDA where there is one.
-        threads: CPU threads; 0 leaves torch's choice.
-        precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
+        device: "auto" uses CUDA if available.
+        threads: CPU threads; 0 leaves torch's default.
+        precision: Precision of the network in training; "auto" is bfloat16 on CUDA and float32 on
+            a CPU.
         deterministic: Ask torch for deterministic algorithms.
-        predictions: Write a NIfTI file of every test scan.
+        predictions: Write a NIfTI prediction for every test scan.
     """
 
     out: Path = Path("runs/finetune")

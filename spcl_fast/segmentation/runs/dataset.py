@@ -28,17 +28,17 @@ class DataConfig:
     """Scans on disk and how they become slices.
 
     Attributes:
-        root: Folder in one of the layouts; None means the phantom, written below `cache`.
+        root: Folder in one of the layouts; None means the phantom, which is written in `cache`.
         csv: Table with a column "scan" or "patient"; its other columns become meta-labels.
         cache: Folder for the resampled slices, and for the phantom.
         grid: Size and spacing that slices are resampled to.
-        protocol: "random" draws test and validation patients; else the published division of that
-            name, `spcl_fast.segmentation.data.protocol`.
-        num_test: Patients kept for the test, of a random division.
-        num_val: Patients kept for the validation curve, of a random division; no decision is taken
-            from them.
-        split_seed: Seed of the random division into patients.
-        layout: Layout of the folder; "auto" recognises it.
+        protocol: "random" draws test and validation patients; other names select a published
+            split (spcl_fast/segmentation/data/protocols).
+        num_test: Test patients of a random split.
+        num_val: Validation patients of a random split, for the validation curve and for
+            `select` "best" only.
+        split_seed: Seed of the random split.
+        layout: Layout of the folder; "auto" detects it.
     """
 
     root: Path | None = None

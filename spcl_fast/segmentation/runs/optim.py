@@ -16,11 +16,11 @@ class OptimConfig:
     """Optimiser settings.
 
     Attributes:
-        name: RAdam is the paper's.
+        name: Optimiser; the paper's is RAdam.
         lr: Peak learning rate.
         lr_final: Learning rate at the last step.
         weight_decay: As the optimiser defines it.
-        warmup: Share of all steps over which the learning rate rises linearly.
+        warmup: Share of all steps over which the learning rate warms up linearly.
     """
 
     name: Literal["radam", "adamw"] = "radam"

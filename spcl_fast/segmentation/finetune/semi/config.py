@@ -1,4 +1,4 @@
-"""What the semi-supervised loss can be told: the weight of every term, and the terms' settings."""
+"""The configuration of the semi-supervised loss: the weight of every term, and its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TERMS = (
 
 @dataclass(frozen=True)
 class SemiConfig:
-    """The terms beside the supervised loss; a weight of 0 leaves a term out.
+    """The terms added to the supervised loss; a weight of 0 leaves a term out.
 
     Attributes:
         contrast: Weight of the contrastive loss over meta-labels (the paper's method).
@@ -24,13 +24,13 @@ class SemiConfig:
         mixup: Weight of mix-up of labelled slices (arXiv:1710.09412).
         adversarial: Weight of the adversarial term.
         mutual_information: Weight of the discrete mutual information between views.
-        copy_paste: Weight of bidirectional copy-paste (arXiv:2305.00673); its pseudo-labels are the
-            mean teacher's, which is then kept and evaluated whatever its own weight.
+        copy_paste: Weight of bidirectional copy-paste (arXiv:2305.00673); its pseudo-labels come
+            from the mean teacher, which is then kept and evaluated regardless of its own weight.
         teacher_decay: Decay of the teacher's moving average.
-        teacher_ramp: Share of the training over which the mean teacher's term rises to its weight.
+        teacher_ramp: Share of the training over which the mean teacher's weight ramps up.
         loss: The contrastive loss over meta-labels.
         dense: The contrastive loss over cells.
-        num_scans: Scans an unlabelled batch; it holds a slice of every position partition of each.
+        num_scans: Scans per unlabelled batch, with a slice from every position partition of each.
     """
 
     contrast: float = 0.0
