@@ -24,7 +24,8 @@ import numpy as np
 
 from benchmarks._provenance import provenance
 from spcl_fast.atomic_file import atomic_file
-from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
+from spcl_fast.segmentation.evaluate.paired import paired_evaluations
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, read_evaluation
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
@@ -73,9 +74,9 @@ def main() -> None:
         row = {}
         for arm in ARMS:
             out = args.out / f"pick{pick}-{arm}"
-            if not (out / "evaluation.json").exists():
+            if not (out / EVALUATION_FILE).exists():
                 finetune(replace(stage2, pick=pick, init=encoders.get(arm), out=out), resume=True)
-            row[arm] = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+            row[arm] = read_evaluation(out / EVALUATION_FILE)
         picks.append(row)
         write(args, stage1, stage2, encoders, picks)
 
@@ -85,25 +86,25 @@ def write(
     stage1: PretrainConfig,
     stage2: FinetuneConfig,
     encoders: dict[str, Path],
-    picks: list[dict[str, Any]],
+    picks: list[dict[str, Evaluation]],
 ) -> None:
     """Write the results so far, and print them."""
     command = [a for a in sys.argv[1:] if not a.startswith("/")]
-    first = picks[0]["scratch"]["scans"]
-    patients = sorted({scan["patient"] for scan in first.values()})
-    dice = {arm: np.array([dice_by_patient(row[arm], patients) for row in picks]) for arm in ARMS}
+    runs = {arm: [row[arm] for row in picks] for arm in ARMS}
+    first = runs["scratch"][0]
+    dice = {a: np.array([list(r.dice_by_patient().values()) for r in runs[a]]) for a in ARMS}
     result = {
         **provenance("benchmarks.one_scan", command),
         "data": "ACDC, 8-bit, nominal spacing; 80 patients of the training set, split by patient",
-        "test_patients": len(patients),
-        "test_scans": len(first),
+        "test_patients": len(first.dice_by_patient()),
+        "test_scans": len(first.scans),
         "pretraining": {arm: pretraining(folder) for arm, folder in encoders.items()},
         "picks": [
             {
-                "labelled": row["scratch"]["labelled_scans"],
-                "dice": {arm: row[arm]["dice_mean"] for arm in ARMS},
-                "dice_by_class": {arm: row[arm]["dice"] for arm in ARMS},
-                "hd95_mm_nominal": {arm: row[arm]["hd95_mm_mean"] for arm in ARMS},
+                "labelled": list(row["scratch"].labelled_scans),
+                "dice": {arm: row[arm].dice_mean for arm in ARMS},
+                "dice_by_class": {arm: row[arm].dice for arm in ARMS},
+                "hd95_mm_nominal": {arm: row[arm].hd95_mm_mean for arm in ARMS},
             }
             for row in picks
         ],
@@ -111,7 +112,7 @@ def write(
         "std_over_picks": {
             arm: float(dice[arm].mean(1).std(ddof=1)) if len(picks) > 1 else None for arm in ARMS
         },
-        "paired": {f"{a} - {b}": paired_difference(dice[a] - dice[b]) for a, b in PAIRS},
+        "paired": {f"{a} - {b}": paired_evaluations(runs[a], runs[b]).to_json() for a, b in PAIRS},
         "config": {"pretrain": plain(stage1), "finetune": plain(stage2)},
     }
     for part in result["config"].values():

@@ -25,7 +25,8 @@ from spcl_fast.segmentation.commands.grid_runs import (
     run_tasks,
     versions,
 )
-from spcl_fast.segmentation.commands.paired import paired_evaluations
+from spcl_fast.segmentation.evaluate.paired import paired_evaluations
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, read_evaluation
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import roc
@@ -167,7 +168,7 @@ def _finetuning(preset: FinetuneConfig, cell: Cell, pick: int, out: Path) -> Tas
     init = _folder(out, cell)
     folder = init.with_name(f"{init.name}-{pick}")
     changed = replace(preset, init=init, pick=pick, seed=cell[0], out=folder)
-    return Task(changed, "evaluation.json")
+    return Task(changed, EVALUATION_FILE)
 
 
 def _write(
@@ -200,7 +201,7 @@ def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
     if not (folder / "encoder.safetensors").exists():
         return None
     last = [row for row in read_log(folder / "metrics.jsonl") if row["kind"] == "epoch"][-1]
-    dice = [evaluation["dice_mean"] for evaluation in _evaluations(config, cell).values()]
+    dice = [evaluation.dice_mean for evaluation in _evaluations(config, cell).values()]
     row: dict[str, Any] = {
         **{"pace": pace, "noise": noise, "seed": seed, "dice": dice},
         **{"auc": None, "auc_loss": None, "roc": None},
@@ -217,17 +218,14 @@ def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
     return row
 
 
-def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, dict[str, Any]]:
+def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, Evaluation]:
     """Return the evaluations of the fine-tunings of a cell, by pick."""
     folder = _folder(config.out, cell)
     files = {
-        i: folder.with_name(f"{folder.name}-{i}") / "evaluation.json" for i in range(config.picks)
+        pick: folder.with_name(f"{folder.name}-{pick}") / EVALUATION_FILE
+        for pick in range(config.picks)
     }
-    return {
-        pick: json.loads(path.read_text(encoding="utf-8"))
-        for pick, path in files.items()
-        if path.exists()
-    }
+    return {pick: read_evaluation(path) for pick, path in files.items() if path.exists()}
 
 
 def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
@@ -244,7 +242,7 @@ def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
                 pairs.append(both)
         picks = [pick for pick in range(config.picks) if pairs and all(pick in b for b in pairs)]
         if picks:
-            flat = [both[pick] for both in pairs for pick in picks]
-            ours, base = zip(*flat, strict=True)
-            gains[f"{noise:g}"] = paired_evaluations(ours, base, (len(pairs), len(picks)))
+            arms = [[both[pick][k] for both in pairs for pick in picks] for k in (0, 1)]
+            difference = paired_evaluations(arms[0], arms[1], (len(pairs), len(picks)))
+            gains[f"{noise:g}"] = difference.to_json()
     return gains

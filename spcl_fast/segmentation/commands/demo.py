@@ -59,8 +59,8 @@ def demo(config: DemoConfig) -> Path:
     init = replace(stage2, init=stage1.out, out=config.out / "pretrained")
     pretrained = finetune(init, resume=True)
     say(
-        f"one labelled scan, test Dice: {scratch['dice_mean']:.3f} from scratch, "
-        f"{pretrained['dice_mean']:.3f} pre-trained"
+        f"one labelled scan, test Dice: {scratch.dice_mean:.3f} from scratch, "
+        f"{pretrained.dice_mean:.3f} pre-trained"
     )
     report = write_report(config.out, config.out / "report.html")
     summary = {
@@ -68,10 +68,10 @@ def demo(config: DemoConfig) -> Path:
         "seconds": round(time.perf_counter() - began),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "labelled_scans": scratch["labelled_scans"],
-        "test_scans": len(scratch["scans"]),
-        "dice_from_scratch": scratch["dice"] | {"mean": scratch["dice_mean"]},
-        "dice_pretrained": pretrained["dice"] | {"mean": pretrained["dice_mean"]},
+        "labelled_scans": list(scratch.labelled_scans),
+        "test_scans": len(scratch.scans),
+        "dice_from_scratch": scratch.dice | {"mean": scratch.dice_mean},
+        "dice_pretrained": pretrained.dice | {"mean": pretrained.dice_mean},
     }
     with atomic_file(config.out / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

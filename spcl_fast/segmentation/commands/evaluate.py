@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts import LayoutName
-from spcl_fast.segmentation.evaluate.scans import evaluate_scans, summary_line, write_evaluation
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
+from spcl_fast.segmentation.evaluate.scans import evaluate_scans
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
 from spcl_fast.segmentation.runs.dataset import split_scans
@@ -37,8 +37,8 @@ class EvaluateConfig:
     layout: LayoutName = "auto"
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Return Dice and HD95 (mm) of every scan and class, and their means.
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Return Dice and HD95 (mm) of every scan and class.
 
     Raises:
         DataError, ConfigError, CheckpointError: One sentence for the user.
@@ -50,8 +50,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         scans = split_scans(trained.data).test
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     predictions = config.out / "predictions" if config.out else None
-    result = evaluate_scans(model, scans, trained.data.grid, predictions)
+    evaluation = evaluate_scans(model, scans, trained.data.grid, predictions)
     if config.out:
-        write_evaluation(config.out / "evaluation.json", result)
-    say(summary_line(result))
-    return result
+        write_evaluation(config.out / EVALUATION_FILE, evaluation)
+    say(evaluation.summary())
+    return evaluation

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.grid_runs import command_line, portable, versions
 from spcl_fast.segmentation.commands.methods import METHODS, PAPER
-from spcl_fast.segmentation.commands.paired import paired_evaluations
+from spcl_fast.segmentation.evaluate.paired import paired_evaluations
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, read_evaluation
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.report import write_report
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "scratch"
 PACING = ("self_paced", "position")  # what pair weights add, with the other meta-labels
-Evaluations = dict[tuple[str, str], list[dict[str, Any]]]  # by method and count, one a seed
+Evaluations = dict[tuple[str, str], dict[int, Evaluation]]  # by method and count, then by seed
 
 
 def method_folder(out: Path, method: str, count: str, seed: int) -> Path:
@@ -77,10 +78,9 @@ def _evaluations(
     for key in config.methods:
         for count in counts:
             for seed in seeds:
-                path = method_folder(config.out, key, count, seed) / "evaluation.json"
+                path = method_folder(config.out, key, count, seed) / EVALUATION_FILE
                 if path.exists():
-                    evaluation = json.loads(path.read_text(encoding="utf-8")) | {"seed": seed}
-                    found.setdefault((key, count), []).append(evaluation)
+                    found.setdefault((key, count), {})[seed] = read_evaluation(path)
     return found
 
 
@@ -88,17 +88,16 @@ def _row(
     config: ReproduceConfig, key: str, counts: Sequence[str], found: Evaluations
 ) -> dict[str, Any]:
     paper = PAPER[config.dataset].get(key, {})
-    runs = {count: found[key, count] for count in counts if (key, count) in found}
+    runs = {c: list(found[key, c].values()) for c in counts if (key, c) in found}
     return {
         "key": key,
         "name": METHODS[key].name,
         "paper": {str(count): list(values) for count, values in paper.items()},
-        "dice": {count: [e["dice_mean"] for e in runs[count]] for count in runs},
+        "dice": {count: [e.dice_mean for e in runs[count]] for count in runs},
         "dice_by_class": {
-            c: {name: [e["dice"][name] for e in runs[c]] for name in runs[c][0]["classes"]}
-            for c in runs
+            c: {name: [e.dice[name] for e in runs[c]] for name in runs[c][0].classes} for c in runs
         },
-        "hd95_mm": {count: [e["hd95_mm_mean"] for e in runs[count]] for count in runs},
+        "hd95_mm": {count: [e.hd95_mm_mean for e in runs[count]] for count in runs},
     }
 
 
@@ -108,10 +107,10 @@ def _paired(
     """Return the differences of a method to another, by count, over seeds and test patients."""
     out: dict[str, dict[str, Any]] = {}
     for count in counts:
-        runs, others = ({e["seed"]: e for e in found.get((k, count), [])} for k in (key, reference))
+        runs, others = (found.get((k, count), {}) for k in (key, reference))
         if seeds := [seed for seed in runs if seed in others]:
             ours, theirs = ([arm[seed] for seed in seeds] for arm in (runs, others))
-            out[count] = paired_evaluations(ours, theirs)
+            out[count] = paired_evaluations(ours, theirs).to_json()
     return out
 
 

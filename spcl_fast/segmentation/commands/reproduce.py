@@ -26,6 +26,7 @@ from spcl_fast.segmentation.commands.methods import (
 )
 from spcl_fast.segmentation.commands.paper_table import method_folder, write_reproduction
 from spcl_fast.segmentation.data.protocol import ProtocolSplit
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
@@ -176,5 +177,5 @@ def _method_tasks(
                     predictions=seed == seeds[0],  # enough for the pictures
                     out=method_folder(config.out, key, count, seed),
                 )
-                tasks.append(Task(task, "evaluation.json"))
+                tasks.append(Task(task, EVALUATION_FILE))
     return tasks

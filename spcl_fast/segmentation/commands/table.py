@@ -84,7 +84,7 @@ COMMANDS: dict[str, Command | Program | Group] = {
     "evaluate": Command(
         "compute Dice and HD95 of a trained segmenter on a data set",
         *("commands.evaluate:EvaluateConfig", "commands.evaluate:evaluate"),
-        text=lambda _, scores: json.dumps(scores, indent=1),
+        text=lambda _, scores: json.dumps(scores.to_json(), indent=1),
     ),
     "predict": Command(
         "segment images with a trained segmenter",

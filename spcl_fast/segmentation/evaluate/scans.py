@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid, from_grid, image_to_grid
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.data.volume import read_scan, write_labels
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
+from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 
 
 def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
@@ -73,11 +70,8 @@ def segment_volume(
 
 def evaluate_scans(
     model: nn.Module, scans: Sequence[Scan], grid: Grid, predictions: Path | None
-) -> dict[str, Any]:
-    """Return Dice and HD95 (mm) of every scan and foreground class, and their means.
-
-    Each row also says how the files of the scan are read: `frame`, `stack_axis` and, as pairs of
-    a value and its class, `classes` of `Scan`.
+) -> Evaluation:
+    """Return Dice and HD95 (mm) of every scan and foreground class.
 
     Args:
         model: Segmenter with 1 input channel.
@@ -90,35 +84,31 @@ def evaluate_scans(
     """
     num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
     names = check_classes(scans, num_classes)[1:]
-    rows: dict[str, Any] = {}
+    scores: dict[str, ScanScores] = {}
     for scan in scans:
         volume = read_scan(scan)
         label = segment_volume(model, torch.from_numpy(volume.image), volume.spacing_mm, grid)
         mask = torch.from_numpy(volume.mask)
         dice = dice_per_class(label, mask, num_classes)
         hd95 = hd95_per_class(label, mask, volume.spacing_mm, num_classes)
-        row: dict[str, Any] = {
-            "patient": scan.patient,
-            "dice": dict(zip(names, dice, strict=True)),
-            "hd95_mm": dict(zip(names, hd95, strict=True)),
-            "image": str(scan.image.resolve()),
-            "mask": str(scan.mask.resolve()),
-            "frame": scan.frame,
-            "stack_axis": scan.stack_axis,
-            "classes": scan.classes and [list(pair) for pair in sorted(scan.classes.items())],
-        }
+        prediction = None
         if predictions is not None:
             predictions.mkdir(parents=True, exist_ok=True)
             path = predictions / f"{scan.name}_pred.nii.gz"
             write_labels(path, label.numpy(), volume.affine, stack_axis=scan.stack_axis)
-            row["prediction"] = f"{predictions.name}/{path.name}"
-        rows[scan.name] = row
-    result: dict[str, Any] = {"classes": list(names), "scans": rows}
-    for metric in ("dice", "hd95_mm"):
-        means = {n: float(np.mean([row[metric][n] for row in rows.values()])) for n in names}
-        result[metric] = means
-        result[f"{metric}_mean"] = float(np.mean(list(means.values())))
-    return result
+            prediction = f"{predictions.name}/{path.name}"
+        scores[scan.name] = ScanScores(
+            patient=scan.patient,
+            dice=dict(zip(names, dice, strict=True)),
+            hd95_mm=dict(zip(names, hd95, strict=True)),
+            image=str(scan.image.resolve()),
+            mask=str(scan.mask.resolve()),
+            frame=scan.frame,
+            stack_axis=scan.stack_axis,
+            classes=scan.classes,
+            prediction=prediction,
+        )
+    return Evaluation(names, scores)
 
 
 @torch.no_grad()
@@ -137,17 +127,3 @@ def slice_dice(model: nn.Module, slices: Slices, batch_size: int = 64) -> dict[s
     means = np.mean(dice, axis=0)
     names = check_classes(slices.scans, num_classes)[1:]
     return dict(zip(names, means.tolist(), strict=True))
-
-
-def write_evaluation(path: Path, result: dict[str, Any]) -> None:
-    """Write evaluation.json atomically."""
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
-
-
-def summary_line(result: dict[str, Any]) -> str:
-    """Return the means in one line."""
-    classes = ", ".join(f"{name} {value:.3f}" for name, value in result["dice"].items())
-    hd95 = result["hd95_mm_mean"]
-    distance = f"{hd95:.1f} mm" if math.isfinite(hd95) else "undefined"
-    return f"Dice {result['dice_mean']:.3f} ({classes}), HD95 {distance}"

@@ -9,16 +9,11 @@ paper's equation 4 (arXiv:2107.13741).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from spcl_fast.segmentation.evaluate.scans import (
-    check_classes,
-    evaluate_scans,
-    slice_dice,
-    summary_line,
-    write_evaluation,
-)
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
+from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.step import Finetuning
 from spcl_fast.segmentation.runs.config import ConfigError
@@ -34,7 +29,7 @@ from spcl_fast.segmentation.runs.progress import progress_bar, say
 from spcl_fast.segmentation.runs.run import Run, save_weights
 
 
-def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
+def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     """Train on the labelled scans, evaluate on the test scans; return the evaluation.
 
     Raises:
@@ -80,14 +75,16 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     path = run.folder / "segmenter.safetensors"
     save_weights(path, training.evaluated.state_dict(), segmenter_metadata(config.model))
     folder = run.folder / "predictions" if config.predictions else None
-    result = evaluate_scans(training.evaluated, split.test, config.data.grid, folder)
-    result["labelled_scans"] = [split.train[i].name for i in chosen]
-    result["num_training_scans"] = len(split.train)
-    result["initialised_from"] = None if config.init is None else run_name(config.init)
-    write_evaluation(run.folder / "evaluation.json", result)
+    evaluation = replace(
+        evaluate_scans(training.evaluated, split.test, config.data.grid, folder),
+        labelled_scans=tuple(split.train[i].name for i in chosen),
+        num_training_scans=len(split.train),
+        initialised_from=None if config.init is None else run_name(config.init),
+    )
+    write_evaluation(run.folder / EVALUATION_FILE, evaluation)
     run.close()
-    say(f"{run.name}: {summary_line(result)}")
-    return result
+    say(f"{run.name}: {evaluation.summary()}")
+    return evaluation
 
 
 def run_name(init: Path) -> str:

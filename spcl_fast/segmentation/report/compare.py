@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spcl_fast.segmentation.report.runs import RunRecord, is_number
+from spcl_fast.segmentation.evaluate.json_values import is_number
+from spcl_fast.segmentation.report.runs import RunRecord
 
 SCRATCH = "from scratch"
 TERM_NAMES = {"teacher": "mean teacher"}  # of `semi`, where the name alone says too little
@@ -51,7 +52,7 @@ class Pair:
 
 def arm_name(run: RunRecord) -> str:
     """Return the arm of an evaluated run."""
-    source = run.initialised_from
+    source = run.scores.initialised_from
     start = SCRATCH if source is None else f"pre-trained ({SEED.sub('', source)})"
     settings = run.config.get("finetune")
     semi = settings.get("semi") if isinstance(settings, dict) else None
@@ -70,12 +71,6 @@ def arms(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return {name: members for name, members in found.items() if members}
 
 
-def scan_dice(run: RunRecord, scan: str) -> float:
-    """Return the mean Dice over the classes of one test scan."""
-    values = (run.evaluation or {})["scans"][scan]["dice"].values()
-    return float(np.mean([float(value) for value in values]))
-
-
 def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Pair]:
     """Return one `Pair` for each set of labelled scans that both arms have."""
     keys = {run.labelled_scans for run in scratch} & {run.labelled_scans for run in other}
@@ -84,14 +79,17 @@ def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[P
         members = [tuple(r for r in arm if r.labelled_scans == key) for arm in (scratch, other)]
         scans = common_scans([*members[0], *members[1]])
         if scans:
-            dice = [float(np.mean([scan_dice(r, s) for r in m for s in scans])) for m in members]
+            dice = [
+                float(np.mean([r.scores.scans[s].dice_mean for r in m for s in scans]))
+                for m in members
+            ]
             pairs.append(Pair(key, members[0], members[1], dice[0], dice[1], len(scans)))
     return pairs
 
 
 def common_scans(runs: Sequence[RunRecord]) -> list[str]:
     """Return the names of the test scans that every run evaluated, sorted."""
-    sets = [set((run.evaluation or {}).get("scans", ())) for run in runs]
+    sets = [set(run.scores.scans) for run in runs]
     return sorted(set.intersection(*sets)) if sets else []
 
 
@@ -110,7 +108,7 @@ def shown_runs(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], str]:
         return [pair.scratch[0], pair.other[0]], f"{how} with the same labelled scans"
     chosen = []
     for members in by_arm.values():
-        ordered = sorted(members, key=lambda run: float((run.evaluation or {})["dice_mean"]))
+        ordered = sorted(members, key=lambda run: run.scores.dice_mean)
         chosen.append(ordered[(len(ordered) - 1) // 2])
     return chosen, "the run with the median Dice of each starting point"
 
@@ -143,7 +141,7 @@ def verdict(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _arm_sentence(name: str, members: Sequence[RunRecord]) -> str:
-    values = [float((run.evaluation or {})["dice_mean"]) for run in members]
+    values = [run.scores.dice_mean for run in members]
     runs = "one run" if len(values) == 1 else f"{len(values)} runs"
     return f"Mean 3-D Dice {name} is {np.mean(values):.3f} ({runs})"
 

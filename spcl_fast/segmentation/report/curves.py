@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from spcl_fast.segmentation.evaluate.json_values import is_number
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.compare import SCRATCH, SEED, arm_name
 from spcl_fast.segmentation.report.figures import Picture
-from spcl_fast.segmentation.report.runs import RunRecord, is_number
+from spcl_fast.segmentation.report.runs import RunRecord
 
 MANY_LINES = 6
 MAX_RUN_LINES = 16  # of the fine-tuning; of more runs the means of arms are drawn

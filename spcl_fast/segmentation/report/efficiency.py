@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.compare import SCRATCH
 from spcl_fast.segmentation.report.figures import Picture
-from spcl_fast.segmentation.report.runs import RunRecord, is_number
+from spcl_fast.segmentation.report.runs import RunRecord
 from spcl_fast.segmentation.report.summaries import count_order
 
 ALL = "all"
@@ -29,9 +29,7 @@ Values = Mapping[str, Sequence[float]]
 def labelled_count(run: RunRecord) -> str:
     """Return the number of labelled scans of an evaluated run, "all" if that is all there are."""
     count = len(run.labelled_scans)
-    return (
-        ALL if count and count == (run.evaluation or {}).get("num_training_scans") else str(count)
-    )
+    return ALL if count and count == run.scores.num_training_scans else str(count)
 
 
 def efficiency_picture(by_arm: Mapping[str, Sequence[RunRecord]]) -> Picture | None:
@@ -46,9 +44,8 @@ def efficiency_picture(by_arm: Mapping[str, Sequence[RunRecord]]) -> Picture | N
     values: dict[str, dict[str, list[float]]] = {}
     for name, runs in by_arm.items():
         for run in runs:
-            dice = (run.evaluation or {})["dice_mean"]
-            if is_number(dice):
-                values.setdefault(name, {}).setdefault(labelled_count(run), []).append(float(dice))
+            curve = values.setdefault(name, {})
+            curve.setdefault(labelled_count(run), []).append(run.scores.dice_mean)
     if not values:
         return None
     shown, left_out = _most_informative(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -35,11 +34,11 @@ def meta_grid_picture(runs: Sequence[RunRecord], num_partitions: int) -> Picture
     Raises:
         DataError: If an image cannot be read.
     """
-    run = next((r for r in runs if (r.evaluation or {}).get("scans")), None)
+    run = next((run for run in runs if run.evaluation is not None), None)
     if run is None:
         return None
-    scans = (run.evaluation or {})["scans"]
-    names = _few_patients(scans)
+    patients = {name: scan.patient for name, scan in run.scores.scans.items()}
+    names = _few_patients(patients)
     figure, axes = figures.panels(
         len(names), num_partitions, width=1.7 * num_partitions + 1.6, height=1.75 * len(names) + 0.3
     )
@@ -58,25 +57,24 @@ def meta_grid_picture(runs: Sequence[RunRecord], num_partitions: int) -> Picture
                 spine.set_visible(True)
                 spine.set_color(figures.COLOURS[k % len(figures.COLOURS)])
                 spine.set_linewidth(2)
-        row[0].set_ylabel(_row_name(name, scans[name]), fontsize=8.5, color=figures.INK)
+        row[0].set_ylabel(_row_name(name, patients[name]), fontsize=8.5, color=figures.INK)
     for k, ax in enumerate(axes[0]):
         where = {0: " (base)", num_partitions - 1: " (apex)"}.get(k, "")
         ax.set_title(f"position {k}{where}", fontsize=9.5, color=figures.INK)
     return Picture("Position as a meta-label", CAPTION, figures.to_png(figure))
 
 
-def _patient(name: str, row: Mapping[str, Any]) -> str:
-    return str(row.get("patient") or name.rsplit("_", 1)[0])
-
-
-def _row_name(name: str, row: Mapping[str, Any]) -> str:
-    patient = _patient(name, row)
-    rest = name[len(patient) :].strip("_-") if name.startswith(patient) else name
+def _row_name(scan: str, patient: str) -> str:
+    rest = scan[len(patient) :].strip("_-") if scan.startswith(patient) else scan
     return f"{patient}\n{rest}" if rest else patient
 
 
-def _few_patients(scans: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return scans of a few patients, so that all phases of a patient stand together."""
-    names = sorted(scans, key=lambda name: (_patient(name, scans[name]), name))
-    patients = list(dict.fromkeys(_patient(name, scans[name]) for name in names))[:MAX_PATIENTS]
-    return [name for name in names if _patient(name, scans[name]) in patients][:MAX_SCANS]
+def _few_patients(patients: Mapping[str, str]) -> list[str]:
+    """Return scans of a few patients, so that all phases of a patient stand together.
+
+    Args:
+        patients: Name of the patient by name of the scan.
+    """
+    names = sorted(patients, key=lambda name: (patients[name], name))
+    few = list(dict.fromkeys(patients[name] for name in names))[:MAX_PATIENTS]
+    return [name for name in names if patients[name] in few][:MAX_SCANS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from spcl_fast.segmentation.data.volume import read_image, read_labels
 from spcl_fast.segmentation.report import figures
-from spcl_fast.segmentation.report.compare import SCRATCH, common_scans, scan_dice
+from spcl_fast.segmentation.report.compare import SCRATCH, common_scans
 from spcl_fast.segmentation.report.figures import Picture
 from spcl_fast.segmentation.report.runs import RunRecord
 
@@ -71,7 +71,7 @@ def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
             row = axes[block * len(runs) + index]
             _row_label(row[0], label, name, run)
             _draw_row(row[1:], arrays, run, window)
-    _legend(figure, (runs[0].evaluation or {})["classes"])
+    _legend(figure, runs[0].scores.classes)
     return Picture("Predictions", _overlay_caption(how), figures.to_png(figure))
 
 
@@ -101,7 +101,7 @@ def _legend(figure: Figure, classes: Sequence[str]) -> None:
 
 def _best_median_worst(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     scans = common_scans(runs)
-    scans.sort(key=lambda name: float(np.mean([scan_dice(run, name) for run in runs])))
+    scans.sort(key=lambda name: float(np.mean([run.scores.scans[name].dice_mean for run in runs])))
     if len(scans) < 3:
         labels = ["worst", "best"] if len(scans) == 2 else ["only"]
         return list(zip(labels, scans, strict=False))[::-1]
@@ -112,12 +112,12 @@ def _best_median_worst(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     ]
 
 
-def _path(run: RunRecord, scan: str, key: str) -> Path:
+def _path(run: RunRecord, scan: str, kind: Literal["image", "mask", "prediction"]) -> Path:
     """Return a file of a scan; a relative path starts at the run folder."""
-    value: Any = (run.evaluation or {})["scans"][scan].get(key)
-    if not isinstance(value, str):
-        raise ValueError(f"{run.name}: evaluation.json names no {key} of {scan}")
-    return run.folder / value
+    path: str | None = getattr(run.scores.scans[scan], kind)
+    if path is None:
+        raise ValueError(f"{run.name}: evaluation.json names no {kind} of {scan}")
+    return run.folder / path
 
 
 def read_scan_image(run: RunRecord, scan: str) -> tuple[np.ndarray, tuple[float, float, float]]:
@@ -127,27 +127,25 @@ def read_scan_image(run: RunRecord, scan: str) -> tuple[np.ndarray, tuple[float,
         DataError: If it cannot be read.
         ValueError: If the evaluation names no image.
     """
-    place = _place((run.evaluation or {})["scans"][scan])
-    image, spacing_mm, _ = read_image(_path(run, scan, "image"), **place)
+    scores = run.scores.scans[scan]
+    path = _path(run, scan, "image")
+    image, spacing_mm, _ = read_image(path, frame=scores.frame, stack_axis=scores.stack_axis)
     return image, spacing_mm
-
-
-def _place(row: dict[str, Any]) -> dict[str, Any]:
-    """Return how the files of a scan are read, as the evaluation says."""
-    axis = row.get("stack_axis")
-    return {"frame": row.get("frame"), "stack_axis": 2 if axis is None else axis}
 
 
 def _read(runs: Sequence[RunRecord], scan: str) -> tuple[dict[str, np.ndarray], Window]:
     """Return image, mask and each run's prediction by name, and the part to draw."""
     image, spacing_mm = read_scan_image(runs[0], scan)
-    evaluation = runs[0].evaluation or {}
-    row, num_classes = evaluation["scans"][scan], 1 + len(evaluation["classes"])
-    place, values = _place(row), row.get("classes")
-    classes = None if values is None else {int(value): int(label) for value, label in values}
-    mask = read_labels(_path(runs[0], scan, "mask"), num_classes, classes=classes, **place)
+    scores, num_classes = runs[0].scores.scans[scan], 1 + len(runs[0].scores.classes)
+    axis = scores.stack_axis
+    mask = read_labels(
+        _path(runs[0], scan, "mask"),
+        num_classes,
+        classes=scores.classes,
+        frame=scores.frame,
+        stack_axis=axis,
+    )
     arrays = {"image": image, "mask": mask}
-    axis = place["stack_axis"]
     for run in runs:
         path = _path(run, scan, "prediction")
         arrays[f"prediction {run.name}"] = read_labels(path, num_classes, stack_axis=axis)
@@ -179,13 +177,12 @@ def _surroundings(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice,
 def _draw_row(
     row: Sequence[Axes], arrays: dict[str, np.ndarray], run: RunRecord, window: Window
 ) -> None:
-    classes = (run.evaluation or {})["classes"]
     for ax, z in zip(row, window.slices, strict=False):
         part = {key: array[z, window.rows, window.columns] for key, array in arrays.items()}
         ax.imshow(
             part["image"], cmap="gray", vmin=window.low, vmax=window.high, aspect=window.aspect
         )
-        for index, name in enumerate(classes):
+        for index, name in enumerate(run.scores.classes):
             colour = figures.class_colour(name, index)
             _contour(ax, part["mask"] == index + 1, colour, "solid", 1.0)
             _contour(ax, part[f"prediction {run.name}"] == index + 1, colour, PREDICTED, 1.3)
@@ -204,13 +201,13 @@ def _contour(ax: Axes, region: np.ndarray, colour: str, style: Any, width: float
 
 
 def _row_label(ax: Axes, label: str, scan: str, run: RunRecord) -> None:
-    dice = (run.evaluation or {})["scans"][scan]["dice"]
-    start = SCRATCH if run.initialised_from is None else "pre-trained"
-    by_class = "  ".join(f"{name} {float(value):.2f}" for name, value in dice.items())
+    scores = run.scores.scans[scan]
+    start = SCRATCH if run.scores.initialised_from is None else "pre-trained"
+    by_class = "  ".join(f"{name} {value:.2f}" for name, value in scores.dice.items())
     lines = (
         (0.80, f"{label}: {scan}", 7.6, "#cbd2d9", "normal"),
         (0.55, start, 9.5, "white", "bold"),
-        (0.33, f"Dice {scan_dice(run, scan):.3f}", 9.5, "white", "normal"),
+        (0.33, f"Dice {scores.dice_mean:.3f}", 9.5, "white", "normal"),
         (0.15, by_class, 6.4, "#cbd2d9", "normal"),
     )
     for y, text, size, colour, weight in lines:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import yaml
+
+from spcl_fast.segmentation.evaluate.json_values import is_number
+from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation
 
 Row = dict[str, Any]
 STAGES = ("pretrain", "finetune")
@@ -29,7 +31,7 @@ class RunRecord:
         config: The resolved configuration.
         config_text: The same, as written.
         rows: Lines of metrics.jsonl.
-        evaluation: Content of evaluation.json; None if there is none.
+        evaluation: What evaluation.json holds; None if there is none.
         problems: Sentences about what is missing or unreadable.
     """
 
@@ -39,7 +41,7 @@ class RunRecord:
     config: Row
     config_text: str
     rows: list[Row] = field(default_factory=list)
-    evaluation: Row | None = None
+    evaluation: Evaluation | None = None
     problems: list[str] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[Row]:
@@ -52,20 +54,20 @@ class RunRecord:
         return [int(row["step"]) for row in rows], [float(row[key]) for row in rows]
 
     @property
-    def initialised_from(self) -> str | None:
-        """Name of the pre-training run that the fine-tuning started from, None for scratch."""
-        source = (self.evaluation or {}).get("initialised_from")
-        return str(source) if source is not None else None
+    def scores(self) -> Evaluation:
+        """The evaluation of a run that has one.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self.evaluation is None:
+            raise ValueError(f"{self.name} has no evaluation")
+        return self.evaluation
 
     @property
     def labelled_scans(self) -> tuple[str, ...]:
-        """Names of the labelled scans of an evaluated run, sorted."""
-        return tuple(sorted(map(str, (self.evaluation or {}).get("labelled_scans") or ())))
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Return whether value is a finite number; None and infinity stand for "no pace" in a log."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        """Names of the labelled scans of a run, sorted; none if it is not evaluated."""
+        return tuple(sorted(self.evaluation.labelled_scans)) if self.evaluation else ()
 
 
 def look_up(config: Any, *keys: str) -> Any:
@@ -142,24 +144,18 @@ def _read_log(run: RunRecord) -> list[Row]:
     return rows
 
 
-def _read_evaluation(run: RunRecord) -> Row | None:
-    path = run.folder / "evaluation.json"
+def _read_evaluation(run: RunRecord) -> Evaluation | None:
+    path = run.folder / EVALUATION_FILE
     if not path.is_file():
         run.problems.append(
             "It has no evaluation.json (unfinished or not evaluated), so it is not in the tables."
         )
         return None
     try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         run.problems.append(f"Its evaluation.json cannot be read: {error}.")
         return None
-    needed = ("classes", "scans", "dice", "dice_mean")
-    lacking = [k for k in needed if not isinstance(evaluation, dict) or k not in evaluation]
-    if lacking:
-        run.problems.append(f"Its evaluation.json lacks {', '.join(lacking)}.")
-        return None
-    return dict(evaluation)
 
 
 def load_arrays(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:

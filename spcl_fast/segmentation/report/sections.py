@@ -111,9 +111,7 @@ def _predictions(tuned: Sequence[RunRecord]) -> Section:
 
 
 def _has_predictions(run: RunRecord) -> bool:
-    scans = (run.evaluation or {}).get("scans")
-    rows = list(scans.values()) if isinstance(scans, dict) else []
-    return bool(rows) and all(isinstance(row, dict) and row.get("prediction") for row in rows)
+    return run.evaluation is not None and all(s.prediction for s in run.scores.scans.values())
 
 
 def _fine_tuning(tuned: Sequence[RunRecord]) -> Section:

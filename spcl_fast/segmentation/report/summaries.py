@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spcl_fast.segmentation.report.runs import is_number
+from spcl_fast.segmentation.evaluate.json_values import is_number
 
 Entry = TypeVar("Entry")
 

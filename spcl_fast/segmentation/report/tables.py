@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from spcl_fast.segmentation.evaluate.json_values import is_number
 from spcl_fast.segmentation.report import compare
 from spcl_fast.segmentation.report.compare import SCRATCH
-from spcl_fast.segmentation.report.runs import RunRecord, is_number, look_up
+from spcl_fast.segmentation.report.runs import RunRecord, look_up
 
 MAX_OPEN_ROWS = 12
 MAX_LISTED = 8
@@ -48,7 +49,7 @@ def what_was_run(records: Sequence[RunRecord]) -> Table:
             detail = "not evaluated"
         else:
             scans = f"labelled: {listing(run.labelled_scans)}"
-            detail = f"{compare.arm_name(run)}; {scans}; {len(run.evaluation['scans'])} test scans"
+            detail = f"{compare.arm_name(run)}; {scans}; {len(run.evaluation.scans)} test scans"
         data = str(root) if root else "generated phantom"
         seed = look_up(run.config, run.stage, "seed")
         rows.append([run.name, run.stage, detail, data, str(steps), text(seed)])
@@ -60,19 +61,17 @@ def what_was_run(records: Sequence[RunRecord]) -> Table:
 def result_tables(by_arm: dict[str, list[RunRecord]]) -> list[Table]:
     """Return the means of the arms, the pairs where there are any, and every evaluated run."""
     members = [run for arm in by_arm.values() for run in arm]
-    classes = list(dict.fromkeys(str(c) for r in members for c in (r.evaluation or {})["classes"]))
+    classes = list(dict.fromkeys(name for run in members for name in run.scores.classes))
     pairs = _pair_table(by_arm)
     return [_arm_table(by_arm, classes), *([pairs] if pairs else []), _run_table(by_arm, classes)]
 
 
 def _measures(run: RunRecord, classes: Sequence[str]) -> list[float | None]:
     """Return Dice of each class and their mean, then HD95 of each class and their mean."""
-    evaluation = run.evaluation or {}
-    distances = evaluation.get("hd95_mm") or {}
-    dice = [evaluation["dice"].get(name) for name in classes]
-    hd95 = [distances.get(name) for name in classes]
-    known = [float(value) for value in hd95 if is_number(value)]
-    return [*dice, evaluation["dice_mean"], *hd95, float(np.mean(known)) if known else None]
+    scores, hd95 = run.scores, run.scores.hd95_mm
+    dice = scores.dice
+    distances = [*(hd95.get(name) for name in classes), scores.hd95_mm_mean if hd95 else None]
+    return [*(dice.get(name) for name in classes), scores.dice_mean, *distances]
 
 
 def _measure_names(classes: Sequence[str]) -> list[str]:

@@ -45,12 +45,12 @@ def config(finetune_config, prostate, tmp_path):
 
 def test_finetune_and_evaluate(config, prostate):
     result = finetune(config)
-    assert result["classes"] == ["prostate"]
-    assert json.loads((config.out / "evaluation.json").read_text()) == result
-    assert set(result["scans"]) == {scan.name for scan in split_scans(config.data).test}
+    assert result.classes == ("prostate",)
+    assert json.loads((config.out / "evaluation.json").read_text()) == result.to_json()
+    assert set(result.scans) == {scan.name for scan in split_scans(config.data).test}
     other = evaluate(EvaluateConfig(config.out, root=prostate, layout="promise12"))
-    assert len(other["scans"]) == 5
-    assert list(other["dice"]) == ["prostate"]
+    assert len(other.scans) == 5
+    assert list(other.dice) == ["prostate"]
 
 
 def test_layout_is_part_of_the_configuration(config, tmp_path):
@@ -104,12 +104,13 @@ def test_frame_axis_and_classes_of_a_scan(tmp_path, config):
     names = ("background", "heart")
     scan = Scan("a", "a", None, *paths, {}, 1, 0, {0: 0, 500: 1, 7: 0}, names)
     result = evaluate_scans(Bright(), [scan], config.data.grid, tmp_path / "predictions")
-    row = result["scans"]["a"]
-    assert row["dice"]["heart"] > 0.85
+    scores = result.scans["a"]
+    assert scores.dice["heart"] > 0.85
+    row = scores.to_json()
     assert (row["frame"], row["stack_axis"]) == (1, 0)
     assert row["classes"] == [[0, 0], [7, 0], [500, 1]]
-    written = nibabel.load(tmp_path / row["prediction"])
+    written = nibabel.load(tmp_path / scores.prediction)
     assert written.shape == (6, 20, 18)
     label = torch.from_numpy(np.asarray(written.dataobj).transpose(0, 2, 1).astype(np.int64))
     dice = dice_per_class(label, torch.from_numpy(read_scan(scan).mask), 2)
-    assert row["dice"]["heart"] == pytest.approx(dice[0])
+    assert scores.dice["heart"] == pytest.approx(dice[0])

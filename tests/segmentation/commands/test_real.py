@@ -27,8 +27,8 @@ def test_real_scans_from_end_to_end(acdc, real_data, pretrain_config, finetune_c
     assert [len(scans) for scans in split] == [8, 2, 6]
     encoder = pretrain(replace(pretrain_config, data=data, epochs=1))
     result = finetune(replace(finetune_config, data=data, init=encoder.parent))
-    assert set(result["scans"]) == {scan.name for scan in split.test}
-    assert 0 <= result["dice_mean"] <= 1
+    assert set(result.scans) == {scan.name for scan in split.test}
+    assert 0 <= result.dice_mean <= 1
     other = evaluate(EvaluateConfig(finetune_config.out, root=real_data / "sunnybrook5"))
-    assert len(other["scans"]) == 10
-    assert all(distance >= 0 for distance in other["hd95_mm"].values())
+    assert len(other.scans) == 10
+    assert all(distance >= 0 for distance in other.hd95_mm.values())

@@ -17,7 +17,6 @@ from spcl_fast.segmentation.commands.methods import (
     encoder_config,
     method_config,
 )
-from spcl_fast.segmentation.commands.paired import dice_by_patient, paired_difference
 from spcl_fast.segmentation.commands.paper_table import markdown
 from spcl_fast.segmentation.commands.reproduce import ReproduceConfig, reproduce
 from spcl_fast.segmentation.data.errors import DataError
@@ -190,26 +189,6 @@ def test_every_method_has_a_configuration(tmp_path):
                 assert (changed.dense_weight > 0) == (encoder == "contrastive")
 
 
-def test_paired_difference_by_hand():
-    difference = np.array([[0.1, 0.3], [0.2, 0.2]])
-    pair = paired_difference(difference)
-    assert pair["mean"] == pytest.approx(0.2)
-    assert pair["by_run"] == pytest.approx([0.2, 0.2])
-    assert (pair["up"], pair["pairs"]) == (2, 2)
-    assert 0.1 <= pair["interval_95"][0] <= 0.2 <= pair["interval_95"][1] <= 0.3
-    # seeds that disagree: how many scans were picked for each takes nothing off the interval
-    many = np.repeat([[[0.0]], [[0.4]]], 20, axis=1)
-    assert paired_difference(many)["interval_95"] == pytest.approx([0.0, 0.4])
-    assert (paired_difference(many)["up"], paired_difference(many)["pairs"]) == (20, 40)
-    assert paired_difference(many.reshape(40, 1))["interval_95"][1] < 0.3
-    scans = {
-        "a1": {"patient": "a", "dice": {"x": 0.2, "y": 0.4}},
-        "a2": {"patient": "a", "dice": {"x": 0.6, "y": 0.8}},
-        "b1": {"patient": "b", "dice": {"x": 1.0, "y": 0.0}},
-    }
-    assert dice_by_patient({"scans": scans}, ["a", "b"]) == pytest.approx([0.5, 0.5])
-
-
 def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
     config = AuditConfig(
         phantom, tmp_path / "audit", noise=(0.0, 0.4), paces=("none", "quantile", "oracle"), picks=1
@@ -248,7 +227,7 @@ def test_gains_of_an_audit_that_is_not_complete(tmp_path):
         ("2-0.4-none-0", 0.1),
     ]:
         (tmp_path / name).mkdir()
-        content = {"scans": {"a1": {"patient": "a", "dice": {"x": dice}}}}
+        content = {"classes": ["x"], "scans": {"a1": {"patient": "a", "dice": {"x": dice}}}}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(content))
     gain = audit_module._paired(config, "linear")["0.4"]
     assert gain["by_run"] == pytest.approx([0] * 6 + [0.4] * 6)

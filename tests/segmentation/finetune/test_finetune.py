@@ -34,21 +34,21 @@ from spcl_fast.segmentation.runs.run import CheckpointError, read_log
 def test_evaluation_and_predictions(finetune_config):
     result = finetune(finetune_config)
     out = finetune_config.out
-    assert json.loads((out / "evaluation.json").read_text()) == result
+    assert json.loads((out / "evaluation.json").read_text()) == result.to_json()
     split = split_scans(finetune_config.data)
-    assert set(result["scans"]) == {scan.name for scan in split.test}
-    assert result["labelled_scans"][0] in {scan.name for scan in split.train}
+    assert set(result.scans) == {scan.name for scan in split.test}
+    assert result.labelled_scans[0] in {scan.name for scan in split.train}
     for scan in split.test:
-        row = result["scans"][scan.name]
-        prediction = nibabel.load(out / row["prediction"])
+        scores = result.scans[scan.name]
+        prediction = nibabel.load(out / scores.prediction)
         truth = nibabel.load(scan.mask)
         assert prediction.shape == truth.shape
         assert np.array_equal(prediction.affine, truth.affine)
         label = torch.from_numpy(np.asarray(prediction.dataobj).T.astype(np.int64))
         dice = dice_per_class(label, torch.from_numpy(read_scan(scan).mask), 4)
-        assert list(row["dice"].values()) == pytest.approx(dice)
-    means = [np.mean([r["dice"][c] for r in result["scans"].values()]) for c in ("RV", "MYO", "LV")]
-    assert result["dice_mean"] == pytest.approx(np.mean(means))
+        assert list(scores.dice.values()) == pytest.approx(dice)
+    means = [np.mean([s.dice[c] for s in result.scans.values()]) for c in ("RV", "MYO", "LV")]
+    assert result.dice_mean == pytest.approx(np.mean(means))
     kinds = [(r["kind"], r["step"]) for r in read_log(out / "metrics.jsonl")]
     assert kinds.count(("val", 3)) == kinds.count(("val", 6)) == 1
 
@@ -118,7 +118,7 @@ def test_pretrained_encoder_is_used_and_checked(pretrain_config, finetune_config
     load_encoder(model, path.parent, finetune_config.model)
     assert all(torch.equal(model.encoder.state_dict()[k], v) for k, v in load_file(path).items())
     result = finetune(replace(finetune_config, init=path.parent))
-    assert result["initialised_from"] == "pretrain"
+    assert result.initialised_from == "pretrain"
     big = replace(finetune_config, init=path, out=tmp_path / "big")
     big = replace(big, model=replace(big.model, max_channels=32))
     with pytest.raises(CheckpointError, match="max_channels must be 32, got 16"):
@@ -173,14 +173,14 @@ def test_segment_volume_restores_the_grid(data_config):
 def test_evaluate_and_predict_a_run(finetune_config, tmp_path):
     result = finetune(finetune_config)
     again = evaluate(EvaluateConfig(run=finetune_config.out))
-    assert again["dice"] == result["dice"]
-    assert again["hd95_mm"] == result["hd95_mm"]
+    assert again.dice == result.dice
+    assert again.hd95_mm == result.hd95_mm
     images = tmp_path / "images"
     images.mkdir()
     scan = split_scans(finetune_config.data).test[0]
     (images / scan.image.name).write_bytes(scan.image.read_bytes())
     written = predict(PredictConfig(finetune_config.out, images, tmp_path / "labels"))
-    saved = nibabel.load(finetune_config.out / result["scans"][scan.name]["prediction"])
+    saved = nibabel.load(finetune_config.out / result.scans[scan.name].prediction)
     assert np.array_equal(np.asarray(nibabel.load(written[0]).dataobj), np.asarray(saved.dataobj))
     (images / "broken.nii.gz").write_bytes(scan.image.read_bytes()[:1000])
     with pytest.raises(DataError, match="1 of 2 images could not be read"):

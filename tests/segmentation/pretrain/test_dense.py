@@ -107,7 +107,7 @@ def test_decoder_stage_leaves_the_encoder_as_it_is(pretrain_config, finetune_con
     assert torch.equal(model.decoder.ups[1][0].weight, decoder["ups.1.0.weight"])
     assert torch.equal(model.decoder.ups[3][0].weight, last)  # up_conv2 is not in the file
     result = finetune(replace(finetune_config, init=path.parent))
-    assert result["initialised_from"] == "decoder"
+    assert result.initialised_from == "decoder"
     big = replace(finetune_config.model, max_channels=32)
     with pytest.raises(CheckpointError, match="max_channels must be 32, got 16"):
         load_pretrained(UNet(1, 4, 32), path.parent, big)

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.report import compare
 from spcl_fast.segmentation.report.runs import RunRecord
 
 
 def record(name, source, labelled, dice, *, settings=None):
     """Return an evaluated run with the Dice of its scans, one class."""
-    scans = {scan: {"dice": {"LV": value}} for scan, value in dice.items()}
-    mean = sum(dice.values()) / len(dice)
+    scans = {scan: ScanScores(scan, {"LV": value}) for scan, value in dice.items()}
     run = RunRecord(Path(name), name, "finetune", {"finetune": settings or {}}, "")
-    run.evaluation = {"classes": ["LV"], "scans": scans, "dice": {"LV": mean}, "dice_mean": mean}
-    run.evaluation |= {"labelled_scans": [labelled], "initialised_from": source}
+    run.evaluation = Evaluation(("LV",), scans, (labelled,), 2, source)
     return run
 
 

@@ -1,6 +1,7 @@
 """Overlays: which scans are drawn, what is cropped, and that contours land where the masks are."""
 
 import io
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.report import figures, overlays
 from spcl_fast.segmentation.report.runs import RunRecord, find_runs
 
@@ -31,8 +33,8 @@ def test_best_median_and_worst_scan(full_runs):
 def test_few_scans(full_runs, count, expected):
     run = evaluated(full_runs)[0]
     dice = {"a": 0.1, "b": 0.9}
-    scans = {name: {"dice": {"LV": value}} for name, value in list(dice.items())[:count]}
-    run.evaluation = {**run.evaluation, "scans": scans}
+    scans = {name: ScanScores(name, {"LV": value}) for name, value in list(dice.items())[:count]}
+    run.evaluation = replace(run.evaluation, scans=scans)
     assert overlays._best_median_worst([run]) == expected
 
 
@@ -68,12 +70,12 @@ def test_contour_runs_around_the_mask():
 
 def test_relative_and_absolute_paths(full_runs):
     run = evaluated(full_runs)[0]
-    scan = next(iter(run.evaluation["scans"]))
+    scan, scores = next(iter(run.evaluation.scans.items()))
     relative = overlays._path(run, scan, "image")
     assert relative.is_file()
-    run.evaluation["scans"][scan]["image"] = str(relative.resolve())
+    changed = replace(scores, image=str(relative.resolve()), prediction=None)
+    run.evaluation = replace(run.evaluation, scans={scan: changed})
     assert overlays._path(run, scan, "image") == relative.resolve()
-    del run.evaluation["scans"][scan]["prediction"]
     with pytest.raises(ValueError, match="names no prediction of patient001_frame01"):
         overlays._path(run, scan, "prediction")
 
@@ -95,7 +97,7 @@ def test_a_frame_of_a_file_with_other_label_values(tmp_path):
     row = {name: f"{name}.nii.gz" for name in ("image", "mask", "prediction")}
     row |= {"dice": {"LA": 1.0}, "frame": 1, "stack_axis": 2, "classes": [[0, 0], [420, 1]]}
     run = RunRecord(tmp_path, "run", "finetune", {}, "")
-    run.evaluation = {"classes": ["LA"], "scans": {"scan": row}}
+    run.evaluation = Evaluation.from_json({"classes": ["LA"], "scans": {"scan": row}})
     arrays, _ = overlays._read([run], "scan")
     np.testing.assert_array_equal(arrays["image"], image[..., 1].T)
     np.testing.assert_array_equal(arrays["mask"], prediction.T)

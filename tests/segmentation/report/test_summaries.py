@@ -1,6 +1,7 @@
 """audit.json and reproduction.json: what is shown, and one sentence for what cannot be."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -80,11 +81,12 @@ def test_no_value_breaks_the_page(full_runs, tmp_path, damage):
 def test_all_is_the_number_of_training_scans(full_runs):
     run = next(run for run in find_runs(full_runs)[0] if run.evaluation is not None)
     assert labelled_count(run) == "1"
-    run.evaluation["labelled_scans"] = [f"scan{k}" for k in range(12)]
+    scans = tuple(f"scan{k}" for k in range(12))
+    run.evaluation = replace(run.evaluation, labelled_scans=scans)
     assert labelled_count(run) == "all"
     assert efficiency_picture({}) is None
     assert "with all training scans labelled" in efficiency_picture({"a": [run]}).caption
-    del run.evaluation["num_training_scans"]
+    run.evaluation = replace(run.evaluation, num_training_scans=None)
     assert labelled_count(run) == "12"
     assert "no line of full supervision" in efficiency_picture({"a": [run]}).caption
 
