@@ -6,7 +6,8 @@ between patients; group and vendor are known and serve as meta-labels. On disk i
 any data set in `layouts`, ACDC's by default.
 """
 
-from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient, make_patient
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.patient import PhantomPatient, make_patient
 from spcl_fast.segmentation.phantom.writer import write_acdc, write_phantom
 
 __all__ = ["PhantomConfig", "PhantomPatient", "make_patient", "write_acdc", "write_phantom"]

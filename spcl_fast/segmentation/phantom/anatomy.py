@@ -1,16 +1,4 @@
-"""The heart's shape: radii about the long axis as functions of angle, height and phase.
-
-Every surface is star-shaped about the long axis of the left ventricle, so a cross-section is a
-polar table r(phi). With t = 0 at the valve plane and t = 1 at the endocardial apex
-
-    endo_ED(phi, t) = R p(t) wobble(phi, t),              p(t) = sqrt(1 - t^2.2) (1 - .08 (1 - t)^3)
-    endo_ES^2       = endo_ED^2 (1 - (1 - f) m(phi)),     f = (1 - EF) / (1 - shortening)
-    epi_ES^2        = endo_ES^2 + growth (epi_ED^2 - endo_ED^2) / (1 - shortening)
-
-m(phi) is the mobility of the wall (a scar does not move) and has mean 1, so the volumes follow the
-ejection fraction. The right ventricle fills r = epi + depth(t) h(phi); depth solves the quadratic
-that gives the cross-section its prescribed area, hence the volume its prescribed size.
-"""
+"""Hearts: their size and function by group, and one patient's drawn about them."""
 
 from __future__ import annotations
 
@@ -19,13 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spcl_fast.segmentation.data.arrays import FloatArray
-
-NUM_ANGLES = 256
-ANGLES = ((np.arange(NUM_ANGLES) + 0.5) * (2 * np.pi / NUM_ANGLES) - np.pi).astype(np.float32)
-MIN_WALL_MM = 4.0
-RV_END = 0.88  # the RV ends at this share of the long axis
-RV_HALF_WIDTH = 1.35  # rad, from the middle of the septum to the insertion of the RV wall
-WALL_GROWTH = 1.15  # labelled myocardial volume, ES over ED, in ACDC about 1.07 to 1.16
+from spcl_fast.segmentation.phantom.profiles import ANGLES, LV_FILL, bump
 
 # Above the valve plane, in units of the LV radius about its axis: centre x, y and radius of left
 # atrium, right atrium, outflow tract of the RV and aortic root.
@@ -88,54 +70,10 @@ class Heart:
         return self.length_mm + 0.8 * self.wall_mm
 
 
-@dataclass(frozen=True)
-class Section:
-    """Polar tables of Z cross-sections in one phase, (Z, NUM_ANGLES) float32 in mm.
-
-    Attributes:
-        t: (Z,) material height, below 0 above the valve plane.
-        endo: LV cavity, 0 where there is none.
-        epi: LV outer surface, 0 where there is none.
-        rv: RV outer surface of the cavity; equals ``epi`` where there is no RV.
-        fat: Thickness of the epicardial fat.
-    """
-
-    t: FloatArray
-    endo: FloatArray
-    epi: FloatArray
-    rv: FloatArray
-    fat: FloatArray
-
-
-def profile(t: FloatArray) -> FloatArray:
-    """Return the cavity radius at height t in [0, 1] relative to the largest, 0 beyond."""
-    inside = np.clip(t, 0.0, 1.0)
-    radius: FloatArray = np.sqrt(1 - inside**2.2) * (1 - 0.08 * (1 - inside) ** 3)
-    return radius
-
-
-def rv_profile(t: FloatArray) -> FloatArray:
-    """Return the RV area at height t relative to its base, 0 below the end of the RV."""
-    area: FloatArray = np.clip(1 - (np.clip(t, 0.0, None) / RV_END) ** 2, 0.0, None) ** 0.85
-    return area
-
-
-_HEIGHTS = ((np.arange(200) + 0.5) / 200).astype(np.float32)
-_LV_FILL = float((profile(_HEIGHTS) ** 2).mean())
-_RV_FILL = float(rv_profile(_HEIGHTS).mean())
-
-
-def bump(centre: float, width: float) -> FloatArray:
-    """Return exp(-(angle - centre)^2 / width^2) on the circle, (NUM_ANGLES,) float32."""
-    away = np.angle(np.exp(1j * (ANGLES - centre)))
-    weight: FloatArray = np.exp(-((away / width) ** 2)).astype(np.float32)
-    return weight
-
-
 def _wall_thickness(lv_mm3: float, myo_mm3: float, radius: float, length: float) -> float:
     """Solve the wall thickness from the myocardial volume between two similar surfaces."""
     wall = np.linspace(2.0, 40.0, 200)
-    outer = np.pi * _LV_FILL * (radius + wall) ** 2 * (length + 0.8 * wall)
+    outer = np.pi * LV_FILL * (radius + wall) ** 2 * (length + 0.8 * wall)
     return float(np.interp(myo_mm3, outer - lv_mm3, wall))
 
 
@@ -165,7 +103,7 @@ def sample_heart(rng: np.random.Generator, group: str) -> Heart:
     size = rng.uniform(0.8, 1.2)
     lv_mm3 = 1000 * mean.lv_ml * size
     length = 86.0 * (lv_mm3 / 140e3) ** 0.25 * rng.uniform(0.93, 1.07)
-    radius = float(np.sqrt(lv_mm3 / (np.pi * _LV_FILL * length)))
+    radius = float(np.sqrt(lv_mm3 / (np.pi * LV_FILL * length)))
     myo_mm3 = lv_mm3 / (mean.lv_over_myo * rng.uniform(0.8, 1.22))
     lv_ef = float(np.clip(mean.lv_ef + rng.uniform(-0.06, 0.06), 0.1, 0.78))
     wall_factor, mobility = _wall_patterns(rng, group)
@@ -188,82 +126,3 @@ def sample_heart(rng: np.random.Generator, group: str) -> Heart:
         papillary_size=rng.uniform(0.7, 1.4),
         chambers=(CHAMBERS * rng.uniform(0.85, 1.15, CHAMBERS.shape)).astype(np.float32),
     )
-
-
-def _wobble(heart: Heart, surface: int, t: FloatArray) -> FloatArray:
-    """Return 1 + sum_k a_k cos(k phi + b_k + 1.5 t) for k = 2..5, (Z, NUM_ANGLES)."""
-    order = np.arange(2, 6, dtype=np.float32)[:, None, None]
-    amplitude, shift = heart.harmonics[surface, :, :, None, None].transpose(1, 0, 2, 3)
-    waves = amplitude * np.cos(order * ANGLES + shift + 1.5 * t[:, None])
-    total: FloatArray = 1 + waves.sum(0)
-    return total
-
-
-def _rv_surface(heart: Heart, t: FloatArray, epi: FloatArray, area: FloatArray) -> FloatArray:
-    """Return epi + depth h with depth such that the crescent has the given area, (Z, NUM_ANGLES).
-
-    Half the integral of (epi + d h)^2 - epi^2 over phi equals the area: a quadratic in d.
-    """
-    middle = heart.rv_skew * (1 - t[:, None])
-    away = np.angle(np.exp(1j * (ANGLES - np.pi - middle))).astype(np.float32)
-    fullness = heart.rv_mm3 / (np.pi * heart.radius_mm**2 * heart.length_mm)
-    half_width = RV_HALF_WIDTH * (0.9 + 0.1 * fullness) * (1 - 0.12 * np.clip(t[:, None], 0, 1))
-    h = np.clip(1 - np.abs(away / half_width) ** 2.4, 0, None) ** 0.75
-    step = 2 * np.pi / NUM_ANGLES
-    square = 0.5 * (h**2).sum(1) * step
-    linear = (epi * h).sum(1) * step
-    depth = (np.sqrt(linear**2 + 4 * square * area) - linear) / (2 * square)
-    surface: FloatArray = (epi + depth[:, None] * h).astype(np.float32)
-    return surface
-
-
-def cross_sections(heart: Heart, z_mm: FloatArray, contraction: float) -> Section:
-    """Evaluate the heart's surfaces at given heights.
-
-    Args:
-        heart: The anatomy.
-        z_mm: (Z,) heights along the long axis, 0 at the ED valve plane, growing to the apex.
-        contraction: 0 at end-diastole, 1 at end-systole.
-
-    Returns:
-        Polar tables; above the valve plane all radii are 0.
-    """
-    shortening = heart.shortening * contraction
-    base = shortening * heart.length_mm  # the valve plane descends, the apex stays
-    t = ((z_mm - base) / (heart.length_mm - base)).astype(np.float32)
-    below = (t >= 0)[:, None]
-    endo_ed = heart.radius_mm * profile(t)[:, None] * _wobble(heart, 0, t)
-    t_epi = t * heart.length_mm / heart.apex_mm
-    wall = np.maximum(
-        (heart.radius_mm + heart.wall_mm) * profile(t_epi) - heart.radius_mm * profile(t), 0
-    )
-    wall = wall[:, None] * heart.wall_factor * _wobble(heart, 1, t)
-    inside_apex = (t_epi < 1)[:, None]
-    epi_ed = endo_ed + np.where(inside_apex, np.maximum(wall, MIN_WALL_MM), 0)
-    kept = (1 - heart.lv_ef * contraction) / (1 - shortening)
-    endo = endo_ed * np.sqrt(np.clip(1 - (1 - kept) * heart.mobility, 0.04, 1.2))
-    growth = (1 + (WALL_GROWTH - 1) * contraction) / (1 - shortening)
-    epi = np.sqrt(endo**2 + growth * (epi_ed**2 - endo_ed**2))
-    endo, epi = np.where(below, endo, 0), np.where(below & inside_apex, epi, 0)
-    area = heart.rv_mm3 / (heart.length_mm * _RV_FILL) * rv_profile(t)
-    area = area * (1 - heart.rv_ef * contraction) / (1 - shortening) * (t >= 0)
-    rv = _rv_surface(heart, t, epi, area)
-    fat = 9 * np.clip(np.abs(_wobble(heart, 2, 2 * t) - 1) * 12, 0, 1) * np.where(below, 1.0, 0.3)
-    return Section(t, *(table.astype(np.float32) for table in (endo, epi, rv, fat)))
-
-
-def reach(heart: Heart, direction_rad: float) -> float:
-    """Return how far the heart at ED extends from the LV axis in a direction of its own frame, mm.
-
-    Args:
-        heart: The anatomy.
-        direction_rad: Angle in the heart's frame.
-
-    Returns:
-        The largest projection of ventricles and chambers above the valves on the direction.
-    """
-    heights = np.linspace(0.02, 0.5, 4, dtype=np.float32) * heart.length_mm
-    ventricles = cross_sections(heart, heights, 0.0).rv * np.cos(ANGLES - direction_rad)
-    x, y, r = heart.chambers.T
-    chambers = x * np.cos(direction_rad) + y * np.sin(direction_rad) + r
-    return float(max(ventricles.max(), heart.radius_mm * chambers.max()))

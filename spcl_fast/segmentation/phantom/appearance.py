@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -63,6 +64,18 @@ def sample_scanner(rng: np.random.Generator, vendor: str, num_slices: int) -> Sc
     band = rng.uniform(0, np.pi), rng.uniform(0.3, 0.8), 0.5 * banded
     gain = rng.normal(1, 0.06, num_slices).astype(np.float32)
     return Scanner(kind, field.astype(np.float32), band, gain)
+
+
+class Texture(NamedTuple):
+    """Smooth noise of unit variance that a patient's tissues share, each (S, H, W).
+
+    Attributes:
+        fine: Varies over about 2 mm.
+        coarse: Varies over about 6 mm.
+    """
+
+    fine: FloatArray
+    coarse: FloatArray
 
 
 def smooth_noise(

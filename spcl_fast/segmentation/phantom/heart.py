@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray
-from spcl_fast.segmentation.phantom.anatomy import NUM_ANGLES, Heart, Section
+from spcl_fast.segmentation.phantom.anatomy import Heart
+from spcl_fast.segmentation.phantom.appearance import Texture
+from spcl_fast.segmentation.phantom.profiles import NUM_ANGLES
+from spcl_fast.segmentation.phantom.surfaces import Section
 from spcl_fast.segmentation.phantom.thorax import Tissues
 
 NUM_SUBSLICES = 3  # thin sections averaged into one slice; the middle one gives the labels
@@ -56,7 +59,7 @@ def sample_stack(rng: np.random.Generator, heart: Heart) -> Stack:
 
 
 @dataclass(frozen=True)
-class Grid:
+class HeartGrid:
     """Pixels of the Z = NUM_SUBSLICES S thin sections in the heart's own frame.
 
     Attributes:
@@ -79,8 +82,8 @@ class Grid:
         return values
 
 
-def heart_grid(stack: Stack, axis_mm: FloatArray) -> Grid:
-    """Transform pixel positions to the heart's frame.
+def heart_grid(stack: Stack, axis_mm: FloatArray) -> HeartGrid:
+    """Return the pixels in the frame of the heart.
 
     Args:
         stack: The slices.
@@ -100,15 +103,15 @@ def heart_grid(stack: Stack, axis_mm: FloatArray) -> Grid:
     phi = np.arctan2(y, x)
     column = ((phi + np.float32(np.pi)) * np.float32(NUM_ANGLES / (2 * np.pi))).astype(np.int64)
     entry = np.minimum(column, NUM_ANGLES - 1) + NUM_ANGLES * np.arange(len(z))[:, None, None]
-    return Grid(z.reshape(-1), x, y, np.sqrt(x * x + y * y), entry)
+    return HeartGrid(z.reshape(-1), x, y, np.sqrt(x * x + y * y), entry)
 
 
 def draw_heart(
     heart: Heart,
     section: Section,
     tissues: Tissues,
-    grid: Grid,
-    texture: tuple[FloatArray, FloatArray],
+    grid: HeartGrid,
+    texture: Texture,
 ) -> tuple[FloatArray, NDArray[np.bool_], LabelArray]:
     """Paint the heart in every thin section.
 
@@ -117,7 +120,7 @@ def draw_heart(
         section: Its surfaces at ``grid.z_mm`` in one phase.
         tissues: The signal of each tissue.
         grid: The pixels.
-        texture: Fine and coarse smooth noise of unit variance, each (S, H, W).
+        texture: Noise of the tissues.
 
     Returns:
         Signal, float32; where the heart hides the chest, bool; labels, uint8; each (Z, H, W).
@@ -158,7 +161,7 @@ def _draw_papillary(
     heart: Heart,
     section: Section,
     tissues: Tissues,
-    grid: Grid,
+    grid: HeartGrid,
     in_lv: NDArray[np.bool_],
 ) -> None:
     """Paint both papillary muscles dark; they stay labelled LV, as in ACDC."""
@@ -177,7 +180,7 @@ def _draw_chambers(
     heart: Heart,
     section: Section,
     tissues: Tissues,
-    grid: Grid,
+    grid: HeartGrid,
     coarse: FloatArray,
 ) -> None:
     """Paint atria, aortic root and outflow tract above the valve plane; none is labelled."""

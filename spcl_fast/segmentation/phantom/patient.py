@@ -8,28 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray, Spacing
-from spcl_fast.segmentation.phantom.anatomy import (
-    GROUPS,
-    Heart,
-    cross_sections,
-    sample_heart,
-)
+from spcl_fast.segmentation.phantom.anatomy import GROUPS, Heart, sample_heart
 from spcl_fast.segmentation.phantom.appearance import (
     VENDORS,
     Scanner,
+    Texture,
     acquire,
     sample_scanner,
     smooth_noise,
 )
+from spcl_fast.segmentation.phantom.config import PhantomConfig
 from spcl_fast.segmentation.phantom.heart import (
     NUM_SUBSLICES,
-    Grid,
+    HeartGrid,
     Stack,
     draw_heart,
     heart_grid,
     sample_stack,
 )
+from spcl_fast.segmentation.phantom.surfaces import cross_sections
 from spcl_fast.segmentation.phantom.thorax import (
+    Place,
     Thorax,
     Tissues,
     draw_thorax,
@@ -38,41 +37,6 @@ from spcl_fast.segmentation.phantom.thorax import (
 )
 
 CONTRACTION = {"ED": 0.0, "ES": 1.0}
-
-
-@dataclass(frozen=True)
-class PhantomConfig:
-    """What a phantom data set holds.
-
-    Attributes:
-        num_patients: Patients; each has one ED and one ES volume.
-        size: Pixels along each side of a slice.
-        pixel_mm: Mean pixel size in plane. Up to 3 mm keeps every wall a closed ring.
-        pixel_spread: Largest relative deviation of a patient's pixel size from the mean.
-        flip_probability: Share of patients whose stack is stored apex first.
-        seed: Changes every patient.
-    """
-
-    num_patients: int = 24
-    size: int = 96
-    pixel_mm: float = 2.4
-    pixel_spread: float = 0.1
-    flip_probability: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_patients < 1:
-            raise ValueError(f"num_patients must be at least 1, got {self.num_patients}")
-        if self.size < 32:
-            raise ValueError(f"size must be at least 32 pixels, got {self.size}")
-        if not self.pixel_mm > 0:
-            raise ValueError(f"pixel_mm must be positive, got {self.pixel_mm}")
-        if not 0 <= self.pixel_spread < 1:
-            raise ValueError(f"pixel_spread must be in [0, 1), got {self.pixel_spread}")
-        if not 0 <= self.flip_probability <= 1:
-            raise ValueError(f"flip_probability must be in [0, 1], got {self.flip_probability}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -177,35 +141,37 @@ def _draw(
 ) -> tuple[dict[str, FloatArray], dict[str, LabelArray]]:
     """Return images and masks of both phases; only contraction and noise tell them apart."""
     shape = (len(scene.stack.z_mm), size, size)
-    fine = smooth_noise(texture_rng, shape, (0.3, 2.2 / scene.pixel_mm))
-    coarse = smooth_noise(texture_rng, shape, (0.5, 6.0 / scene.pixel_mm))
+    texture = Texture(
+        fine=smooth_noise(texture_rng, shape, (0.3, 2.2 / scene.pixel_mm)),
+        coarse=smooth_noise(texture_rng, shape, (0.5, 6.0 / scene.pixel_mm)),
+    )
     axis_mm = ((np.arange(size) + 0.5 - size / 2) * scene.pixel_mm).astype(np.float32)
-    chest = _draw_chest(scene, axis_mm, (fine, coarse))
+    chest = _draw_chest(scene, axis_mm, texture)
     grid = heart_grid(scene.stack, axis_mm)
     order = -1 if scene.flipped else 1
     images, masks = {}, {}
     for phase, contraction in CONTRACTION.items():
-        signal, labels = _draw_phase(scene, grid, contraction, chest, (fine, coarse))
+        signal, labels = _draw_phase(scene, grid, contraction, chest, texture)
         images[phase] = acquire(noise_rng, signal, scene.scanner, scene.pixel_mm)[::order].copy()
         masks[phase] = labels[::order].copy()
     return images, masks
 
 
-def _draw_chest(
-    scene: _Scene, axis_mm: FloatArray, texture: tuple[FloatArray, FloatArray]
-) -> FloatArray:
-    x = axis_mm[None, None, :] - np.float32(scene.stack.centre_mm[0])
-    y = axis_mm[None, :, None] - np.float32(scene.stack.centre_mm[1])
-    z = scene.stack.z_mm[:, None, None]
-    return draw_thorax(scene.thorax, scene.tissues, x, y, z, texture)
+def _draw_chest(scene: _Scene, axis_mm: FloatArray, texture: Texture) -> FloatArray:
+    place = Place(
+        x=axis_mm[None, None, :] - np.float32(scene.stack.centre_mm[0]),
+        y=axis_mm[None, :, None] - np.float32(scene.stack.centre_mm[1]),
+        z=scene.stack.z_mm[:, None, None],
+    )
+    return draw_thorax(scene.thorax, scene.tissues, place, texture)
 
 
 def _draw_phase(
     scene: _Scene,
-    grid: Grid,
+    grid: HeartGrid,
     contraction: float,
     chest: FloatArray,
-    texture: tuple[FloatArray, FloatArray],
+    texture: Texture,
 ) -> tuple[FloatArray, LabelArray]:
     """Average thin sections over the chest, (S, H, W); labels are those of slice centres."""
     section = cross_sections(scene.heart, grid.z_mm, contraction)

@@ -7,11 +7,14 @@ bright spots: without them a segmenter could find the heart by intensity alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from spcl_fast.segmentation.data.arrays import FloatArray
-from spcl_fast.segmentation.phantom.anatomy import Heart, reach
+from spcl_fast.segmentation.phantom.anatomy import Heart
+from spcl_fast.segmentation.phantom.appearance import Texture
+from spcl_fast.segmentation.phantom.surfaces import reach
 
 CHEST_WALL_MM = 9.0  # muscle and ribs under the fat
 
@@ -105,33 +108,38 @@ def sample_thorax(rng: np.random.Generator, heart: Heart, rotation_rad: float) -
     )
 
 
+class Place(NamedTuple):
+    """Where the pixels of a stack are, relative to the heart.
+
+    Attributes:
+        x: (1, 1, W) mm from the LV centre.
+        y: (1, H, 1) mm from the LV centre.
+        z: (S, 1, 1) mm from the valve plane towards the apex.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    z: FloatArray
+
+
 def _ellipse(x: FloatArray, y: FloatArray, a: float, b: float) -> FloatArray:
     level: FloatArray = (x / np.float32(a)) ** 2 + (y / np.float32(b)) ** 2
     return level
 
 
-def draw_thorax(
-    thorax: Thorax,
-    tissues: Tissues,
-    x: FloatArray,
-    y: FloatArray,
-    z: FloatArray,
-    texture: tuple[FloatArray, FloatArray],
-) -> FloatArray:
+def draw_thorax(thorax: Thorax, tissues: Tissues, place: Place, texture: Texture) -> FloatArray:
     """Paint the chest without the heart.
 
     Args:
         thorax: The geometry.
         tissues: The signal of each tissue.
-        x: (1, 1, W) mm from the LV centre.
-        y: (1, H, 1) mm from the LV centre.
-        z: (S, 1, 1) mm from the valve plane towards the apex.
-        texture: Fine and coarse smooth noise of unit variance, each (S, H, W).
+        place: Where the pixels are.
+        texture: Noise of the tissues.
 
     Returns:
         The signal, (S, H, W) float32.
     """
-    fine, coarse = texture
+    (x, y, z), (fine, coarse) = place, texture
     a, b = thorax.half_axes
     sin, cos = np.float32(np.sin(thorax.front_rad)), np.float32(np.cos(thorax.front_rad))
     u = y * cos - x * sin
@@ -145,8 +153,8 @@ def draw_thorax(
     signal = np.where(fine > thorax.vessels[0], np.float32(0.75 * tissues.blood), tissues.lung)
     signal = signal.astype(np.float32)
     signal += np.float32(0.02) * coarse
-    _draw_abdomen(signal, thorax, tissues, x, y, z, texture)
-    _draw_mediastinum(signal, thorax, tissues, x, y, z, texture)
+    _draw_abdomen(signal, thorax, tissues, place, texture)
+    _draw_mediastinum(signal, thorax, tissues, place, texture)
 
     signal = np.where(chest, signal, tissues.muscle * (1 + 0.15 * fine))
     turns = np.arctan2(v / np.float32(b), u / np.float32(a)) * np.float32(thorax.ribs[0])
@@ -159,16 +167,10 @@ def draw_thorax(
 
 
 def _draw_abdomen(
-    signal: FloatArray,
-    thorax: Thorax,
-    tissues: Tissues,
-    x: FloatArray,
-    y: FloatArray,
-    z: FloatArray,
-    texture: tuple[FloatArray, FloatArray],
+    signal: FloatArray, thorax: Thorax, tissues: Tissues, place: Place, texture: Texture
 ) -> None:
     """Paint liver, stomach, spleen and fat below the diaphragm into ``signal``."""
-    fine, coarse = texture
+    (x, y, z), (fine, coarse) = place, texture
     under, rise, top = thorax.diaphragm
     dome = under - rise * z + 0.004 * (x - top) ** 2
     below = y - dome + 1.5 * coarse  # mm below the diaphragm
@@ -192,16 +194,10 @@ def _draw_abdomen(
 
 
 def _draw_mediastinum(
-    signal: FloatArray,
-    thorax: Thorax,
-    tissues: Tissues,
-    x: FloatArray,
-    y: FloatArray,
-    z: FloatArray,
-    texture: tuple[FloatArray, FloatArray],
+    signal: FloatArray, thorax: Thorax, tissues: Tissues, place: Place, texture: Texture
 ) -> None:
     """Paint the fat and muscle beside the heart, the spine and the aorta into ``signal``."""
-    fine, coarse = texture
+    (x, y, z), (fine, coarse) = place, texture
     shrink = 1 - 0.004 * np.clip(z, 0, 80)
     level = _ellipse((x + 42) / shrink, (y - 8) / shrink, 44, 52) + 0.1 * coarse
     share = np.clip(0.4 + 0.6 * coarse, 0, 1)

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from spcl_fast.atomic_file import atomic_file, remove_partials
-from spcl_fast.segmentation.phantom.layouts import LAYOUTS, Layout
-from spcl_fast.segmentation.phantom.patient import PhantomConfig, make_patient
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.layouts import LAYOUTS, LayoutWriter
+from spcl_fast.segmentation.phantom.patient import make_patient
 
 MARKER = "phantom.json"
 VERSION = 1  # raise it when the same configuration draws other images
@@ -104,12 +105,12 @@ def _write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _write_tables(config: PhantomConfig, root: Path, form: Layout, num_patients: int) -> None:
+def _write_tables(config: PhantomConfig, root: Path, form: LayoutWriter, num_patients: int) -> None:
     for name, text in form.tables(config, root, num_patients).items():
         _write_text(root / name, text)
 
 
-def _write_patient(config: PhantomConfig, index: int, form: Layout, parent: Path) -> None:
+def _write_patient(config: PhantomConfig, index: int, form: LayoutWriter, parent: Path) -> None:
     patient = make_patient(config, index)
     folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
     moved: list[Path] = []

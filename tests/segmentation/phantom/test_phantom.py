@@ -12,7 +12,8 @@ import pytest
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.volume import read_scan
 from spcl_fast.segmentation.phantom import PhantomConfig, make_patient, write_acdc
-from spcl_fast.segmentation.phantom.anatomy import GROUPS, cross_sections, sample_heart
+from spcl_fast.segmentation.phantom.anatomy import GROUPS, sample_heart
+from spcl_fast.segmentation.phantom.surfaces import cross_sections
 
 RV, MYO, LV = 1, 2, 3
 PHASES = ("ED", "ES")

@@ -24,9 +24,9 @@ from spcl_fast.segmentation.phantom.layouts import (
     promise12,
     ssl4mis,
 )
-from spcl_fast.segmentation.phantom.layouts.layout import Layout
+from spcl_fast.segmentation.phantom.layouts.layout import LayoutWriter
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, LayoutWriter] = {
     "acdc": acdc.LAYOUT,
     "promise12": promise12.LAYOUT,
     "mmwhs": mmwhs.LAYOUT,
@@ -36,4 +36,4 @@ LAYOUTS: dict[str, Layout] = {
     "ssl4mis": ssl4mis.LAYOUT,
 }
 
-__all__ = ["LAYOUTS", "Layout"]
+__all__ = ["LAYOUTS", "LayoutWriter"]

@@ -11,20 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from spcl_fast.segmentation.phantom.layouts.layout import Layout, csv_text, write_nifti
-from spcl_fast.segmentation.phantom.patient import (
-    PhantomConfig,
-    PhantomPatient,
-    patient_name,
-    vendor_of,
-)
+from spcl_fast.segmentation.data.layouts.layout import frame_name
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.layouts.layout import LayoutWriter, csv_text, write_nifti
+from spcl_fast.segmentation.phantom.patient import PhantomPatient, patient_name, vendor_of
 
 
 def _write(patient: PhantomPatient, index: int, folder: Path) -> list[str]:
     home = folder / patient.name
     home.mkdir()
     for phase, frame in patient.frames.items():
-        stem = home / f"{patient.name}_frame{frame:02d}"
+        stem = home / frame_name(patient.name, frame)
         image, mask = patient.images[phase].astype(np.int16), patient.masks[phase]
         write_nifti(Path(f"{stem}.nii.gz"), image, patient.spacing_mm)
         write_nifti(Path(f"{stem}_gt.nii.gz"), mask, patient.spacing_mm)
@@ -45,4 +42,4 @@ def _tables(config: PhantomConfig, root: Path, num_patients: int) -> dict[str, s
     return {"metadata.csv": csv_text([("patient", "vendor"), *rows])}
 
 
-LAYOUT = Layout(folder="training", last=patient_name, write=_write, tables=_tables)
+LAYOUT = LayoutWriter(folder="training", last=patient_name, write=_write, tables=_tables)

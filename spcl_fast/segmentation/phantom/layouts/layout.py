@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spcl_fast.segmentation.data.arrays import Spacing
-from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.patient import PhantomPatient
+
+PHASE_FRAMES = {"ED": 1, "ES": 2}  # where a layout renumbers the frames
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How patients become files.
+class LayoutWriter:
+    """How the patients of a phantom become files.
 
     Attributes:
         folder: Folder below the root that holds all patients.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spcl_fast.segmentation.phantom.layouts.layout import Layout, no_tables, write_nifti
+from spcl_fast.segmentation.phantom.layouts.layout import LayoutWriter, no_tables, write_nifti
 from spcl_fast.segmentation.phantom.patient import PhantomPatient
 
 VALUES = np.array([0, 600, 205, 500], np.int16)  # background, RV, MYO, LV
@@ -37,7 +37,7 @@ def _write(patient: PhantomPatient, index: int, folder: Path) -> list[str]:
     return names
 
 
-LAYOUT = Layout(
+LAYOUT = LayoutWriter(
     folder=".",
     last=lambda index: f"{_stem(index)}_label.nii.gz",
     write=_write,

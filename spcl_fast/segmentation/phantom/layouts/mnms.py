@@ -14,14 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spcl_fast.segmentation.phantom.layouts.layout import Layout, csv_text, write_nifti
-from spcl_fast.segmentation.phantom.patient import (
-    PhantomConfig,
-    PhantomPatient,
-    group_of,
-    patient_name,
-    vendor_of,
-)
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.layouts.layout import LayoutWriter, csv_text, write_nifti
+from spcl_fast.segmentation.phantom.patient import PhantomPatient, group_of, patient_name, vendor_of
 
 TABLE = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
 VALUES = np.array([0, 3, 2, 1], np.uint8)  # background, RV, MYO, LV
@@ -55,4 +50,4 @@ def _tables(config: PhantomConfig, root: Path, num_patients: int) -> dict[str, s
     return {TABLE: csv_text(rows)}
 
 
-LAYOUT = Layout(folder="Training/Labeled", last=patient_name, write=_write, tables=_tables)
+LAYOUT = LayoutWriter(folder="Training/Labeled", last=patient_name, write=_write, tables=_tables)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES
-from spcl_fast.segmentation.phantom.layouts.layout import Layout, write_nifti
-from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.layouts.layout import LayoutWriter, write_nifti
+from spcl_fast.segmentation.phantom.patient import PhantomPatient
 
 
 def _name(index: int) -> str:
@@ -46,6 +47,6 @@ def _tables(config: PhantomConfig, root: Path, num_patients: int) -> dict[str, s
     return {"dataset.json": json.dumps(content, indent=1) + "\n"}
 
 
-LAYOUT = Layout(
+LAYOUT = LayoutWriter(
     folder=".", last=lambda index: f"labelsTr/{_name(index)}", write=_write, tables=_tables
 )

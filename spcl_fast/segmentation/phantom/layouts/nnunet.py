@@ -1,8 +1,8 @@
 """The phantom as a data set of nnU-Net v2: two volumes a patient.
 
 dataset.json                                   channels, labels by name, how many cases
-imagesTr/patient001_ED_0000.nii.gz             channel 0 of the end-diastolic image; also ES
-labelsTr/patient001_ED.nii.gz
+imagesTr/patient001_frame01_0000.nii.gz        channel 0 of the ED image; frame02 is ES
+labelsTr/patient001_frame01.nii.gz
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from spcl_fast.segmentation.data.layouts.layout import frame_name
 from spcl_fast.segmentation.data.scan import SHORT_AXIS_CLASSES
-from spcl_fast.segmentation.phantom.layouts.layout import Layout, write_nifti
-from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient, patient_name
-
-FRAMES = {"ED": 1, "ES": 2}
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.layouts.layout import PHASE_FRAMES, LayoutWriter, write_nifti
+from spcl_fast.segmentation.phantom.patient import PhantomPatient, patient_name
 
 
 def _case(index: int, phase: str) -> str:
-    return f"{patient_name(index)}_frame{FRAMES[phase]:02d}"
+    return frame_name(patient_name(index), PHASE_FRAMES[phase])
 
 
 def _write(patient: PhantomPatient, index: int, folder: Path) -> list[str]:
     names = []
-    for phase in FRAMES:
+    for phase in PHASE_FRAMES:
         case = _case(index, phase)
         names += [f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"]
         image = patient.images[phase].astype(np.int16)
@@ -38,13 +38,13 @@ def _tables(config: PhantomConfig, root: Path, num_patients: int) -> dict[str, s
     content = {
         "channel_names": {"0": "MRI"},
         "labels": {name: value for value, name in enumerate(SHORT_AXIS_CLASSES)},
-        "numTraining": len(FRAMES) * num_patients,
+        "numTraining": len(PHASE_FRAMES) * num_patients,
         "file_ending": ".nii.gz",
     }
     return {"dataset.json": json.dumps(content, indent=1) + "\n"}
 
 
-LAYOUT = Layout(
+LAYOUT = LayoutWriter(
     folder=".",
     last=lambda index: f"labelsTr/{_case(index, 'ES')}.nii.gz",
     write=_write,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spcl_fast.segmentation.data.metaimage import write_metaimage
-from spcl_fast.segmentation.phantom.layouts.layout import Layout, no_tables
+from spcl_fast.segmentation.phantom.layouts.layout import LayoutWriter, no_tables
 from spcl_fast.segmentation.phantom.patient import PhantomPatient
 
 
@@ -31,7 +31,7 @@ def _write(patient: PhantomPatient, index: int, folder: Path) -> list[str]:
     return [f"{stem}.{kind}" for kind in ("raw", "mhd") for stem in stems]
 
 
-LAYOUT = Layout(
+LAYOUT = LayoutWriter(
     folder="training_data",
     last=lambda index: f"{_name(index)}.mhd",
     write=_write,

@@ -14,20 +14,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray
-from spcl_fast.segmentation.phantom.layouts.layout import Layout
-from spcl_fast.segmentation.phantom.patient import PhantomConfig, PhantomPatient, patient_name
-
-FRAMES = {"ED": 1, "ES": 2}
+from spcl_fast.segmentation.data.layouts.layout import frame_name
+from spcl_fast.segmentation.phantom.config import PhantomConfig
+from spcl_fast.segmentation.phantom.layouts.layout import PHASE_FRAMES, LayoutWriter
+from spcl_fast.segmentation.phantom.patient import PhantomPatient, patient_name
 
 
 def _volume_names(index: int) -> list[str]:
-    return [f"{patient_name(index)}_frame{frame:02d}" for frame in FRAMES.values()]
+    return [frame_name(patient_name(index), frame) for frame in PHASE_FRAMES.values()]
 
 
 def _write(patient: PhantomPatient, index: int, folder: Path) -> list[str]:
     (folder / "slices").mkdir()
     slices, volumes = [], []
-    for phase, name in zip(FRAMES, _volume_names(index), strict=True):
+    for phase, name in zip(PHASE_FRAMES, _volume_names(index), strict=True):
         image, mask = patient.images[phase], patient.masks[phase]
         scaled = (image - image.min()) / (image.max() - image.min())
         volumes.append(f"{name}.h5")
@@ -66,7 +66,7 @@ def _slice_names(root: Path, volume: str) -> list[str]:
     return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
 
-LAYOUT = Layout(
+LAYOUT = LayoutWriter(
     folder="data",
     last=lambda index: f"{_volume_names(index)[-1]}.h5",
     write=_write,
