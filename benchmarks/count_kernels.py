@@ -25,10 +25,10 @@ import triton
 from torch import Tensor
 
 from benchmarks._provenance import provenance, write_result
-from spcl_fast.kernels import _wide, positive_pair_loss
+from spcl_fast.kernels import _pair_lse_wide, positive_pair_loss
 from spcl_fast.kernels import pair_lse as pair_lse_module
 from spcl_fast.kernels._configs import Config, dtype_name, pick
-from spcl_fast.kernels._pair_lse_configs import BY_PAIRS, BY_ROWS, FORWARD
+from spcl_fast.kernels._config_tables import BY_PAIRS, BY_ROWS, FORWARD
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.testing import make_embeddings
 
@@ -118,7 +118,7 @@ PASSES = {
     "backward, D > 256, h": Pass(
         _backward(False),
         "h_panel_kernel",
-        lambda z: pick("pair_lse_bwd_wide", _wide.H_PANEL, z.dtype, 64, z.device),
+        lambda z: pick("pair_lse_bwd_wide", _pair_lse_wide.H_PANEL, z.dtype, 64, z.device),
         False,
         (1, 1),
     ),

@@ -30,12 +30,12 @@ import triton
 from torch import Tensor
 
 from spcl_fast.kernels._configs import Config, dtype_name, pick
-from spcl_fast.kernels._pair_lse_backward import (
+from spcl_fast.kernels._pair_lse_terms import (
     both_gradients_kernel,
     row_gradient_kernel,
     row_weights_kernel,
 )
-from spcl_fast.kernels._pair_lse_configs import (
+from spcl_fast.kernels._config_tables import (
     BY_PAIRS,
     BY_PAIRS_UNALIGNED,
     BY_ROWS,
@@ -53,7 +53,7 @@ from spcl_fast.kernels._tiles import (
     row_alignment,
 )
 
-# The backward holds whole rows; see kernels/_wide.py for more features. The halves of whole rows of
+# The backward holds whole rows; see kernels/_pair_lse_wide.py for more features. The halves of whole rows of
 # 256 would fill the registers of three products.
 _MAX_BLOCK_D = {"tf32": 256, "ieee": 256, "tf32x3": 128}
 # Features per step of a forward with more.
@@ -133,7 +133,7 @@ def pair_lse_bwd(
     """Return dz (N, D) and drefs (M, D), contiguous, as `z`, None where not needed."""
     needs_refs = needs_refs and refs is not None
     if z.shape[1] > _MAX_BLOCK_D[dot_precision(z.dtype)]:
-        from spcl_fast.kernels._wide import pair_lse_bwd_wide
+        from spcl_fast.kernels._pair_lse_wide import pair_lse_bwd_wide
 
         return pair_lse_bwd_wide(
             z, refs, lse, lse_refs, dlse, dlse_refs, tau, needs_z=needs_z, needs_refs=needs_refs

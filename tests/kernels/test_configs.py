@@ -13,7 +13,7 @@ from triton.runtime.errors import OutOfResources
 
 from spcl_fast.kernels import _configs, _tuning
 from spcl_fast.kernels._configs import Config, pick
-from spcl_fast.kernels._pair_lse_configs import (
+from spcl_fast.kernels._config_tables import (
     BY_PAIRS,
     BY_PAIRS_UNALIGNED,
     BY_ROWS,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast import pair_lse, positive_pair_loss, reference
-from spcl_fast.kernels import _wide as kernels
+from spcl_fast.kernels import _pair_lse_wide as kernels
 from spcl_fast.kernels import pair_lse as narrow
 from spcl_fast.testing import assert_within_budget, make_embeddings, make_labels
 

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spcl_fast.kernels._configs import Config, Key, pick
-from spcl_fast.kernels._pair_lse_backward import _h_tile, gradient_scale
+from spcl_fast.kernels._pair_lse_terms import _h_tile, gradient_scale
 from spcl_fast.kernels._pair_lse_forward import is_bounded
 from spcl_fast.kernels._positive_tiles import both_half_types, dot_block
 from spcl_fast.kernels._tiles import (

@@ -41,7 +41,7 @@ FORWARD: Mapping[Key, Config] = {
     ("fp32 ieee", WIDE, 80): Config(64, 32, 8, 1),
 }
 
-# float32 at tf32x3 of more than 128 features has the kernels of kernels/_wide.py.
+# float32 at tf32x3 of more than 128 features has the kernels of kernels/_pair_lse_wide.py.
 BY_ROWS: Mapping[Key, Config] = {
     **_half(
         {
