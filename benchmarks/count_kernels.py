@@ -25,11 +25,12 @@ import triton
 from torch import Tensor
 
 from benchmarks._provenance import provenance, write_result
-from spcl_fast.kernels import _pair_lse_wide, positive_pair_loss
+from spcl_fast.kernels import _config_tables as tables
 from spcl_fast.kernels import pair_lse as pair_lse_module
 from spcl_fast.kernels._configs import Config, dtype_name, pick
-from spcl_fast.kernels._config_tables import BY_PAIRS, BY_ROWS, FORWARD
+from spcl_fast.kernels._pair_lse_pairs import Pairs
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
+from spcl_fast.kernels.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.testing import make_embeddings
 
 TAU, SMALL_TAU = 0.07, 0.01  # |sim| is bounded by 1 / tau: the second needs shifted sums
@@ -63,7 +64,7 @@ def _backward(by_pairs: bool) -> Callable[[Tensor, float], object]:
     def run(z: Tensor, tau: float) -> object:
         lse = torch.full((len(z),), 1 / tau)
         dlse = torch.ones(len(z))
-        with mock.patch.object(pair_lse_module, "_adds_atomically", return_value=by_pairs):
+        with mock.patch.object(pair_lse_module, "adds_atomically", return_value=by_pairs):
             saved = (z, None, lse, None, dlse, None, tau)
             return pair_lse_bwd(*saved, needs_z=True, needs_refs=False)
 
@@ -75,10 +76,8 @@ def _positive(is_forward: bool) -> Callable[[Tensor, float], object]:
         lse, labels = torch.full((len(z),), 1 / tau), torch.zeros(len(z), dtype=torch.int64)
         how: tuple[Any, ...] = (None, None, tau, GAMMA, "linear", None)
         if is_forward:
-            return positive_pair_loss.positive_pair_loss_fwd(z, lse, labels, *how)
-        return positive_pair_loss.positive_pair_loss_bwd(
-            lse, z, lse, labels, *how, needs_z=True, needs_refs=False
-        )
+            return positive_pair_loss_fwd(z, lse, labels, *how)
+        return positive_pair_loss_bwd(lse, z, lse, labels, *how, needs_z=True, needs_refs=False)
 
     return run
 
@@ -87,38 +86,42 @@ PASSES = {
     "forward": Pass(
         lambda z, tau: pair_lse_fwd(z, None, tau),
         "pair_sums_kernel",
-        _picked("pair_lse_fwd", FORWARD),
+        _picked("pair_lse_fwd", tables.PAIR_LSE_FORWARD),
         True,
         (1, 1),
     ),
     "backward by rows": Pass(
-        _backward(False), "row_gradient_kernel", _picked("pair_lse_bwd", BY_ROWS), False, (2, 2)
+        _backward(False),
+        "row_gradient_kernel",
+        _picked("pair_lse_bwd", tables.PAIR_LSE_BY_ROWS),
+        False,
+        (2, 2),
     ),
     "backward by pairs": Pass(
         _backward(True),
         "both_gradients_kernel",
-        _picked("pair_lse_bwd_pairs", BY_PAIRS),
+        _picked("pair_lse_bwd_pairs", tables.PAIR_LSE_BY_PAIRS),
         True,
         (3, 2),
     ),
     "positive pairs, forward": Pass(
         _positive(True),
-        "_forward_kernel",
-        _picked("positive_pair_loss_fwd", positive_pair_loss.FORWARD),
+        "positive_forward_kernel",
+        _picked("positive_pair_loss_fwd", tables.POSITIVE_FORWARD),
         False,
         (1, 1),
     ),
     "positive pairs, backward": Pass(
         _positive(False),
-        "_backward_kernel",
-        _picked("positive_pair_loss_bwd", positive_pair_loss.BACKWARD),
+        "positive_backward_kernel",
+        _picked("positive_pair_loss_bwd", tables.POSITIVE_BACKWARD),
         False,
         (2, 2),
     ),
     "backward, D > 256, h": Pass(
         _backward(False),
         "h_panel_kernel",
-        lambda z: pick("pair_lse_bwd_wide", _pair_lse_wide.H_PANEL, z.dtype, 64, z.device),
+        lambda z: pick("pair_lse_bwd_wide", tables.PAIR_LSE_H_PANEL, z.dtype, 64, z.device),
         False,
         (1, 1),
     ),
@@ -142,7 +145,7 @@ def count(name: str, z: Tensor, tau: float, log: list[dict[str, Any]]) -> dict[s
     """Return the counters of one pass, and the resources of its kernel."""
     one, before = PASSES[name], len(log)
     # Programs then visit all tiles of their rows, as with many rows.
-    with mock.patch.object(pair_lse_module, "_NUM_PROGRAMS", 1):
+    with mock.patch.object(Pairs, "num_programs", 1):
         one.run(z, tau)
     launches = [launch for launch in log[before:] if launch["name"] == one.kernel]
     faults = [launch["fault"] for launch in launches if launch["fault"]]

@@ -1,4 +1,4 @@
-"""Block sizes and warps of the kernels, by dtype, padded feature size and architecture."""
+"""Which configuration a kernel is launched with; the tables are in kernels/_config_tables.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from spcl_fast.kernels._tiles import dot_precision
+from spcl_fast.kernels._features import dot_precision
 
 Key = tuple[str, int, int]  # dtype and precision, BLOCK_D, architecture
 
@@ -22,13 +22,22 @@ class Config:
     num_warps: int
     num_stages: int
 
+    def launch_options(self) -> dict[str, int]:
+        """Return the keywords of a launch."""
+        return {
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
 
-_HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+_HALF_PRECISION = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _OLDEST = 80
-# Small enough that a few hundred rows make several tiles; warps and stages mean nothing there.
+# Small enough that a few hundred rows make several tiles; it ignores warps and stages.
 _INTERPRETED = Config(32, 32, 1, 1)
 
-# What `_tuning` puts before the tables, by the name of the kernel, dtype_name and BLOCK_D.
+# Overrides of the tables, by kernel name, dtype_name and BLOCK_D; filled by `_tuning`.
 tuned: dict[tuple[str, str, int], Config] = {}
 
 
@@ -43,19 +52,19 @@ def pick(
 
     Args:
         kernel: its name, in messages and for `tune`.
-        table: configurations by ("bf16", "fp16", "fp32 ieee", "fp32 tf32x3" or "fp32 tf32",
-            BLOCK_D, 80 or 90). Without an entry for `block_d` the next larger one serves; of the
-            architectures the nearest below.
+        table: configurations by dtype_name, BLOCK_D and architecture. The entry of the smallest
+            BLOCK_D of at least `block_d` is used, and of its architectures the nearest one that is
+            not newer than the device, or else the oldest.
         dtype: of the rows.
-        block_d: features, padded.
+        block_d: padded features.
         device: of the rows.
 
     Returns:
-        What `tune` found, where `use_tuned_configs` switched that on; else the entry of the table.
-        In the interpreter, small blocks.
+        What `tune` found, if `use_tuned_configs` is on; otherwise the entry of the table. In the
+        interpreter, small blocks.
 
     Raises:
-        ValueError: `table` has nothing for the dtype, or nothing as large as `block_d`.
+        ValueError: `table` has no entry for the dtype, or none with a BLOCK_D of `block_d` or more.
     """
     if triton.knobs.runtime.interpret:
         return _INTERPRETED
@@ -72,12 +81,12 @@ def pick(
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype in the tables; that of float32 follows the matmul precision."""
-    return _HALF.get(dtype) or f"fp32 {dot_precision(dtype)}"
+    """Return the name in the tables: bf16, fp16, fp32 ieee, fp32 tf32x3 or fp32 tf32."""
+    return _HALF_PRECISION.get(dtype) or f"fp32 {dot_precision(dtype)}"
 
 
 def architecture(device: torch.device) -> int:
-    """Return the compute capability times ten; 80 on AMD, whose shared memory is smaller still."""
+    """Return ten times the compute capability; 80 on AMD, which has even less shared memory."""
     if device.type == "cuda" and torch.version.hip is None:
         major, minor = torch.cuda.get_device_capability(device)
         return 10 * major + minor

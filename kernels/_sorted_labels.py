@@ -1,7 +1,8 @@
 """Labels sorted on the device, so that the positives of a row are one interval of columns.
 
-A bisection decides every bound by the comparison that defines a positive pair, in float64
-|y_i - y_j| <= window: differences are rounded, and rounding keeps order. No value reaches the host.
+A bisection finds every bound with the comparison that defines a positive pair, in float64
+|y_i - y_j| <= window: differences are rounded, and rounding is monotonic. No value is copied to
+the host.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Intervals(NamedTuple):
     first: Tensor
     """(N,) int32."""
     last: Tensor
-    """(N,) int32, equal to `first` in a row without positives. A square row is in its own."""
+    """(N,) int32, `first` if a row has no positives. In a square matrix a row is in its own."""
 
 
 class SortedLabels:
@@ -30,12 +31,12 @@ class SortedLabels:
 
     Attributes:
         is_square: whether the columns are the rows.
-        row_order: (N,) int64, the row at every place of the sorted rows.
+        row_order: (N,) int64, the row at each sorted position.
         col_order: (M,) int64, the same object as `row_order` if square.
     """
 
     def __init__(self, labels: Tensor, ref_labels: Tensor | None, window: float | None) -> None:
-        """Sort labels (N,) and ref_labels (M,), integers, or any real dtype with a window."""
+        """Sort labels (N,) and ref_labels (M,): integers, or with a window any real dtype."""
         self.is_square = ref_labels is None
         self._window = None
         if window is not None:  # a Python float would become float32 on its way into a kernel
@@ -90,16 +91,16 @@ def _interval_kernel(
     last_ptr,  # (N,)
     N,
     M,
-    num_steps,  # that halve M to nothing
+    num_steps,  # that halve M to 0
     IS_SQUARE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_row = row < N
     key = tl.load(keys_ptr + row, mask=is_row, other=-1)
-    first = _bisect(others_ptr, key, window_ptr, M, num_steps, False)
-    last = _bisect(others_ptr, key, window_ptr, M, num_steps, True)
-    alone = 1 if IS_SQUARE else 0  # an interval of itself
+    first = _bisect(others_ptr, key, window_ptr, M, num_steps, IS_LAST=False)
+    last = _bisect(others_ptr, key, window_ptr, M, num_steps, IS_LAST=True)
+    alone = 1 if IS_SQUARE else 0  # an interval that holds only the row itself
     has_positives = (key >= 0) & (last - first > alone)
     tl.store(first_ptr + row, tl.where(has_positives, first, 0), mask=is_row)
     tl.store(last_ptr + row, tl.where(has_positives, last, 0), mask=is_row)
@@ -107,7 +108,7 @@ def _interval_kernel(
 
 @triton.jit
 def _bisect(others_ptr, key, window_ptr, M, num_steps, IS_LAST: tl.constexpr):
-    """Return how many others lie before the interval of every key, or before its end."""
+    """Return how many others lie before the interval of each key, or before its end."""
     begin = tl.zeros(key.shape, tl.int32)
     end = begin + M
     for _ in range(num_steps):
@@ -117,7 +118,7 @@ def _bisect(others_ptr, key, window_ptr, M, num_steps, IS_LAST: tl.constexpr):
         if window_ptr is None:
             is_before = other <= key if IS_LAST else other < key
         elif IS_LAST:
-            is_before = other - key <= tl.load(window_ptr)  # false for NaN, which lies behind
+            is_before = other - key <= tl.load(window_ptr)  # False for NaN, which sorts last
         else:
             is_before = key - other > tl.load(window_ptr)
         begin = tl.where(is_open & is_before, middle + 1, begin)

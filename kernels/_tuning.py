@@ -1,7 +1,7 @@
-"""Optional: time candidate configurations on this GPU, keep the fastest on disk.
+"""Optional: time candidate configurations on this GPU and keep the fastest on disk.
 
     tune("pair_lse_fwd", candidates, lambda: pair_lse_fwd(z, None, 0.07), z.dtype, 128, z.device)
-    use_tuned_configs(True)
+    use_tuned_configs(enabled=True)
 
 Nothing is timed or read unless one of the two is called.
 """
@@ -48,11 +48,11 @@ def tune(
     timer: Timer = cuda_milliseconds,
     folder: Path | None = None,
 ) -> Config:
-    """Return the candidate with the least median time, and store it for `use_tuned_configs`.
+    """Return the candidate with the lowest median time, and store it for `use_tuned_configs`.
 
     Args:
-        kernel: name under which `run` asks `pick` for the configuration that is timed.
-        candidates: what is tried, in turns; what needs more than this GPU has is left out.
+        kernel: the name under which `run` asks `pick` for the timed configuration.
+        candidates: tried in turns; those that need more resources than this GPU has are left out.
         run: launches the kernel.
         dtype: of the rows in `run`.
         block_d: padded features in `run`.
@@ -61,7 +61,7 @@ def tune(
         folder: of the stored configurations; ~/.cache/spcl_fast if None.
 
     Raises:
-        RuntimeError: kernels do not run on a GPU here, so times mean nothing; or no candidate fits.
+        RuntimeError: kernels do not run on a GPU here, or no candidate fits.
     """
     facts = {"gpu": _gpu(device), "triton": triton.__version__, "kernel": kernel}
     key = (kernel, dtype_name(dtype), block_d)
@@ -88,11 +88,11 @@ def tune(
     return best
 
 
-def use_tuned_configs(enabled: bool, folder: Path | None = None) -> None:
-    """Let `pick` return, or no longer return, what `tune` stored on this GPU with this Triton.
+def use_tuned_configs(*, enabled: bool, folder: Path | None = None) -> None:
+    """Let `pick` prefer, or no longer prefer, what `tune` stored for this GPU and Triton version.
 
     Args:
-        enabled: False goes back to the tables.
+        enabled: False returns to the tables.
         folder: of the stored configurations; ~/.cache/spcl_fast if None.
 
     Raises:
@@ -120,7 +120,7 @@ def _user_folder() -> Path:
 
 
 def _write(folder: Path, entry: dict[str, object]) -> None:
-    """Write one file an entry: two processes may tune at once."""
+    """Write one file per entry: two processes may tune at once."""
     parts = (entry[name] for name in ("gpu", "triton", "kernel", "dtype", "block_d"))
     name = re.sub(r"[^\w.]+", "-", " ".join(map(str, parts)))
     with atomic_file(folder / f"{name}.json") as partial:

@@ -1,7 +1,7 @@
-"""`positive_pair_histogram` in Triton: the walk of kernels/positive_pair_loss.py, counted.
+"""`positive_pair_histogram` in Triton: visits the pairs of kernels/positive_pair_loss.py.
 
-A program counts in registers and adds its counts once; into too many bins it adds every pair.
-Counts are integers, so that the order of additions changes nothing. Memory: O(N D + bins).
+A program counts in registers and adds its counts once; with many bins it adds each pair instead.
+Counts are integers, so the order of additions does not matter. Memory: O(N D + bins).
 """
 
 from __future__ import annotations
@@ -11,35 +11,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spcl_fast.kernels._configs import Config, Key, pick
+from spcl_fast.kernels._config_tables import HISTOGRAM
+from spcl_fast.kernels._configs import pick
+from spcl_fast.kernels._features import dot_block, dot_precision, padded_features
 from spcl_fast.kernels._positive_tiles import (
     as_scalar,
-    both_half_types,
     columns_to_visit,
-    dot_block,
     is_positive,
     sorted_rows,
 )
 from spcl_fast.kernels._sorted_labels import SortedLabels
-from spcl_fast.kernels._tiles import (
-    device_of,
-    dot_precision,
-    dots_by_blocks,
-    launch_options,
-    load_tile,
-    padded_features,
-    scalar,
-)
+from spcl_fast.kernels._tiles import device_of, dots_by_blocks, load_tile, scalar
 
-# As of the forward in positive_pair_loss.py, with fewer columns: the counts take registers too.
-COUNT: dict[Key, Config] = {
-    **both_half_types(256, Config(64, 32, 4, 2)),
-    ("fp32 tf32", 128, 80): Config(64, 32, 4, 2),
-    ("fp32 tf32", 256, 80): Config(64, 16, 4, 1),  # two stages have 112 KiB on sm_90
-    ("fp32 tf32x3", 256, 80): Config(64, 16, 4, 2),
-    ("fp32 ieee", 256, 80): Config(32, 32, 4, 2),
-}
-# More bins than this do not fit into the registers of a program.
+# More bins do not fit into the registers of a program.
 _MAX_LOCAL_BINS = 4096
 # Fewer than the lanes of a warp would leave some idle.
 _MIN_LOCAL_BINS = 32
@@ -65,7 +49,7 @@ def positive_pair_histogram(
         return counts
     precision = dot_precision(z.dtype)
     table_d = min(padded_features(dim), _MAX_TABLE_D)
-    config = pick("positive_pair_histogram", COUNT, z.dtype, table_d, z.device)
+    config = pick("positive_pair_histogram", HISTOGRAM, z.dtype, table_d, z.device)
     with device_of(z):
         order = SortedLabels(labels, ref_labels, window)
         rows, cols = sorted_rows(z, refs, order)
@@ -84,13 +68,13 @@ def positive_pair_histogram(
             LOCAL_BINS=_local_bins(bins),
             IS_SQUARE=order.is_square,
             PRECISION=precision,
-            **launch_options(config),
+            **config.launch_options(),
         )
     return counts
 
 
 def _local_bins(bins: int) -> int:
-    """Return how many bins a program counts by itself, a power of two, or 0."""
+    """Return how many bins a program counts in registers, a power of two, or 0."""
     if bins > _MAX_LOCAL_BINS:
         return 0
     return int(max(triton.next_power_of_2(bins), _MIN_LOCAL_BINS))
@@ -140,9 +124,9 @@ def _histogram_kernel(
                 rows_ptr, row, N, cols_ptr, col, end, D, D, 1, D, 1, BLOCK_K, PRECISION
             )
         loss_ij = lse_i[:, None] - dots * inv_tau
-        # the division of torch, so that a loss on the border of two bins goes where it goes there
+        # divided as in torch, so that a loss on the border of two bins goes into the same one
         place = tl.div_rn(loss_ij, tl.zeros_like(loss_ij) + upper) * num_bins
-        place = tl.where(place > 0, place, 0.0)  # NaN too
+        place = tl.where(place > 0, place, 0.0)  # NaN goes to bin 0
         bin_ij = tl.minimum(place, num_bins - 1.0).to(tl.int32)
         positive = is_positive(row, col, first, last, IS_SQUARE)
         if LOCAL_BINS > 0:

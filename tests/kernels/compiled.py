@@ -39,7 +39,6 @@ COLUMNS |= {"occupancy": "min_occupancy"}
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100, "gfx942": 80}
 FLOAT32 = {"ieee": "highest", "tf32x3": "high", "tf32": "medium"}
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-NAMES = {"_forward": "positive_forward", "_backward": "positive_backward"}
 # Their code is the same for all dtypes and features.
 PLAIN = ("merge_parts", "row_weights", "interval")
 # So many that no program has a single tile, and that no row is split among programs.
@@ -84,7 +83,7 @@ def backward_by_rows(rows: Rows, by_pairs: bool = False) -> None:
     lse = torch.zeros(len(z))
     lse_refs = None if refs is None else torch.zeros(len(refs))
     saved = (z, refs, lse, lse_refs, lse, lse_refs, rows.scalar(0.07))
-    with mock.patch.object(pair_lse_module, "_adds_atomically", return_value=by_pairs):
+    with mock.patch.object(pair_lse_module, "adds_atomically", return_value=by_pairs):
         pair_lse_bwd(*saved, needs_z=True, needs_refs=rows.has_refs)
 
 
@@ -169,8 +168,7 @@ def _argument(arg: Any) -> Any:
 
 def title(kernel: Any, rows: Rows, constants: Mapping[str, Any]) -> str:
     """Return the name of a case."""
-    name = kernel.__name__.removesuffix("_kernel")
-    name = NAMES.get(name, name.removeprefix("_"))
+    name = kernel.__name__.removesuffix("_kernel").removeprefix("_")
     words = [name, "ragged" * rows.is_ragged if name in PLAIN else rows.title]
     words.append("shifted" if constants.get("IS_BOUNDED") is False else "")
     words.append("triangular" if constants.get("IS_TRIANGULAR") else "")

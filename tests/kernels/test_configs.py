@@ -12,14 +12,14 @@ import triton
 from triton.runtime.errors import OutOfResources
 
 from spcl_fast.kernels import _configs, _tuning
-from spcl_fast.kernels._configs import Config, pick
 from spcl_fast.kernels._config_tables import (
-    BY_PAIRS,
-    BY_PAIRS_UNALIGNED,
-    BY_ROWS,
-    BY_ROWS_UNALIGNED,
+    PAIR_LSE_BY_PAIRS,
+    PAIR_LSE_BY_PAIRS_UNALIGNED,
+    PAIR_LSE_BY_ROWS,
+    PAIR_LSE_BY_ROWS_UNALIGNED,
 )
-from spcl_fast.kernels._tiles import is_aligned, row_alignment
+from spcl_fast.kernels._configs import Config, pick
+from spcl_fast.kernels._features import is_aligned, row_alignment
 from spcl_fast.kernels._tuning import tune, use_tuned_configs
 
 SMALL, LARGE, HOPPER = Config(64, 32, 4, 3), Config(32, 32, 4, 2), Config(128, 64, 8, 3)
@@ -93,8 +93,8 @@ def test_alignment(width: int, dim: int, dtype: torch.dtype, alignment: int, ali
 
 
 def test_unaligned_rows_have_a_configuration_wherever_aligned_ones_have() -> None:
-    assert BY_ROWS_UNALIGNED.keys() >= BY_ROWS.keys()
-    assert BY_PAIRS_UNALIGNED.keys() >= BY_PAIRS.keys()
+    assert PAIR_LSE_BY_ROWS_UNALIGNED.keys() >= PAIR_LSE_BY_ROWS.keys()
+    assert PAIR_LSE_BY_PAIRS_UNALIGNED.keys() >= PAIR_LSE_BY_PAIRS.keys()
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def on_a_gpu(compiled: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Let configurations be timed, by a timer that the test supplies."""
     compiled.setattr(_tuning, "_gpu", lambda _device: "NVIDIA A100")
     yield compiled
-    use_tuned_configs(False)
+    use_tuned_configs(enabled=False)
 
 
 def run_tune(folder: Path, times: dict[Config, list[float]], candidates: list[Config]) -> Config:
@@ -133,10 +133,10 @@ def test_the_median_wins_and_is_used_when_asked_for(tmp_path: Path) -> None:
     assert best == LARGE
     args = ("k", TABLE, torch.bfloat16, 64, torch.device("cuda"))
     assert pick(*args) == SMALL
-    use_tuned_configs(True, tmp_path)
+    use_tuned_configs(enabled=True, folder=tmp_path)
     assert pick(*args) == LARGE
     assert pick("other", *args[1:]) == SMALL
-    use_tuned_configs(False)
+    use_tuned_configs(enabled=False)
     assert pick(*args) == SMALL
 
 
@@ -146,11 +146,11 @@ def test_other_gpus_and_versions_are_not_read(tmp_path: Path, on_a_gpu: pytest.M
     assert json.loads(path.read_text())["milliseconds"] == 1.0
     args = ("k", TABLE, torch.bfloat16, 64, torch.device("cuda"))
     on_a_gpu.setattr(_tuning, "_gpu", lambda _device: "NVIDIA H100")
-    use_tuned_configs(True, tmp_path)
+    use_tuned_configs(enabled=True, folder=tmp_path)
     assert pick(*args) == SMALL
     on_a_gpu.setattr(_tuning, "_gpu", lambda _device: "NVIDIA A100")
     on_a_gpu.setattr(triton, "__version__", "0.0")
-    use_tuned_configs(True, tmp_path)
+    use_tuned_configs(enabled=True, folder=tmp_path)
     assert pick(*args) == SMALL
 
 

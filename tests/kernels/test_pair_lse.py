@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import reference
+from spcl_fast.kernels import _pair_lse_pairs
 from spcl_fast.kernels import pair_lse as kernels
+from spcl_fast.kernels._features import dot_precision
 from spcl_fast.testing import assert_within_budget, make_embeddings
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -33,7 +35,7 @@ def _default_precision() -> Iterator[None]:
 @pytest.fixture(params=["rows", "pairs"])
 def backward(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take one of the two backward passes, whatever is expected to cost less."""
-    monkeypatch.setattr(kernels, "_adds_atomically", lambda _z: request.param == "pairs")
+    monkeypatch.setattr(kernels, "adds_atomically", lambda _z: request.param == "pairs")
 
 
 def upstream(z: Tensor, refs: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -108,8 +110,8 @@ def test_several_tiles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.set_float32_matmul_precision(precision)
-    if precision == "high" and kernels.dot_precision(dtype) == "tf32x3":
-        monkeypatch.setattr(kernels, "_adds_atomically", lambda _z: False)
+    if precision == "high" and dot_precision(dtype) == "tf32x3":
+        monkeypatch.setattr(kernels, "adds_atomically", lambda _z: False)
     refs = None
     if num_refs is not None:
         refs = make_embeddings(num_refs, dim, dtype=dtype, device=device, seed=1)
@@ -300,8 +302,8 @@ def test_tau_may_be_a_tensor(device: str) -> None:
 def test_panels_give_the_same(tau: float, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     z, refs = (make_embeddings(n, 2, device=device, seed=n) for n in (403, 300))
     whole = by_kernels(z, tau), by_kernels(z, tau, refs)
-    monkeypatch.setattr(kernels, "_PART_BYTES", 0)
-    monkeypatch.setattr(kernels, "_NUM_PROGRAMS", 7)
+    monkeypatch.setattr(_pair_lse_pairs, "_PART_BYTES", 0)
+    monkeypatch.setattr(_pair_lse_pairs.Pairs, "num_programs", 7)
     for once, by_panels in zip(whole, (by_kernels(z, tau), by_kernels(z, tau, refs)), strict=True):
         for name, value in once.items():
             atol = 1e-4 * value.abs().max().item()
@@ -346,7 +348,7 @@ def test_gradients_that_are_not_needed(device: str) -> None:
 def test_deterministic_where_asked_for(device: str) -> None:
     z = make_embeddings(300, 16, device=device)
     assert torch.are_deterministic_algorithms_enabled()
-    assert not kernels._adds_atomically(z)
+    assert not kernels.adds_atomically(z)
     for refs in (None, z[:200].clone()):
         first, second = by_kernels(z, 0.07, refs), by_kernels(z, 0.07, refs)
         for name, value in first.items():
@@ -356,10 +358,10 @@ def test_deterministic_where_asked_for(device: str) -> None:
 def test_cheaper_backward(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
     torch.set_float32_matmul_precision("highest")
-    assert not kernels._adds_atomically(make_embeddings(4, 128, dtype=FP16, device=device))
-    assert kernels._adds_atomically(make_embeddings(4, 128, device=device))
+    assert not kernels.adds_atomically(make_embeddings(4, 128, dtype=FP16, device=device))
+    assert kernels.adds_atomically(make_embeddings(4, 128, device=device))
     torch.set_float32_matmul_precision("high")  # has no configuration
-    assert not kernels._adds_atomically(make_embeddings(4, 128, device=device))
+    assert not kernels.adds_atomically(make_embeddings(4, 128, device=device))
 
 
 class NoHostReads(TorchDispatchMode):
