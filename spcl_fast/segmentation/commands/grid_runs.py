@@ -26,8 +26,8 @@ from spcl_fast.segmentation.runs.progress import progress_bar, say
 MACHINE = ("root", "out", "jobs", "threads")  # what another machine would have otherwise
 
 
-class Share(Protocol):
-    """How much of the machine the runs get."""
+class Workers(Protocol):
+    """How many runs go at the same time, on how many threads."""
 
     @property
     def jobs(self) -> int:
@@ -56,13 +56,13 @@ class Task:
         return (self.config.out / self.product).exists()
 
 
-def run_tasks(tasks: Sequence[Task], share: Share) -> None:
+def run_tasks(tasks: Sequence[Task], workers: Workers) -> None:
     """Run what is not done, in `jobs` processes; a run that fails is named, the others go on."""
     todo = [task for task in tasks if not task.is_done]
     if not todo:
         return
     done = len(tasks) - len(todo)
-    pool = ProcessPoolExecutor(share.jobs, get_context("spawn"), _be_quiet)
+    pool = ProcessPoolExecutor(workers.jobs, get_context("spawn"), _be_quiet)
     with progress_bar("runs", len(tasks), done) as show:
         try:
             running = {pool.submit(_run, task): task.config.out.name for task in todo}

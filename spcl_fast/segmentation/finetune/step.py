@@ -13,6 +13,7 @@ from spcl_fast.segmentation.data.augment import augment
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.semi.loss import SemiLoss
+from spcl_fast.segmentation.finetune.semi.term import Labelled
 from spcl_fast.segmentation.finetune.supervised import supervised_loss
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.device import autocast
@@ -72,7 +73,8 @@ class Finetuning:
         parts = {"supervised": supervised_loss(logits, masks, config.dice_weight)}
         if self.semi is not None:
             progress = self.step / config.steps
-            parts |= self.semi(self.segmenter, images, masks, logits, progress)
+            labelled = Labelled(images, masks, logits)
+            parts |= self.semi(self.segmenter, labelled, progress)
         loss = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -84,6 +84,10 @@ class LossConfig:
         """Return the window of the label `name`, None for equality."""
         return self.position_window if name == "position" and self.position_window else None
 
+    def head_of(self, name: str) -> str:
+        """Return the name of the projection head of the label `name`."""
+        return name if self.own_projector else "shared"
+
     def of_label(self, name: str, values: tuple[float, ...]) -> float:
         """Return the value of the label `name` among `values`."""
         return values[0] if len(values) == 1 else values[self.labels.index(name)]

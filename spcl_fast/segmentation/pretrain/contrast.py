@@ -40,7 +40,7 @@ def label_columns(slices: Slices, config: LossConfig) -> dict[str, Tensor]:
 
 def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:
     """Return the projection heads, one a label or a single one named "shared"."""
-    names = config.labels if config.own_projector else ("shared",)
+    names = dict.fromkeys(map(config.head_of, config.labels))
     has_norm = config.projector_batch_norm
     return nn.ModuleDict({n: ProjectionHead(in_features, batch_norm=has_norm) for n in names})
 
@@ -65,7 +65,7 @@ def contrastive_step(
     steps = []
     for names in groups:
         with torch.autocast(features.device.type, enabled=False):
-            head = heads[names[0] if config.own_projector else "shared"]
+            head = heads[config.head_of(names[0])]
             z = head(features.float())
         steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config))
     stats = {k: torch.stack([s.stats[k] for s in steps]).mean() for k in steps[0].stats}

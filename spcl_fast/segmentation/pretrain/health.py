@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.atomic_file import atomic_file
-from spcl_fast.ops import pair_lse
-from spcl_fast.pair_weights import pair_weights
 from spcl_fast.segmentation.data.meta_labels import position_partition
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.pretrain.config import LossConfig
-from spcl_fast.segmentation.pretrain.contrast import gamma_of
+from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
+from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.runs.run import Run
 
 KNN_NEIGHBOURS = 5
@@ -26,13 +24,9 @@ KNN_PARTITIONS = 6
 @torch.no_grad()
 def feature_maps(encoder: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """Return the encoder's last map of every image, (n, C, h, w), in evaluation mode."""
-    was_training = encoder.training
-    encoder.eval()
-    maps = torch.cat(
-        [encoder(images[i : i + batch_size])[-1] for i in range(0, len(images), batch_size)]
-    )
-    encoder.train(was_training)
-    return maps
+    starts = range(0, len(images), batch_size)
+    with evaluation_mode(encoder):
+        return torch.cat([encoder(images[i : i + batch_size])[-1] for i in starts])
 
 
 def pooled(maps: Tensor) -> Tensor:
@@ -72,50 +66,34 @@ def _save_arrays(path: Path, tensors: Mapping[str, Tensor]) -> None:
         np.savez(file, **arrays)
 
 
-@torch.no_grad()
 def save_pair_weights(
-    run: Run,
-    step: int,
-    progress: float,
-    maps: Tensor,
-    slices: Slices,
-    labels: Tensor,
-    head: nn.Module,
-    config: LossConfig,
-    num_rows: int,
+    run: Run, moment: Moment, maps: Tensor, slices: Slices, labels: Tensor
 ) -> None:
     """Write weights/step_*.npz: w_ij between all slices of two scans, sorted base to apex.
 
-    The denominators come from a batch of `num_rows` slices, the two scans among them, so that
+    The denominators come from a batch as large as the training's, with the two scans in it, so that
     gamma means what it means in training.
+
+    Args:
+        run: Where to write.
+        moment: Of the training.
+        maps: (n, C, h, w) the encoder's last, of all slices.
+        slices: The slices.
+        labels: (n,) of the first meta-label.
     """
     shown = (slices.scan < 2).nonzero().flatten()
     others = (slices.scan >= 2).nonzero().flatten()
     pick = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
-    batch = torch.cat([shown, others[pick.to(others.device)][: max(0, num_rows - len(shown))]])
-    was_training = head.training
-    z = head.eval()(maps[batch])
-    head.train(was_training)
-    y, n = labels[batch], len(shown)
-    gamma = gamma_of(config.labels[0], z, y, progress, config)
-    similarity = (z[:n] @ z[:n].T) / config.tau
-    loss = pair_lse(z, config.tau)[:n, None] - similarity
-    window = config.window_of(config.labels[0]) or 0.0
-    positive = (
-        ((y[:n, None] - y[None, :n]).abs() <= window)
-        & (y[:n, None] >= 0)
-        & ~torch.eye(n, dtype=torch.bool, device=y.device)
-    )
-    weight = torch.where(positive, pair_weights(loss, gamma, config.mode), 0)
-    folder = run.folder / "weights"
-    folder.mkdir(exist_ok=True)
+    num_others = max(0, moment.num_rows - len(shown))
+    batch = torch.cat([shown, others[pick.to(others.device)][:num_others]])
+    pairs = moment.pairs(maps[batch], labels[batch], len(shown))
     arrays = {
-        "weight": weight,
-        "similarity": similarity * config.tau,
+        "weight": torch.where(pairs.positive, pairs.weight, 0),
+        "similarity": pairs.similarity * moment.config.tau,
         "position": slices.position[shown],
         "scan": slices.scan[shown],
-        "positive": positive,
-        "gamma": torch.as_tensor(gamma, dtype=torch.float64),
-        "step": torch.tensor(step),
+        "positive": pairs.positive,
+        "gamma": torch.as_tensor(pairs.gamma, dtype=torch.float64),
+        "step": torch.tensor(moment.step),
     }
-    _save_arrays(folder / f"step_{step:06d}.npz", arrays)
+    _save_arrays(run.folder / "weights" / f"step_{moment.step:06d}.npz", arrays)

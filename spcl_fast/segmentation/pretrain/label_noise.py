@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spcl_fast.atomic_file import atomic_file
-from spcl_fast.ops import pair_lse
-from spcl_fast.pair_weights import pair_weights
-from spcl_fast.segmentation.pretrain.config import LossConfig
-from spcl_fast.segmentation.pretrain.contrast import gamma_of
+from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
+from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.runs.run import Run
 
 FloatArray = NDArray[np.float64]
@@ -67,13 +65,11 @@ def known_labels(clean: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> di
 @torch.no_grad()
 def wrong_pairs(
     run: Run,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    moment: Moment,
     encoder: nn.Module,
-    heads: nn.ModuleDict,
-    clean: Mapping[str, Tensor],
-    noisy: Mapping[str, Tensor],
-    progress: float,
-    config: LossConfig,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    clean: Tensor,
+    noisy: Tensor,
 ) -> dict[str, float]:
     """Measure how well w_ij tells the positive pairs whose labels are equal by mistake.
 
@@ -82,35 +78,24 @@ def wrong_pairs(
 
     Args:
         run: Where to write.
-        batches: Slice index (N,) of each row, and views (N, 1, H, W).
+        moment: Of the training.
         encoder: Evaluated in evaluation mode.
-        heads: From `make_heads`.
-        clean: The meta-labels.
-        noisy: The meta-labels that were trained with.
-        progress: Share of the training that is done; sets the pace.
-        config: The loss.
+        batches: Slice index (N,) of each row, and views (N, 1, H, W).
+        clean: (n,) the first meta-label of every slice.
+        noisy: (n,) what was trained with in its place.
 
     Returns:
         "audit_auc" of 1 - w, "audit_auc_loss" of the pair loss, "audit_wrong" the share of wrong
         pairs, "audit_weight_wrong" and "audit_weight_right" the mean weights.
     """
-    name = config.labels[0]
-    head = heads[name if config.own_projector else "shared"]
-    modes = encoder.training, head.training
-    encoder.eval(), head.eval()
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for index, views in batches:
-        z = head(encoder(views)[-1].float())
-        gamma = gamma_of(name, z, noisy[name][index], progress, config)
-        loss = pair_lse(z, config.tau, impl=config.impl)[:, None] - z @ z.T / config.tau
-        same = noisy[name][index][:, None] == noisy[name][index][None, :]
-        same &= (index[:, None] != index[None, :]) & (noisy[name][index] >= 0)[:, None]
-        wrong = clean[name][index][:, None] != clean[name][index][None, :]
-        weight = pair_weights(loss, gamma, config.mode)
-        columns.append((weight[same], loss[same], wrong[same]))
-    encoder.train(modes[0]), head.train(modes[1])
-    scores = (torch.cat(column).cpu().double().numpy() for column in zip(*columns, strict=True))
-    w, l, marks = scores
+        with evaluation_mode(encoder):
+            pairs = moment.pairs(encoder(views)[-1], noisy[index])
+        audited = pairs.positive & (index[:, None] != index)
+        wrong = clean[index][:, None] != clean[index]
+        columns.append((pairs.weight[audited], pairs.loss[audited], wrong[audited]))
+    w, l, marks = (torch.cat(x).cpu().double().numpy() for x in zip(*columns, strict=True))
     is_wrong = marks > 0
     with atomic_file(run.folder / "audit.npz") as partial, open(partial, "wb") as file:
         np.savez(file, weight=w.astype(np.float32), loss=l.astype(np.float32), wrong=is_wrong)

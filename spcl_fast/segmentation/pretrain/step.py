@@ -28,6 +28,7 @@ from spcl_fast.segmentation.pretrain.health import (
     save_pair_weights,
 )
 from spcl_fast.segmentation.pretrain.label_noise import flip_labels, known_labels, wrong_pairs
+from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.pretrain.views import aligned_views, independent_views
 from spcl_fast.segmentation.runs.device import autocast
 from spcl_fast.segmentation.runs.network import (
@@ -141,16 +142,17 @@ class Pretraining:
         accuracy = knn_position_accuracy(pooled(maps), self.slices)
         health = {"collapse_loss": self._collapse_loss(), "knn_position_accuracy": accuracy}
         if config.encoder_weight and epoch + 1 in _snapshot_epochs(config.epochs):
-            first = config.loss.labels[0]
-            head = self.heads[first if config.loss.own_projector else "shared"]
-            progress = (epoch + 1) / config.epochs
-            labels, rows = self.columns[first], self.num_rows
-            save_pair_weights(
-                run, self.step, progress, maps, self.slices, labels, head, config.loss, rows
-            )
+            labels = self.columns[config.loss.labels[0]]
+            save_pair_weights(run, self._moment(epoch), maps, self.slices, labels)
         if config.label_noise and config.encoder_weight:
             health |= self._audit(run, epoch)
         return health
+
+    def _moment(self, epoch: int) -> Moment:
+        """Return the end of an epoch."""
+        loss, progress = self.config.loss, (epoch + 1) / self.config.epochs
+        head = self.heads[loss.head_of(loss.labels[0])]
+        return Moment(self.step, progress, self.num_rows, head, loss)
 
     def _collapse_loss(self) -> float:
         config = self.config
@@ -162,17 +164,15 @@ class Pretraining:
 
     def _audit(self, run: Run, epoch: int) -> dict[str, float]:
         """Return how well the pair weights tell the pairs with a wrong label."""
-        config = self.config
         generator = torch.Generator().manual_seed(epoch)
-        sample, progress = self._sampler(generator), (epoch + 1) / config.epochs
-        batches = []
+        sample, batches = self._sampler(generator), []
         for _ in range(AUDIT_BATCHES):
             index = sample().to(self.slices.images.device)
-            views = independent_views(self.slices.images[index], config.augment, generator)
+            views = independent_views(self.slices.images[index], self.config.augment, generator)
             batches.append((index.repeat(2), views))
-        return wrong_pairs(
-            run, batches, self.encoder, self.heads, self.clean, self.noisy, progress, config.loss
-        )
+        name = self.config.loss.labels[0]
+        clean, noisy = self.clean[name], self.noisy[name]
+        return wrong_pairs(run, self._moment(epoch), self.encoder, batches, clean, noisy)
 
     def state(self) -> dict[str, Any]:
         """Return what a restart needs."""

@@ -16,7 +16,7 @@ from spcl_fast.segmentation.finetune.semi.entropy import EntropyMinimisation
 from spcl_fast.segmentation.finetune.semi.mean_teacher import MeanTeacher
 from spcl_fast.segmentation.finetune.semi.mixup import MixUp
 from spcl_fast.segmentation.finetune.semi.mutual_information import MutualInformation
-from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+from spcl_fast.segmentation.finetune.semi.term import Batch, Labelled, Term
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.views import aligned_views
 from spcl_fast.segmentation.runs.device import Precision
@@ -68,24 +68,18 @@ class SemiLoss(nn.Module):
         """Return the parameters of the terms that the segmenter's optimiser trains."""
         return [p for term in self.terms.values() for p in term.trained()]  # type: ignore[operator]
 
-    def forward(
-        self, student: UNet, images: Tensor, masks: Tensor, logits: Tensor, progress: float
-    ) -> dict[str, Tensor]:
+    def forward(self, student: UNet, labelled: Labelled, progress: float) -> dict[str, Tensor]:
         """Draw an unlabelled batch; return the weighted value of every term, () each.
 
         Args:
             student: The segmenter.
-            images: (L, 1, H, W) labelled slices, augmented.
-            masks: (L, H, W) int64.
-            logits: (L, K, H, W) float32, the student's.
+            labelled: The labelled slices.
             progress: Share of the training that is done, 0 to 1.
         """
-        index = self.sample().to(images.device)
+        index = self.sample().to(labelled.images.device)
         views = aligned_views(self.slices.images[index], self.augment, self.generator)
         index = torch.cat([index, index])
-        batch = Batch(
-            student, images, masks, logits, views, index, progress, self.generator, self.precision
-        )
+        batch = Batch(student, labelled, views, index, progress, self.generator, self.precision)
         weights = self.config.weights
         return {name: weights[name] * self.terms[name](batch) for name in weights}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,26 @@ from spcl_fast.segmentation.pretrain.views import AlignedViews
 from spcl_fast.segmentation.runs.device import Precision, autocast
 
 
+class Labelled(NamedTuple):
+    """The labelled slices of a step.
+
+    Attributes:
+        images: (L, 1, H, W), augmented.
+        masks: (L, H, W) int64, their classes.
+        logits: (L, K, H, W) float32, the student's, differentiable.
+    """
+
+    images: Tensor
+    masks: Tensor
+    logits: Tensor
+
+
 class Batch:
-    """The slices of one step, and what the student makes of them, computed when first asked for.
+    """The slices of one step, and the student's maps of them, computed at first use.
 
     Attributes:
         student: The segmenter in training.
-        images: (L, 1, H, W) labelled slices, augmented.
-        masks: (L, H, W) int64, their classes.
-        labelled_logits: (L, K, H, W) float32, the student's, differentiable.
+        images, masks, labelled_logits: The labelled slices, see `Labelled`.
         views: Two aligned views of U unlabelled slices.
         index: (2 U,) int64, the slice each view shows.
         progress: Share of the training that is done, 0 to 1.
@@ -34,9 +47,7 @@ class Batch:
     def __init__(
         self,
         student: UNet,
-        images: Tensor,
-        masks: Tensor,
-        labelled_logits: Tensor,
+        labelled: Labelled,
         views: AlignedViews,
         index: Tensor,
         progress: float,
@@ -44,7 +55,7 @@ class Batch:
         precision: Precision = "auto",
     ) -> None:
         self.student = student
-        self.images, self.masks, self.labelled_logits = images, masks, labelled_logits
+        self.images, self.masks, self.labelled_logits = labelled
         self.views, self.index = views, index
         self.progress, self.generator = progress, generator
         self.precision: Precision = precision

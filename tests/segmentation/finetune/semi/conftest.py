@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spcl_fast.segmentation.data.augment import AugmentConfig
-from spcl_fast.segmentation.finetune.semi.term import Batch
+from spcl_fast.segmentation.finetune.semi.term import Batch, Labelled
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.views import aligned_views
 
@@ -30,7 +30,8 @@ def make_batch(student):
         unlabelled = torch.rand(num_unlabelled, 1, SIDE, SIDE, generator=generator)
         views = aligned_views(unlabelled, AugmentConfig(), generator)
         index = torch.arange(num_unlabelled).repeat(2)
-        return Batch(student, images, masks, student(images), views, index, 0.5, generator)
+        labelled = Labelled(images, masks, student(images))
+        return Batch(student, labelled, views, index, 0.5, generator)
 
     return make
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spcl_fast.segmentation.finetune.semi.copy_paste import CopyPaste, draw_box, region_loss
-from spcl_fast.segmentation.finetune.semi.term import Batch
+from spcl_fast.segmentation.finetune.semi.term import Batch, Labelled
 from spcl_fast.segmentation.networks import UNet
 
 
@@ -60,7 +60,7 @@ def test_value_by_numpy(student, teacher, make_batch, gradient_norm, labelled, u
     batch = make_batch(labelled, unlabelled)
     twin = Batch(
         copy.deepcopy(student).double(),
-        *(batch.images.double(), batch.masks, batch.labelled_logits),
+        Labelled(batch.images.double(), batch.masks, batch.labelled_logits),
         batch.views._replace(images=batch.views.images.double()),
         *(batch.index, batch.progress, batch.generator),
     )

@@ -9,6 +9,7 @@ from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
 from spcl_fast.segmentation.finetune.semi.loss import SemiLoss
+from spcl_fast.segmentation.finetune.semi.term import Labelled
 from spcl_fast.segmentation.pretrain.config import LossConfig
 
 
@@ -30,7 +31,7 @@ def make(student, slices, seed=0, **weights):
 def step(loss, student):
     images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(5))
     masks = torch.zeros(4, 32, 32, dtype=torch.int64)
-    return loss(student, images, masks, student(images), 0.5)
+    return loss(student, Labelled(images, masks, student(images)), 0.5)
 
 
 @pytest.mark.parametrize("name", TERMS)

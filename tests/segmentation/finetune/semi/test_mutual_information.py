@@ -11,7 +11,7 @@ from spcl_fast.segmentation.finetune.semi.mutual_information import (
     MutualInformation,
     mutual_information,
 )
-from spcl_fast.segmentation.finetune.semi.term import Batch
+from spcl_fast.segmentation.finetune.semi.term import Batch, Labelled
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_value_by_numpy(term, student, make_batch, gradient_norm, flipped):
     batch.views = batch.views._replace(flipped=flipped)
     twin = Batch(
         copy.deepcopy(student).double(),
-        *(batch.images, batch.masks, batch.labelled_logits),
+        Labelled(batch.images, batch.masks, batch.labelled_logits),
         batch.views._replace(images=batch.views.images.double()),
         *(batch.index, batch.progress, batch.generator),
     )
