@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.cost_tables import read, source
-from spcl_fast.segmentation.commands.paper_table import markdown
+from spcl_fast.segmentation.commands.method_table import markdown
 
 ARM_NAMES = {
     "scratch": "from scratch",

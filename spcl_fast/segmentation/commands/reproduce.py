@@ -11,73 +11,32 @@ An interrupted grid resumes where it stopped.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from spcl_fast.segmentation.commands.comparison import (
+    ALL,
+    SEEDS,
+    ReproduceConfig,
+    encoder_folder,
+    method_folder,
+)
 from spcl_fast.segmentation.commands.grid_runs import Task, run_tasks
+from spcl_fast.segmentation.commands.method_table import write_reproduction
 from spcl_fast.segmentation.commands.methods import (
     DECODERS,
     METHODS,
     PAPER,
-    PAPER_METHODS,
     encoder_config,
     method_config,
 )
-from spcl_fast.segmentation.commands.paper_table import method_folder, write_reproduction
 from spcl_fast.segmentation.data.protocol import ProtocolSplit
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split
-from spcl_fast.segmentation.runs.device import Precision
-
-SEEDS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # the authors', and as many again
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class ReproduceConfig:
-    """Run the paper's comparison on a data set and write its table beside ours.
-
-    Attributes:
-        dataset: Data set; selects the preset and the paper's numbers.
-        root: Folder of the data set.
-        out: Folder of the runs and the table.
-        protocol: Published split into training, labelled and test scans.
-        scale: "paper" is the paper's recipe, for a GPU; "cpu" a small one that takes a night on two
-            cores.
-        seeds: Number of seeds; they set weights, batches and augmentation.
-        labelled: Numbers of labelled scans, or "all"; empty means the paper's.
-        methods: Rows of the table.
-        jobs: Number of concurrent runs.
-        threads: CPU threads per run.
-        precision: Training precision of the networks; bfloat16 is faster on CPUs that support it.
-    """
-
-    dataset: Literal["acdc", "promise12", "mmwhs"]
-    root: Path
-    out: Path = Path("runs/reproduce")
-    protocol: Literal["spcl", "ssl4mis", "chaitanya"] = "spcl"
-    scale: Literal["cpu", "paper"] = "cpu"
-    seeds: int = 3
-    labelled: tuple[str, ...] = ()
-    methods: tuple[str, ...] = PAPER_METHODS
-    jobs: int = 1
-    threads: int = 1
-    precision: Precision = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the counts and the names."""
-        if not 1 <= self.seeds <= len(SEEDS):
-            raise ValueError(f"seeds must be 1 to {len(SEEDS)}, got {self.seeds}")
-        for name in ("jobs", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"methods must be among {', '.join(METHODS)}, got {method!r}")
 
 
 def reproduce(config: ReproduceConfig) -> Path:
@@ -134,11 +93,6 @@ def _labelled(config: ReproduceConfig, split: ProtocolSplit) -> dict[str, tuple[
 
 def _paper_counts(dataset: str) -> Sequence[int]:
     return sorted({count for row in PAPER[dataset].values() for count in row})
-
-
-def encoder_folder(out: Path, encoder: str, seed: int) -> Path:
-    """Return the run folder of a pre-training."""
-    return out / f"{seed}-encoder-{encoder}"
 
 
 def _encoder_tasks(

@@ -74,7 +74,7 @@ COMMANDS: dict[str, Command | Program | Group] = {
     ),
     "reproduce": Command(
         "run the paper's comparison and show its numbers beside ours",
-        *("commands.reproduce:ReproduceConfig", "commands.reproduce:reproduce"),
+        *("commands.comparison:ReproduceConfig", "commands.reproduce:reproduce"),
         first_option="--dataset",
     ),
     "audit": Command(

@@ -10,6 +10,8 @@ import yaml
 from spcl_fast.segmentation.commands import audit as audit_module
 from spcl_fast.segmentation.commands import reproduce as module
 from spcl_fast.segmentation.commands.audit import AuditConfig, audit
+from spcl_fast.segmentation.commands.comparison import ReproduceConfig
+from spcl_fast.segmentation.commands.method_table import markdown
 from spcl_fast.segmentation.commands.methods import (
     ENCODERS,
     METHODS,
@@ -17,8 +19,7 @@ from spcl_fast.segmentation.commands.methods import (
     encoder_config,
     method_config,
 )
-from spcl_fast.segmentation.commands.paper_table import markdown
-from spcl_fast.segmentation.commands.reproduce import ReproduceConfig, reproduce
+from spcl_fast.segmentation.commands.reproduce import reproduce
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.commands.comparison import ReproduceConfig, method_folder
 from spcl_fast.segmentation.commands.grid_runs import command_line, portable, versions
 from spcl_fast.segmentation.commands.methods import METHODS, PAPER
 from spcl_fast.segmentation.evaluate.paired import paired_evaluations
@@ -17,17 +18,9 @@ from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.report.tables import percent_and_spread
 
-if TYPE_CHECKING:
-    from spcl_fast.segmentation.commands.reproduce import ReproduceConfig
-
 REFERENCE = "scratch"
 PACING = ("self_paced", "position")  # what pair weights add, with the other meta-labels
 Evaluations = dict[tuple[str, str], dict[int, Evaluation]]  # by method and count, then by seed
-
-
-def method_folder(out: Path, method: str, count: str, seed: int) -> Path:
-    """Return the run folder of a fine-tuning."""
-    return out / f"{seed}-{count}-{method}"
 
 
 def write_reproduction(
