@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from spcl_fast import native
 from spcl_fast.info import describe
 
 ROOT = Path(spcl_fast.__file__).parents[1]
+
+NEW_GRID = "spcl_fast.segmentation.data.grid"
 
 COLD_IMPORT = """
 import sys, time
@@ -83,6 +86,13 @@ def test_the_folder_of_the_kernels_is_no_package_of_its_own() -> None:
     with pytest.raises(subprocess.CalledProcessError) as error:
         run("-c", "import kernels")
     assert "ImportError: the folder kernels/ is the package spcl_fast.kernels" in error.value.stderr
+
+
+def test_the_documented_path_of_image_to_grid_works_for_one_release() -> None:
+    sys.modules.pop("spcl_fast.data.grid", None)
+    with pytest.warns(DeprecationWarning, match=r"is now spcl_fast\.segmentation\.data\.grid"):
+        former = importlib.import_module("spcl_fast.data.grid")
+    assert former.image_to_grid is importlib.import_module(NEW_GRID).image_to_grid
 
 
 def test_public_names_exist() -> None:

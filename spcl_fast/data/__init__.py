@@ -1,0 +1,1 @@
+"""Former home of `spcl_fast.segmentation.data`."""
