@@ -14,7 +14,7 @@ import pytest
 
 from spcl_fast.cli import main
 from spcl_fast.segmentation.commands.table import COMMANDS, Group, Program, load
-from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 
 TINY = [
     *("--data.grid.size", "32", "--data.grid.spacing-mm", "7", "--data.num-test", "2"),
@@ -31,7 +31,7 @@ TRAIN_ON_THE_FIRST = ["--data.split-seed", "0", "--data.num-test", "1", "--data.
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole") / "acdc"
-    return write_acdc(replace(PhantomConfig(), num_patients=5, size=48), root)
+    return write_phantom(replace(PhantomConfig(), num_patients=5, size=48), root)
 
 
 @pytest.fixture

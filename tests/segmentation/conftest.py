@@ -6,7 +6,7 @@ import pytest
 
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import ModelConfig
@@ -17,7 +17,7 @@ from spcl_fast.segmentation.runs.optim import OptimConfig
 def phantom(tmp_path_factory):
     """Six patients in ACDC's layout."""
     root = tmp_path_factory.mktemp("phantom") / "acdc"
-    return write_acdc(replace(PhantomConfig(), num_patients=6, size=48), root)
+    return write_phantom(replace(PhantomConfig(), num_patients=6, size=48), root)
 
 
 @pytest.fixture(scope="session")

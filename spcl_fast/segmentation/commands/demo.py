@@ -12,7 +12,7 @@ import torch
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.loop import finetune
-from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.report import write_report
@@ -47,7 +47,9 @@ def demo(config: DemoConfig) -> Path:
     began = time.perf_counter()
     phantom = PhantomConfig(num_patients=config.num_patients, seed=config.seed)
     with progress_bar("phantom", config.num_patients) as show:
-        root = write_acdc(phantom, config.out / "phantom", progress=lambda done, _: show(done, ""))
+        root = write_phantom(
+            phantom, config.out / "phantom", progress=lambda done, _: show(done, "")
+        )
     preset = preset_path("demo")
     stage1 = stage_config(PretrainConfig, "pretrain", preset)
     stage2 = stage_config(FinetuneConfig, "finetune", preset)

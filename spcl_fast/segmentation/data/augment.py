@@ -20,19 +20,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges of the random transform; every value is drawn uniformly, for each image anew.
+    """Ranges of the random transform; values are drawn uniformly, independently for each image.
 
     Attributes:
-        rotation_deg: largest rotation to either side, in degrees.
-        flip: mirror each axis with probability one half.
-        shift: largest displacement to either side, as a fraction of the image side.
-        scale: range of the magnification; above 1 enlarges.
-        brightness: range of the factor on the image.
-        contrast: range of the factor on the difference from the image's mean.
-        gamma: range of the exponent.
+        rotation_deg: Largest rotation in either direction, in degrees.
+        flip: Mirror each axis with probability one half.
+        shift: Largest displacement in either direction, as a fraction of the image side.
+        scale: Range of the magnification; above 1 enlarges.
+        brightness: Range of the factor on the image.
+        contrast: Range of the factor on the difference from the image's mean.
+        gamma: Range of the exponent.
 
     Raises:
-        ValueError: if a range is reversed or not positive, or a magnitude is negative.
+        ValueError: A range is reversed or not positive, or a magnitude is negative.
     """
 
     rotation_deg: float = 45.0
@@ -73,7 +73,7 @@ def augment(
     Args:
         images: (B, 1, H, W) floating point in [0, 1].
         masks: (B, H, W) integer labels, or None.
-        config: ranges.
+        config: Ranges.
         generator: CPU generator; the draws do not depend on the device of images.
 
     Returns:
@@ -96,7 +96,7 @@ def draw_affine(batch: int, config: AugmentConfig, generator: torch.Generator) -
 
 
 def affine(angle_deg: Tensor, scale: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
-    """Matrices that map an output position to the input position it shows.
+    """Return matrices that map an output position to the input position it shows.
 
     Args:
         angle_deg: (B,) float64, positive turns the content counter-clockwise as displayed.
@@ -143,7 +143,7 @@ def jitter_intensity(images: Tensor, config: AugmentConfig, generator: torch.Gen
 
     Args:
         images: (B, 1, H, W) floating point in [0, 1].
-        config: ranges.
+        config: Ranges.
         generator: CPU generator.
 
     Returns:

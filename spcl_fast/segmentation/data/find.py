@@ -1,4 +1,4 @@
-"""A data set: its layout is recognised, its scans found, and a CSV file's meta-labels joined."""
+"""Find a data set: recognise its layout, list its scans and add the meta-labels of a CSV file."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class DataSet:
     """The labelled scans below a folder.
 
     Attributes:
-        layout: name of the layout.
-        class_names: names of the classes 0, 1, ..., the background first.
-        scans: the scans, sorted by name.
+        layout: Name of the layout.
+        class_names: Names of the classes 0, 1, ..., the background first.
+        scans: The scans, sorted by name.
     """
 
     layout: str
@@ -50,7 +50,7 @@ def recognise(root: Path | str) -> str:
     """Return the name of the layout that a folder has.
 
     Raises:
-        DataError: if root is not a folder, or is in none or in several of the layouts.
+        DataError: `root` is not a folder, or has none or several of the layouts.
     """
     root = Path(root)
     if not root.is_dir():
@@ -60,7 +60,7 @@ def recognise(root: Path | str) -> str:
         known = ", ".join(LAYOUTS)
         raise DataError(
             f"{root} must be a folder in one of the layouts {known}, "
-            f"got {' and '.join(found) + ': name one' if found else 'none of them'}."
+            f"got {' and '.join(found) + ': choose one' if found else 'none of them'}."
         )
     return found[0]
 
@@ -74,14 +74,14 @@ def find_data(
     """Find the labelled scans below a folder; images are not read.
 
     Args:
-        root: folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
-        csv: further meta-labels, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
-        layout: name of the layout; ``"auto"`` recognises it.
-        problems: where given, what is wrong with a case or the CSV file is added to it, a sentence
-            each, instead of raised, and the other cases are found.
+        root: Folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
+        csv: Further meta-labels, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
+        layout: Name of the layout; ``"auto"`` recognises it.
+        problems: List that receives one sentence per faulty case or CSV file; the other cases are
+            still returned. None: the first fault is raised.
 
     Raises:
-        DataError: if root is not a folder in that layout, a case is incomplete, or the CSV file
+        DataError: `root` is not a folder in that layout, a case is incomplete, or the CSV file
             does not fit.
     """
     root = Path(root)
@@ -106,7 +106,7 @@ def find_data(
 
 
 def _all_scans(found: Iterable[ScansOrError]) -> list[Scan]:
-    """All scans, sorted by name, or the first error raised."""
+    """Return all scans, sorted by name, or raise the first error."""
     scans: list[Scan] = []
     for one in found:
         if isinstance(one, DataError):

@@ -2,9 +2,9 @@
 
     g = grid spacing in mm;  h = round(H dy / g) rows and w = round(W dx / g) columns
     to_grid      (H, W) -> interpolate -> (h, w) -> centre crop or zero pad -> (size, size)
-    from_grid    (size, size) -> undo the crop or pad -> (h, w) -> interpolate -> (H, W)
+    from_grid    (size, size) -> undo crop or pad -> (h, w) -> interpolate -> (H, W)
 
-Both use the same h, w and the same offset, so nothing drifts. Slices are never mixed (z untouched).
+Both use the same h, w and offset, so the two are aligned. Slices are not mixed: z is untouched.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Grid:
     """A square in-plane grid.
 
     Attributes:
-        size: pixels along each side.
-        spacing_mm: side of a pixel in millimetres.
+        size: Pixels along each side.
+        spacing_mm: Side of a pixel in millimetres.
 
     Raises:
-        ValueError: if size or spacing_mm is not positive.
+        ValueError: `size` or `spacing_mm` is not positive.
     """
 
     size: int = 64
@@ -49,8 +49,8 @@ def to_grid(volume: Tensor, spacing_mm: Spacing, grid: Grid, *, labels: bool = F
     Args:
         volume: (S, H, W), floating point, or uint8 with ``labels``.
         spacing_mm: (dz, dy, dx) of volume, in millimetres; dz is not used.
-        grid: target.
-        labels: nearest neighbour instead of antialiased bilinear interpolation.
+        grid: Target.
+        labels: Nearest neighbour instead of antialiased bilinear interpolation.
 
     Returns:
         (S, size, size), dtype of volume; zero where the volume does not reach.
@@ -66,12 +66,12 @@ def to_grid(volume: Tensor, spacing_mm: Spacing, grid: Grid, *, labels: bool = F
 
 
 def image_to_grid(image: Tensor, spacing_mm: Spacing, grid: Grid) -> Tensor:
-    """Return what a network sees of a volume: normalised, on the grid, in [0, 1].
+    """Return a volume as the network sees it: normalised, on the grid, in [0, 1].
 
     Args:
         image: (S, H, W) floating point, any intensity scale.
         spacing_mm: (dz, dy, dx), in millimetres.
-        grid: target.
+        grid: Target.
 
     Returns:
         (S, size, size); the interpolation can overshoot, so it is clipped again.
@@ -80,20 +80,20 @@ def image_to_grid(image: Tensor, spacing_mm: Spacing, grid: Grid) -> Tensor:
 
 
 def from_grid(logits: Tensor, shape: tuple[int, int], spacing_mm: Spacing, grid: Grid) -> Tensor:
-    """Bring logits on the grid back to the pixels of the volume; the inverse geometry of `to_grid`.
+    """Resample logits from the grid to the pixels of the volume, inverting `to_grid`.
 
     Args:
         logits: (S, K, size, size) floating point, class 0 is background.
         shape: (H, W) of the volume.
         spacing_mm: (dz, dy, dx) of the volume, in millimetres.
-        grid: the grid of logits.
+        grid: The grid of logits.
 
     Returns:
         (S, K, H, W), bilinearly interpolated. Pixels outside the grid get logit 0 for class 0 and
         -1e4 for every other class. Differentiable in logits.
 
     Raises:
-        ValueError: if logits is not (S, K, size, size).
+        ValueError: `logits` is not (S, K, size, size).
     """
     if logits.ndim != 4 or logits.shape[2:] != (grid.size, grid.size):
         raise ValueError(
@@ -103,8 +103,7 @@ def from_grid(logits: Tensor, shape: tuple[int, int], spacing_mm: Spacing, grid:
     rows = torch.arange(h, device=logits.device) + (grid.size - h) // 2
     columns = torch.arange(w, device=logits.device) + (grid.size - w) // 2
     last = grid.size - 1
-    # rows and columns beyond the grid repeat its edge, so that the edge is not blurred by the
-    # outside
+    # replicate the edge, so that interpolation does not blend it with the outside
     x = logits[:, :, rows.clamp(0, last)][:, :, :, columns.clamp(0, last)]  # (S, K, h, w)
     x = F.interpolate(x, size=shape, mode="bilinear", antialias=True)
     inside = covered(shape, spacing_mm, grid).to(x.device)
@@ -114,12 +113,12 @@ def from_grid(logits: Tensor, shape: tuple[int, int], spacing_mm: Spacing, grid:
 
 
 def covered(shape: tuple[int, int], spacing_mm: Spacing, grid: Grid) -> Tensor:
-    """Which pixels of a slice the grid reaches.
+    """Return which pixels of a slice the grid covers.
 
     Args:
         shape: (H, W) of the slice.
         spacing_mm: (dz, dy, dx) of the volume, in millimetres.
-        grid: the grid, centred on the slice.
+        grid: The grid, centred on the slice.
 
     Returns:
         (H, W) bool on the CPU.

@@ -3,7 +3,7 @@
 .nii, .nii.gz    NIfTI, by nibabel; of a 4-D file one frame is read, and only that one
 .mhd, .mha       MetaImage
 .h5              HDF5 with arrays (slice, row, column), by h5py, which is optional; the files
-                 carry no geometry, so a nominal spacing stands in for it
+                 have no geometry, so a nominal spacing is used
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HDF5_SUFFIX = ".h5"
 SUFFIXES = (*NIFTI_SUFFIXES, *metaimage.SUFFIXES, HDF5_SUFFIX)
 NOMINAL_SPACING_MM = (1.5, 1.5, 10.0)  # (dx, dy, dz), near ACDC's median, for files without one
 _CONTENT_ERRORS = (
-    *(OSError, EOFError, zlib.error),  # missing bytes, broken compression
-    *(ValueError, TypeError, KeyError, OverflowError, MemoryError),  # headers that make no sense
+    *(OSError, EOFError, zlib.error),  # truncated or corrupt
+    *(ValueError, TypeError, KeyError, OverflowError, MemoryError),  # invalid headers
 )
 
 
@@ -36,16 +36,16 @@ def load(
     """Read one 3-D volume.
 
     Args:
-        path: the file; its format is known by its suffix.
-        frame: place along the fourth axis of a 4-D NIfTI file; None for a 3-D file.
-        dataset: name of the array in an HDF5 file.
-        may_lack_frames: with a frame, accept a 3-D file as well and ignore the frame.
+        path: The file; its format is known by its suffix.
+        frame: Place along the fourth axis of a 4-D NIfTI file; None for a 3-D file.
+        dataset: Name of the array in an HDF5 file.
+        may_lack_frames: Accept a 3-D file although a frame is given, and ignore the frame.
 
     Returns:
         array (x, y, z) float32, voxel size (dx, dy, dz) in millimetres, affine (4, 4) float64.
 
     Raises:
-        DataError: if the file is missing, of another format, incomplete, not real-valued, not 3-D,
+        DataError: The file is missing, of another format, incomplete, not real-valued, not 3-D,
             or has no such frame or array.
     """
     if not path.name.endswith(SUFFIXES) or not path.is_file():
@@ -61,10 +61,10 @@ def load(
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return every file that an image consists of: a ``.mhd`` header has its data elsewhere.
+    """Return the files of an image: a ``.mhd`` header keeps its voxels in another file.
 
     Raises:
-        DataError: if a MetaImage header cannot be read.
+        DataError: A MetaImage header cannot be read.
     """
     if path.suffix in metaimage.SUFFIXES:
         return [path, metaimage.data_file(path)]

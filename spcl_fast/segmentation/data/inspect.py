@@ -1,4 +1,4 @@
-"""What a folder of scans holds, and what is wrong with it, in words for its user."""
+"""Summarise a folder of scans and list what is wrong with it, as text for the user."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from spcl_fast.segmentation.data.volume import Volume, read_scan
 Number = TypeVar("Number", int, float)
 
 UNKNOWN = "unknown"
-CROPPED_SHARE = 0.01  # a scan that loses more of its foreground to the grid is counted
+CROPPED_SHARE = 0.01  # a scan with more of its foreground outside the grid is counted
 
 
 @dataclass
 class Inspection:
-    """The content of a folder; every count is of readable scans.
+    """The content of a folder; all counts are over readable scans.
 
     Attributes:
-        root: the folder.
-        layout: name of its layout.
-        patients: number of patients.
-        scans: number of scans.
-        slices: number of slices.
-        unlabelled_slices: slices without any foreground label.
-        shape_range: smallest and largest (S, H, W), each side on its own.
-        spacing_range: smallest and largest (dz, dy, dx) in millimetres, each on its own.
-        label_voxels: voxels of each class by name.
-        grid: the grid that foreground is measured against.
-        foreground_outside: share of all foreground voxels that the grid does not reach.
-        cropped_scans: scans that lose more than 1 % of their foreground to the grid.
-        meta_labels: scans of each category (or ``"unknown"``) of each meta-label.
-        problems: one sentence for each scan that cannot be used.
-        readable: the scans that can be read.
+        root: The folder.
+        layout: Name of its layout.
+        patients: Number of patients.
+        scans: Number of scans.
+        slices: Number of slices.
+        unlabelled_slices: Slices without any foreground label.
+        shape_range: Minimum and maximum (S, H, W), per axis.
+        spacing_range: Minimum and maximum (dz, dy, dx) in millimetres, per axis.
+        label_voxels: Voxels of each class by name.
+        grid: The grid that foreground is measured against.
+        foreground_outside: Share of all foreground voxels that the grid does not cover.
+        cropped_scans: Scans that lose more than 1 % of their foreground to the grid.
+        meta_labels: Scans of each category (or ``"unknown"``) of each meta-label.
+        problems: One sentence for each scan that cannot be used.
+        readable: The scans that can be read.
     """
 
     root: str
@@ -62,7 +62,7 @@ class Inspection:
     readable: list[Scan] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """Return all but the scans themselves, ready for JSON."""
+        """Return everything except the scans themselves, ready for JSON."""
         facts = asdict(self)
         del facts["readable"]
         return facts
@@ -77,17 +77,17 @@ def inspect(
     """Read every scan below a folder and describe what is there.
 
     Args:
-        root: folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
-        csv: metadata file, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
-        grid: grid that the foreground is measured against; the default `Grid` if None.
-        layout: name of the layout; ``"auto"`` recognises it.
+        root: Folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
+        csv: Metadata file, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
+        grid: Grid that the foreground is measured against; the default `Grid` if None.
+        layout: Name of the layout; ``"auto"`` recognises it.
 
     Returns:
-        The description. A scan that cannot be used, or a CSV file that does not fit, becomes a
-        sentence in ``problems``, and inspection goes on.
+        The description. A scan that cannot be used, or a CSV file that does not fit, adds a
+        sentence to ``problems``, and inspection continues.
 
     Raises:
-        DataError: if root is not a folder in the layout, or is in none or several.
+        DataError: `root` is not a folder in the layout, or has none or several.
     """
     report = Inspection(str(root), grid=grid or Grid())
     found = find_data(root, csv, layout, report.problems)
@@ -151,7 +151,7 @@ def _count_meta_labels(scans: Sequence[Scan]) -> dict[str, dict[str, int]]:
 
 
 def render(report: Inspection) -> list[str]:
-    """The description as lines of plain text, the problems last."""
+    """Return the description as lines of plain text, problems last."""
     lines = [
         f"{report.root}",
         f"layout      {report.layout}",

@@ -14,10 +14,10 @@ from spcl_fast.segmentation.data.slices import Slices
 
 
 def position_partition(slice_index: Tensor, num_slices: Tensor, num_partitions: int) -> Tensor:
-    """Number of the part of the stack a slice lies in, ``floor(K index / n)``.
+    """Return the partition of its stack that each slice lies in, ``floor(K index / n)``.
 
-    The parts of every volume line up whatever its number of slices; their sizes differ by at most
-    one.
+    Partitions are comparable between volumes with different numbers of slices; within a volume
+    their sizes differ by at most one.
 
     Args:
         slice_index: (n,) integers, 0 <= slice_index < num_slices.
@@ -28,7 +28,7 @@ def position_partition(slice_index: Tensor, num_slices: Tensor, num_partitions: 
         (n,) int64 in 0 .. K - 1.
 
     Raises:
-        ValueError: if num_partitions < 1.
+        ValueError: `num_partitions` is below 1.
     """
     if num_partitions < 1:
         raise ValueError(f"num_partitions must be at least 1, got {num_partitions}")
@@ -37,18 +37,18 @@ def position_partition(slice_index: Tensor, num_slices: Tensor, num_partitions: 
 
 
 def meta_label(slices: Slices, name: str, num_partitions: int = 3) -> Tensor:
-    """One meta-label of every slice.
+    """Return one meta-label for every slice.
 
     Args:
         slices: n slices.
         name: ``"position"``, ``"self"`` or a column of ``slices.meta``, such as ``"patient"``.
-        num_partitions: parts of the stack, for ``"position"``.
+        num_partitions: Partitions of a stack, for ``"position"``.
 
     Returns:
         (n,) int64, -1 where unknown, on the device of slices.
 
     Raises:
-        ValueError: if there is no such meta-label; the message lists those that exist.
+        ValueError: There is no such meta-label; the message lists those that exist.
     """
     if name == "position":
         return position_partition(slices.slice_index, slices.num_slices, num_partitions)

@@ -18,10 +18,10 @@ class Metadata:
     """The rows of a metadata CSV file.
 
     Attributes:
-        path: the file.
+        path: The file.
         key: ``"scan"`` or ``"patient"``: what a row describes.
-        columns: names of the meta-labels, in file order.
-        rows: meta-labels of each key; an empty cell is left out, that is, unknown.
+        columns: Names of the meta-labels, in file order.
+        rows: Meta-labels of each key; empty cells (unknown) are left out.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Metadata:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Return the cells of a comma-separated file without outer blanks; blank rows are left out.
+    """Return the cells of a comma-separated file stripped of outer blanks, without blank rows.
 
     Raises:
         DataError: The file is unreadable.
@@ -51,11 +51,11 @@ def read_metadata_csv(path: Path | str) -> Metadata:
     ignored.
 
     Args:
-        path: comma-separated UTF-8 file.
+        path: Comma-separated UTF-8 file.
 
     Raises:
-        DataError: if the file is unreadable, lacks both key columns, repeats a column or a key,
-            uses a name every data set has (phase, position, self), or has a row of another length
+        DataError: The file is unreadable, lacks both key columns, repeats a column or a key,
+            uses a reserved name (phase, position, self), or has a row of another length
             than the header.
     """
     path = Path(path)
@@ -90,7 +90,7 @@ def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
     A scan without a row stays as it is: unknown.
 
     Raises:
-        DataError: if a row of the file matches no scan.
+        DataError: A row of the file matches no scan.
     """
     field = "name" if metadata.key == "scan" else "patient"
     known = {getattr(scan, field) for scan in scans}

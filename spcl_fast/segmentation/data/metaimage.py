@@ -47,8 +47,8 @@ def read_metaimage(
         affine (4, 4), voxel (x, y, z) to millimetres in NIfTI's RAS frame.
 
     Raises:
-        DataError: if the file is missing, truncated, or of a kind that is not read: not 3-D, text
-            data, several channels, one file a slice, an unknown element type.
+        DataError: The file is missing, truncated, or of a kind that is not read: not 3-D, text
+            data, several channels, one file per slice, an unknown element type.
     """
     path = Path(path)
     header, header_bytes = _read_header(path)
@@ -64,7 +64,7 @@ def data_file(path: Path | str) -> Path:
     """Return the file that holds the voxels of a MetaImage, which may be the file itself.
 
     Raises:
-        DataError: if the header cannot be read or names several files.
+        DataError: The header cannot be read or names several files.
     """
     path = Path(path)
     name = _read_header(path)[0]["ElementDataFile"]
@@ -79,12 +79,12 @@ def write_metaimage(path: Path, array_zyx: NDArray[Any], spacing_mm: Spacing) ->
     """Write a volume as ``.mhd`` and, beside it, ``.raw``: axes along the patient's, origin 0.
 
     Args:
-        path: the ``.mhd`` file; its folder must exist.
+        path: The ``.mhd`` file; its folder must exist.
         array_zyx: (S, H, W) of a fixed-size integer or floating point type.
         spacing_mm: (dz, dy, dx).
 
     Raises:
-        ValueError: if path does not end in .mhd, or array_zyx is not 3-D or of another type.
+        ValueError: `path` does not end in .mhd, or array_zyx is not 3-D or of another type.
     """
     kind = array_zyx.dtype.str[1:]
     if path.suffix != ".mhd":
@@ -113,7 +113,7 @@ def write_metaimage(path: Path, array_zyx: NDArray[Any], spacing_mm: Spacing) ->
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], int]:
-    """Keys and values, and the length of the header in bytes."""
+    """Return keys and values, and the length of the header in bytes."""
     try:
         with path.open("rb") as file:
             start = file.read(_MAX_HEADER_BYTES)
@@ -140,7 +140,7 @@ def _is_true(header: dict[str, str], *keys: str) -> bool:
 def _numbers(
     path: Path, header: dict[str, str], keys: tuple[str, ...], default: str, count: int = 3
 ) -> tuple[float, ...]:
-    """Numbers of the first of some keys that is there."""
+    """Return the numbers of the first of some keys that is present."""
     text = next((header[key] for key in keys if key in header), default)
     try:
         values = tuple(float(word) for word in text.split())
@@ -165,7 +165,8 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype[Any]:
     name, channels = header.get("ElementType"), header.get("ElementNumberOfChannels", "1")
     if name not in _DTYPES or channels != "1":
         raise DataError(
-            f"{path} must hold one number a voxel, got ElementType {name} and {channels} channels."
+            f"{path} must hold one number per voxel, "
+            f"got ElementType {name} and {channels} channels."
         )
     if header.get("BinaryData", "True").lower() in ("false", "0"):
         raise DataError(f"{path} must hold binary data, got BinaryData False.")
@@ -185,7 +186,7 @@ def _affine(path: Path, header: dict[str, str], spacing: tuple[float, ...]) -> A
 
 
 def _data(path: Path, header: dict[str, str], header_bytes: int, num_bytes: int) -> bytes:
-    """The num_bytes of the voxels."""
+    """Return the voxels' `num_bytes` bytes."""
     source = data_file(path)
     skip = header_bytes if source == path else 0
     try:
@@ -195,13 +196,13 @@ def _data(path: Path, header: dict[str, str], header_bytes: int, num_bytes: int)
     except (OSError, ValueError) as error:
         raise DataError(f"{source} must hold the voxels of {path.name}, got {error}.") from error
     is_compressed = _is_true(header, "CompressedData")
-    if header_size < 0:  # the voxels are at the end of the file, whatever comes before
+    if header_size < 0:  # the voxels are at the end of the file
         content = content[-((compressed_size or len(content)) if is_compressed else num_bytes) :]
     content = content[max(0, header_size) :]
     if is_compressed:
         try:
-            # 47: a header of zlib or of gzip. One byte more than is wanted, so that the checksum at
-            # the end of the stream is read, but no bomb is unpacked.
+            # 47: zlib or gzip header. One byte more than needed, so that the checksum at the end
+            # of the stream is verified, while a decompression bomb is not unpacked.
             unpacker = zlib.decompressobj(47)
             content = unpacker.decompress(content, num_bytes + 1)
             if len(content) == num_bytes and not unpacker.eof:

@@ -1,4 +1,4 @@
-"""Published divisions of a data set: who trains, validates, tests, and which scans are labelled.
+"""Published splits of a data set: training, validation and test cases, and which are labelled.
 
 A protocol is a file of names, ``protocols/<protocol>_<data set>.yaml``; each names its source, and
 says in ``exact`` which of its lists are the source's own. Where a source does not give a list, the
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """Who is in which set.
+    """A published split: which cases are in which set.
 
     Attributes:
         name: Name of the protocol, such as "ssl4mis".
@@ -86,7 +86,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ProtocolSplit:
-    """The scans of a protocol that are there.
+    """The scans found for the cases of a protocol.
 
     Attributes:
         train: Training scans, in the order of the protocol.
@@ -159,7 +159,7 @@ def load_protocol(name: str, dataset: str, *, pick: int = 0) -> Protocol:
 
 
 def _cases(names: Iterable[str], phases: Sequence[str]) -> tuple[Case, ...]:
-    """Turn "patient PHASE" into that case, and "patient" into one case a phase."""
+    """Turn "patient PHASE" into that case, and "patient" into one case per phase."""
     cases: list[Case] = []
     for name in names:
         patient, _, phase = name.partition(" ")
@@ -168,11 +168,11 @@ def _cases(names: Iterable[str], phases: Sequence[str]) -> tuple[Case, ...]:
 
 
 def split_by_protocol(scans: Sequence[Scan], protocol: Protocol) -> ProtocolSplit:
-    """Divide scans as a protocol does; what the scans lack is named, never skipped in silence.
+    """Split scans as a protocol does; missing cases are listed, never silently skipped.
 
     Args:
         scans: Scans of the protocol's data set; their order has no influence.
-        protocol: Who is in which set. A case without a phase takes every scan of its patient.
+        protocol: The split. A case without a phase takes every scan of its patient.
 
     Returns:
         The scans of each set, the missing cases, and the scans the protocol does not mention.

@@ -11,22 +11,21 @@ from spcl_fast.segmentation.data.meta_labels import position_partition
 class GroupSampler:
     """Draws batches of slice indices, for ACDC in the paper 10 scans x 3 partitions x 1 slice.
 
-    A batch holds different scans, and from each partition of each scan up to
-    ``slices_per_partition`` different slices. A partition with fewer slices gives all it has; an
-    empty one is skipped. The random state is the generator's alone: restoring its state repeats
-    the batches.
+    A batch holds distinct scans, and up to ``slices_per_partition`` distinct slices from each
+    partition of each scan. A partition with fewer slices contributes all of them; an empty one is
+    skipped. The generator holds all random state: restoring it repeats the batches.
 
     Args:
         scan: (n,) int64, scan of each slice.
         slice_index: (n,) int64, place in the stack.
         num_slices: (n,) int64, slices in the stack.
-        num_scans: scans in a batch, at most the number of different scans.
-        num_partitions: position partitions of a stack.
-        slices_per_partition: slices drawn from each partition of each scan.
+        num_scans: Scans in a batch, at most the number of different scans.
+        num_partitions: Position partitions of a stack.
+        slices_per_partition: Slices drawn from each partition of each scan.
         generator: CPU generator, advanced by every call.
 
     Raises:
-        ValueError: if a count is below 1, or num_scans exceeds the number of scans.
+        ValueError: A count is below 1, or num_scans exceeds the number of scans.
     """
 
     def __init__(

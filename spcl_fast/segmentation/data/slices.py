@@ -1,8 +1,8 @@
-"""All slices of some scans as tensors, resampled once and cached on disk.
+"""The slices of several scans as tensors, resampled once and cached on disk.
 
-A cache entry is one ``.npz`` file a scan, named by a hash of the path, size and modification time
-of its files, of the way they are read and of the grid: a changed file, another frame, axis or set
-of classes, or another grid is another entry. An entry that cannot be read is built again.
+The cache has one ``.npz`` file per scan, named by a hash of the path, size and modification time of
+its files, the way they are read and the grid: a changed file, another frame, axis, set of classes
+or grid gives another entry. An entry that cannot be read is rebuilt.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ CACHE_FORMAT = 2  # part of every cache key: raise it when the processing change
 
 @dataclass(frozen=True)
 class Slices:
-    """The n slices of some scans.
+    """The n slices of several scans.
 
     Attributes:
-        scans: the scans, in the order of ``scan``.
+        scans: The scans, in the order of ``scan``.
         images: (n, 1, size, size) float32 in [0, 1].
         masks: (n, size, size) uint8.
         scan: (n,) int64, index into scans.
@@ -41,7 +41,7 @@ class Slices:
         num_slices: (n,) int64, slices in the stack of the scan.
         meta: (n,) int64 category of each meta-label, -1 where unknown: ``patient``, ``phase`` and
             every name in ``Scan.meta``.
-        categories: names of the categories of each meta-label, sorted.
+        categories: Names of the categories of each meta-label, sorted.
     """
 
     scans: tuple[Scan, ...]
@@ -58,7 +58,7 @@ class Slices:
 
     @property
     def position(self) -> Tensor:
-        """(n,) float32 in (0, 1): centre of the slice along the stack."""
+        """Centre of each slice along its stack, (n,) float32 in (0, 1)."""
         return (self.slice_index + 0.5) / self.num_slices
 
     def to(self, device: torch.device | str) -> Slices:
@@ -77,15 +77,15 @@ class Slices:
         """Keep the slices of some scans, renumbered 0, 1, ... in the order given; categories stay.
 
         Args:
-            scan_indices: indices into ``scans``, each at most once.
+            scan_indices: Indices into ``scans``, each at most once.
 
         Raises:
-            ValueError: if an index repeats or is out of range.
+            ValueError: An index repeats or is out of range.
         """
         wanted = list(scan_indices)
         if len(set(wanted)) != len(wanted) or not all(0 <= i < len(self.scans) for i in wanted):
             raise ValueError(
-                f"scan_indices must be different numbers in 0..{len(self.scans) - 1}, got {wanted}"
+                f"scan_indices must be distinct numbers in 0..{len(self.scans) - 1}, got {wanted}"
             )
         rows = [torch.nonzero(self.scan == i).flatten() for i in wanted]
         keep = torch.cat(rows) if rows else self.scan.new_zeros(0)
@@ -106,17 +106,17 @@ def load_slices(scans: Sequence[Scan], grid: Grid, cache_dir: Path | None = None
     """Read scans, normalise each volume to [0, 1] and resample it to the grid.
 
     Args:
-        scans: what to load, at least one, with different names.
-        grid: target grid.
-        cache_dir: folder of the cache, created on demand; None reads and writes no cache.
+        scans: The scans to load, at least one, with distinct names.
+        grid: Target grid.
+        cache_dir: Folder of the cache, created on demand; None reads and writes no cache.
 
     Raises:
-        DataError: if a scan cannot be read or the cache cannot be written.
-        ValueError: if scans is empty or a name repeats.
+        DataError: A scan cannot be read or the cache cannot be written.
+        ValueError: `scans` is empty or a name repeats.
     """
     names = [scan.name for scan in scans]
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"scans must be one or more scans with different names, got {names}")
+        raise ValueError(f"scans must be one or more scans with distinct names, got {names}")
     images, masks, lengths = [], [], []
     for scan in scans:
         image, mask = _processed(scan, grid, cache_dir)
@@ -138,7 +138,7 @@ def load_slices(scans: Sequence[Scan], grid: Grid, cache_dir: Path | None = None
 
 
 def _encode(scans: Sequence[Scan]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Codes (number of scans,) int64 and sorted categories of every meta-label."""
+    """Return codes, (number of scans,) int64, and sorted categories of every meta-label."""
     names = sorted({name for scan in scans for name in scan.meta})
     values: dict[str, list[str | None]] = {
         name: [s.meta.get(name) for s in scans] for name in names
@@ -155,7 +155,7 @@ def _encode(scans: Sequence[Scan]) -> tuple[dict[str, Tensor], dict[str, list[st
 
 
 def _processed(scan: Scan, grid: Grid, cache_dir: Path | None) -> tuple[FloatArray, LabelArray]:
-    """Image (S, size, size) float32 and mask (S, size, size) uint8, from the cache if it can."""
+    """Return image (S, size, size) float32 and mask (S, size, size) uint8, cached if possible."""
     entry = None if cache_dir is None else _cache_entry(scan, grid, Path(cache_dir))
     if entry is not None and (cached := _read_entry(entry, grid)) is not None:
         return cached

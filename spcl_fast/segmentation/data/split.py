@@ -1,4 +1,4 @@
-"""Dividing patients into training and test."""
+"""Random splits into training and test patients."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from spcl_fast.segmentation.data.scan import Scan
 def split_patients(
     scans: Sequence[Scan], *, num_test: int, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Split scans by patient: both phases of a patient fall on the same side.
+    """Split scans by patient: all scans of a patient are on the same side.
 
     Test patients are drawn from each ``meta["group"]`` in proportion to its size (largest
-    remainder); scans without a group form one group of their own. The order of scans does not
-    change who is drawn.
+    remainder); scans without a group form one group of their own. The result does not depend on
+    the order of the scans.
 
     Args:
-        scans: scans of at least num_test + 1 patients.
-        num_test: number of test patients.
-        seed: the same seed gives the same split.
+        scans: Scans of at least num_test + 1 patients.
+        num_test: Number of test patients.
+        seed: The same seed gives the same split.
 
     Returns:
         Indices into scans: training, test; both ascending.
 
     Raises:
-        ValueError: if num_test is negative or not below the number of patients.
+        ValueError: `num_test` is negative or not below the number of patients.
     """
     group_of: dict[str, str] = {}
     for scan in sorted(scans, key=lambda scan: scan.name):
@@ -38,7 +38,7 @@ def split_patients(
     for patient in sorted(group_of):
         groups.setdefault(group_of[patient], []).append(patient)
     names = sorted(groups)
-    rng.shuffle(names)  # who gets the remainder where the fractions tie
+    rng.shuffle(names)  # breaks ties between fractions
     share = {name: num_test * len(groups[name]) / len(group_of) for name in names}
     quota = {name: int(share[name]) for name in names}
     by_fraction = sorted(names, key=lambda name: quota[name] - share[name])

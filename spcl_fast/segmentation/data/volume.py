@@ -1,10 +1,10 @@
-"""The volumes of scans: images and labels read as arrays, and labels written back.
+"""Read the images and labels of scans as arrays, and write labels back.
 
 Orientation: the array of a file is indexed (x, y, z). We hold (slice, row, column): the stack axis
-of the scan first, then the other two in reverse, exactly as stored. Nothing is flipped or
-reoriented to a patient frame, because cardiac files often carry a diagonal affine that says nothing
-about the anatomy. The affine is kept and written back, so labels written by `write_labels` overlay
-the image they were predicted from, voxel for voxel.
+of the scan first, then the other two in reverse, exactly as stored. Volumes are not
+reoriented to a patient frame, because cardiac files often have a diagonal affine that is unrelated
+to the anatomy. The affine is kept and written back, so labels written by `write_labels` match the
+image they were predicted from voxel by voxel.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def read_image(
     """Read a volume.
 
     Args:
-        path: a file of a format in `spcl_fast.segmentation.data.image_file`.
-        frame: as in `Scan`.
-        stack_axis: as in `Scan`.
-        dataset: name of the array in an HDF5 file.
+        path: A file of a format in `spcl_fast.segmentation.data.image_file`.
+        frame: As in `Scan`.
+        stack_axis: As in `Scan`.
+        dataset: Name of the array in an HDF5 file.
 
     Returns:
         image (S, H, W) float32, spacing (dz, dy, dx) in millimetres, affine (4, 4) float64.
 
     Raises:
-        DataError: if the file is missing, unreadable, truncated, not 3-D (4-D with a frame), not
+        DataError: The file is missing, unreadable, truncated, not 3-D (4-D with a frame), not
             real-valued, has a voxel size that is not positive, or holds NaN or infinite values.
     """
     path = Path(path)
@@ -73,17 +73,17 @@ def read_labels(
     """Read the labels of a volume as classes.
 
     Args:
-        path: a file as in `read_image`; the array of an HDF5 file is ``label``.
-        num_classes: classes must be in 0 .. num_classes - 1.
-        frame: as in `Scan`; ignored where the file is 3-D.
-        stack_axis: as in `Scan`.
-        classes: as in `Scan`.
+        path: A file as in `read_image`; the array of an HDF5 file is ``label``.
+        num_classes: Classes must be in 0 .. num_classes - 1.
+        frame: As in `Scan`; ignored where the file is 3-D.
+        stack_axis: As in `Scan`.
+        classes: As in `Scan`.
 
     Returns:
         (S, H, W) uint8.
 
     Raises:
-        DataError: as `read_image`, and for a value that is no class.
+        DataError: As `read_image`, or a value is not a class.
     """
     path = Path(path)
     contents = image_file.load(path, frame, "label", may_lack_frames=True)
@@ -116,7 +116,7 @@ def _class_of(value: float, classes: Mapping[int, int] | None) -> int | None:
 def _stack(
     path: Path, contents: image_file.Contents, stack_axis: int
 ) -> tuple[FloatArray, Spacing, AffineArray]:
-    """Check an (x, y, z) volume and turn it into (slice, row, column)."""
+    """Check an (x, y, z) volume and transpose it to (slice, row, column)."""
     array, zooms, affine = contents
     num_bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if num_bad:
@@ -137,8 +137,7 @@ def read_scan(scan: Scan) -> Volume:
         The volume; spacing and affine are those of the image.
 
     Raises:
-        DataError: whatever `read_image` and `read_labels` refuse, image and labels of different
-            shape.
+        DataError: As `read_image` and `read_labels`, or image and labels differ in shape.
     """
     image, spacing_mm, affine = read_image(scan.image, frame=scan.frame, stack_axis=scan.stack_axis)
     labels = read_labels(
@@ -165,10 +164,10 @@ def write_labels(
         path: ``.nii`` or ``.nii.gz`` file to write; its folder is created if missing.
         labels: (S, H, W) uint8, on the grid of the image.
         affine: (4, 4) of the image; the voxel size in the header is taken from it.
-        stack_axis: as in `Scan`: the voxel axis of the image that S runs along.
+        stack_axis: As in `Scan`: the voxel axis of the image that S runs along.
 
     Raises:
-        ValueError: if labels is not 3-D uint8, or path does not end in .nii or .nii.gz.
+        ValueError: `labels` is not 3-D uint8, or `path` does not end in .nii or .nii.gz.
     """
     import nibabel
 

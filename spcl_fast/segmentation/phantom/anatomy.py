@@ -1,4 +1,4 @@
-"""Hearts: their size and function by group, and one patient's drawn about them."""
+"""Size and function of the hearts of each group, and random hearts around them."""
 
 from __future__ import annotations
 

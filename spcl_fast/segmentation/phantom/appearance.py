@@ -13,7 +13,7 @@ from spcl_fast.segmentation.data.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Vendor:
-    """How the images of one make of scanner look.
+    """Image characteristics of one scanner vendor.
 
     Attributes:
         gamma: Exponent of the contrast curve.
@@ -42,7 +42,7 @@ class Scanner:
     """A vendor's scanner as set up for one patient.
 
     Attributes:
-        vendor: Its kind.
+        vendor: The vendor.
         field: Coefficients of 1, x, y, xy, x^2, y^2 in the log of the coil field.
         band: Angle in rad, offset in image halves, depth of a dark bSSFP band (0: none).
         gain: (S,) brightness of each slice.
@@ -67,7 +67,7 @@ def sample_scanner(rng: np.random.Generator, vendor: str, num_slices: int) -> Sc
 
 
 class Texture(NamedTuple):
-    """Smooth noise of unit variance that a patient's tissues share, each (S, H, W).
+    """Smooth noise of unit variance, the same for both phases of a patient, each (S, H, W).
 
     Attributes:
         fine: Varies over about 2 mm.

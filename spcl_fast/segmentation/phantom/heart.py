@@ -24,7 +24,7 @@ class Stack:
 
     Attributes:
         z_mm: (S,) heights of the slices' centres, 0 at the ED valve plane, base to apex.
-        dz_mm: Distance of the slices.
+        dz_mm: Distance between slices.
         centre_mm: LV centre at the base from the image's centre, x and y.
         shift_mm: (S, 2) misregistration between breath-holds, x and y.
         tilt: Drift of the LV centre along the stack, mm per mm, x and y.
@@ -123,7 +123,7 @@ def draw_heart(
         texture: Noise of the tissues.
 
     Returns:
-        Signal, float32; where the heart hides the chest, bool; labels, uint8; each (Z, H, W).
+        Signal, float32; where the heart covers the chest, bool; labels, uint8; each (Z, H, W).
     """
     fine, coarse = (np.repeat(field, NUM_SUBSLICES, axis=0) for field in texture)
     endo, epi, rv = grid.at(section.endo), grid.at(section.epi), grid.at(section.rv)
@@ -183,7 +183,7 @@ def _draw_chambers(
     grid: HeartGrid,
     coarse: FloatArray,
 ) -> None:
-    """Paint atria, aortic root and outflow tract above the valve plane; none is labelled."""
+    """Paint atria, aortic root and outflow tract above the valve plane; they are not labelled."""
     if not (section.t < 0).any():
         return
     last = int(np.flatnonzero(section.t < 0)[-1]) + 1  # sections run from base to apex

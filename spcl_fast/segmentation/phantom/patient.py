@@ -1,4 +1,4 @@
-"""One patient of the phantom: anatomy, chest and scanner put together on a pixel grid."""
+"""One patient of the phantom: anatomy, chest and scanner on a pixel grid."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PhantomPatient:
     Attributes:
         name: "patient001" for index 0.
         group: ACDC group: NOR, DCM, HCM, MINF or RV.
-        vendor: Make of the scanner: A, B or C.
+        vendor: Vendor of the scanner: A, B or C.
         images: By phase "ED" and "ES", (S, H, W) float32, whole numbers, slices base to apex.
         masks: By phase, (S, H, W) uint8: 0 background, 1 RV, 2 myocardium, 3 LV.
         frames: Frame number of each phase in the cine, from 1.
@@ -70,7 +70,7 @@ class PhantomPatient:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Everything random about a patient but texture and noise."""
+    """All random properties of a patient except texture and noise."""
 
     heart: Heart
     stack: Stack
@@ -90,8 +90,8 @@ def make_patient(config: PhantomConfig, index: int) -> PhantomPatient:
             every five patients.
 
     Returns:
-        Both phases. Equal ``config`` and ``index`` give bitwise equal arrays, whichever other
-        patients were drawn; ``num_patients`` has no influence.
+        Both phases. Equal ``config`` and ``index`` give bitwise equal arrays, regardless of
+        ``num_patients`` and of which other patients are drawn.
 
     Raises:
         ValueError: If ``index`` is out of range.
@@ -139,7 +139,7 @@ def _sample_scene(
 def _draw(
     texture_rng: np.random.Generator, noise_rng: np.random.Generator, scene: _Scene, size: int
 ) -> tuple[dict[str, FloatArray], dict[str, LabelArray]]:
-    """Return images and masks of both phases; only contraction and noise tell them apart."""
+    """Return images and masks of both phases, which differ in contraction and noise only."""
     shape = (len(scene.stack.z_mm), size, size)
     texture = Texture(
         fine=smooth_noise(texture_rng, shape, (0.3, 2.2 / scene.pixel_mm)),
@@ -184,7 +184,7 @@ def _draw_phase(
 
 
 def patient_name(index: int) -> str:
-    """Return the name of a patient as ACDC counts, from 1."""
+    """Return the name of a patient in the style of ACDC, which counts from 1."""
     return f"patient{index + 1:03d}"
 
 

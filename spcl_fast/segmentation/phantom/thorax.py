@@ -1,4 +1,4 @@
-"""Everything around the heart: chest wall, lungs, diaphragm and the look-alikes of its chambers.
+"""The surroundings of the heart: chest wall, lungs, diaphragm and look-alikes of its chambers.
 
 The descending aorta is a bright disc, the stomach a dark-walled ring, vessels in lung and liver are
 bright spots: without them a segmenter could find the heart by intensity alone.

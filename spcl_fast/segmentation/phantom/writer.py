@@ -19,7 +19,7 @@ from spcl_fast.segmentation.phantom.layouts import LAYOUTS, LayoutWriter
 from spcl_fast.segmentation.phantom.patient import make_patient
 
 MARKER = "phantom.json"
-VERSION = 1  # raise it when the same configuration draws other images
+VERSION = 1  # increase when the same configuration gives other images
 _UNFINISHED = ".unfinished-"
 
 
@@ -30,12 +30,12 @@ def write_phantom(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write every patient of a phantom data set; finished patients of an earlier call are kept.
+    """Write every patient of a phantom data set; patients completed by an earlier call are kept.
 
     A patient is written to a temporary folder, and then its files are renamed into place, so an
-    interrupted call leaves whole patients only, and calling again completes the set. (Where a
-    layout spreads a patient over several files and the process is killed between two renames, the
-    next call writes that patient again.)
+    interrupted call leaves only complete patients, and a second call completes the set. (If a
+    layout has several files per patient and the process is killed between two renames, the next
+    call rewrites that patient.)
 
     Args:
         config: The data set.
@@ -47,7 +47,7 @@ def write_phantom(
         ``root``, ready for the reader of that layout.
 
     Raises:
-        ValueError: If there is no such layout, ``root`` is a file, holds other files, or a phantom
+        ValueError: There is no such layout, ``root`` is a file, holds other files, or a phantom
             of another configuration or layout, or the layout needs a package that is missing.
     """
     if layout not in LAYOUTS:
@@ -70,21 +70,8 @@ def write_phantom(
     return root
 
 
-def write_acdc(
-    config: PhantomConfig,
-    root: Path | str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Write a phantom in ACDC's layout: `write_phantom` with its default layout.
-
-    ``root / "metadata.csv"`` holds the vendor of each patient.
-    """
-    return write_phantom(config, root, "acdc", progress=progress)
-
-
 def _claim(config: PhantomConfig, root: Path, layout: str) -> None:
-    """Create or recognise the folder, or refuse it."""
+    """Create the folder, or check that it holds this phantom."""
     if root.exists() and not root.is_dir():
         raise ValueError(f"root must be a folder, got the file {root}")
     root.mkdir(parents=True, exist_ok=True)
@@ -119,7 +106,7 @@ def _write_patient(config: PhantomConfig, index: int, form: LayoutWriter, parent
             moved.append(parent / name)
             moved[-1].parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / name, moved[-1])
-    except BaseException:  # an interrupt too: nothing unfinished stays behind
+    except BaseException:  # also KeyboardInterrupt: leave nothing unfinished
         for path in moved:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         raise

@@ -17,7 +17,7 @@ from spcl_fast.segmentation.data.protocol import ProtocolSplit, load_protocol, s
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices, load_slices
 from spcl_fast.segmentation.data.split import split_patients
-from spcl_fast.segmentation.phantom import PhantomConfig, write_acdc
+from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.runs.progress import say
 
 PROTOCOLS_OF = {"ssl4mis": "acdc", "mmwhs4": "mmwhs"}  # layouts that are another data set's
@@ -69,7 +69,7 @@ def data_set(config: DataConfig) -> DataSet:
     if config.root is not None:
         return find_data(config.root, config.csv, config.layout)
     root = config.cache / "phantom"
-    write_acdc(PhantomConfig(), root)
+    write_phantom(PhantomConfig(), root)
     return find_data(root, config.csv or root / "metadata.csv", "acdc")
 
 

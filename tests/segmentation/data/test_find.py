@@ -67,7 +67,7 @@ def test_no_layout_or_several(tmp_path):
     with pytest.raises(DataError, match=f"one of the layouts {known}, got none of them"):
         find_data(tmp_path)
     make(make(tmp_path, "promise12"), "ssl4mis")
-    with pytest.raises(DataError, match="got promise12 and ssl4mis: name one"):
+    with pytest.raises(DataError, match="got promise12 and ssl4mis: choose one"):
         find_data(tmp_path)
     assert find_data(tmp_path, layout="ssl4mis").layout == "ssl4mis"
     with pytest.raises(DataError, match="must be a folder, got no such folder"):

@@ -205,7 +205,7 @@ def test_cache_dir_that_is_a_file(scans, tmp_path):
 def test_errors(scans, tmp_path):
     with pytest.raises(ValueError, match="one or more scans"):
         load_slices([], GRID, None)
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(ValueError, match="distinct names"):
         load_slices([scans[0], scans[0]], GRID, None)
     scans[1].mask.unlink()
     with pytest.raises(DataError, match="a_frame09_gt"):
@@ -225,7 +225,7 @@ def test_select(scans):
     assert part.categories == slices.categories
     assert len(slices.select([])) == 0
     for bad in ([0, 0], [4], [-1]):
-        with pytest.raises(ValueError, match=r"scan_indices must be different numbers in 0\.\.3"):
+        with pytest.raises(ValueError, match=r"scan_indices must be distinct numbers in 0\.\.3"):
             slices.select(bad)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.volume import read_scan
-from spcl_fast.segmentation.phantom import PhantomConfig, make_patient, write_acdc
+from spcl_fast.segmentation.phantom import PhantomConfig, make_patient, write_phantom
 from spcl_fast.segmentation.phantom.anatomy import GROUPS, sample_heart
 from spcl_fast.segmentation.phantom.surfaces import cross_sections
 
@@ -226,7 +226,7 @@ def test_index_out_of_range(index):
 
 def test_files_hold_the_patient(tmp_path):
     calls = []
-    root = write_acdc(SMALL, tmp_path / "set", progress=lambda *done: calls.append(done))
+    root = write_phantom(SMALL, tmp_path / "set", progress=lambda *done: calls.append(done))
     assert calls == [(1, 3), (2, 3), (3, 3)]
     patient = make_patient(SMALL, 1)
     folder = root / "training" / "patient002"
@@ -245,7 +245,7 @@ def test_files_hold_the_patient(tmp_path):
 
 
 def test_find_data_reads_the_phantom(tmp_path):
-    root = write_acdc(SMALL, tmp_path)
+    root = write_phantom(SMALL, tmp_path)
     scans = find_data(root, root / "metadata.csv").scans
     assert [scan.patient for scan in scans] == [f"patient00{k}" for k in (1, 1, 2, 2, 3, 3)]
     for k, scan in enumerate(scans):
@@ -271,11 +271,11 @@ def interrupt_after(num_patients):
 
 def test_interrupted_between_patients_then_completed(tmp_path):
     with pytest.raises(StopWritingError):
-        write_acdc(SMALL, tmp_path, progress=interrupt_after(2))
+        write_phantom(SMALL, tmp_path, progress=interrupt_after(2))
     training = tmp_path / "training"
     assert sorted(path.name for path in training.iterdir()) == ["patient001", "patient002"]
     first = (training / "patient001" / "Info.cfg").stat().st_mtime_ns
-    write_acdc(SMALL, tmp_path)
+    write_phantom(SMALL, tmp_path)
     assert len(find_data(tmp_path, tmp_path / "metadata.csv").scans) == 6
     assert (training / "patient001" / "Info.cfg").stat().st_mtime_ns == first
 
@@ -293,19 +293,19 @@ def test_interrupted_within_a_patient(tmp_path, monkeypatch, call, error):
 
     monkeypatch.setattr(nibabel, "save", failing)
     with pytest.raises(error):
-        write_acdc(SMALL, tmp_path)
+        write_phantom(SMALL, tmp_path)
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["patient001"]
     assert len(find_data(tmp_path).scans) == 2
 
 
 def test_leftovers_of_a_killed_process_go(tmp_path):
     with pytest.raises(StopWritingError):
-        write_acdc(SMALL, tmp_path, progress=interrupt_after(1))
+        write_phantom(SMALL, tmp_path, progress=interrupt_after(1))
     leftover = tmp_path / "training" / ".unfinished-abc"
     leftover.mkdir()
     (leftover / "patient002_frame01.nii.gz").write_bytes(b"half")
     assert len(find_data(tmp_path).scans) == 2  # nor do they disturb reading
-    write_acdc(SMALL, tmp_path)
+    write_phantom(SMALL, tmp_path)
     assert not leftover.exists()
 
 
@@ -314,13 +314,13 @@ def test_foreign_folders_are_refused_untouched(tmp_path):
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="root must be empty or hold a phantom"):
-        write_acdc(SMALL, foreign)
+        write_phantom(SMALL, foreign)
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
     with pytest.raises(ValueError, match="root must be a folder"):
-        write_acdc(SMALL, foreign / "thesis.txt")
-    phantom = write_acdc(dataclasses.replace(SMALL, num_patients=1), tmp_path / "phantom")
+        write_phantom(SMALL, foreign / "thesis.txt")
+    phantom = write_phantom(dataclasses.replace(SMALL, num_patients=1), tmp_path / "phantom")
     with pytest.raises(ValueError, match="got another one"):
-        write_acdc(SMALL, phantom)
+        write_phantom(SMALL, phantom)
 
 
 def test_the_phantom_resembles_acdc(patients, real_data):

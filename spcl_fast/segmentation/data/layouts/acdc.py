@@ -32,7 +32,7 @@ _SUBFOLDERS = (".", "training", "database", "database/training")
 
 
 def _recognises(root: Path) -> bool:
-    """Whether some folder here is called patient... or has an Info.cfg."""
+    """Return whether some folder here is called patient... or has an Info.cfg."""
     parents = folders(root, _SUBFOLDERS)
     return any(_is_marked(folder) for parent in parents for folder in parent.iterdir())
 
@@ -57,7 +57,7 @@ def _is_patient(folder: Path) -> bool:
 
 
 def _patient_scans(folder: Path) -> list[Scan]:
-    """The ED and the ES scan of one patient folder."""
+    """Return the ED and the ES scan of one patient folder."""
     path, patient = folder / "Info.cfg", folder.name
     info = _read_info(path)
     for phase in PHASES:
@@ -79,7 +79,7 @@ def _read_info(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise DataError(f"{path} must exist and give the ED and ES frames, got {error}.") from error
+        raise DataError(f"{path} must exist and name the ED and ES frames, got {error}.") from error
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 

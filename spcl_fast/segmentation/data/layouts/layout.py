@@ -1,4 +1,4 @@
-"""What a layout has to say of a folder, and what several layouts look for alike."""
+"""The interface of a layout, and helpers that several layouts share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.scan import PHASES, Scan
 
-ScansOrError: TypeAlias = list[Scan] | DataError  # of a patient, or of a volume where that is all
+ScansOrError: TypeAlias = list[Scan] | DataError  # of one patient or volume
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class LayoutReader:
     Attributes:
         recognises: Returns whether a folder has this layout.
         class_names: Returns the names of the classes of a folder, the background first.
-        find: Returns the scans of each patient or volume below a folder, or what is wrong with it;
-            images are not read.
+        find: Returns, for each patient or volume below a folder, its scans or what is wrong with
+            it; images are not read.
     """
 
     recognises: Callable[[Path], bool]
@@ -46,7 +46,7 @@ def existing(*paths: Path, because: str) -> Path:
     """Return the first of some files that exists.
 
     Raises:
-        DataError: None exists; the sentence names the first of them.
+        DataError: None exists; the message names the first.
     """
     for path in paths:
         if path.is_file():
@@ -58,18 +58,18 @@ def with_suffix(stem: Path, suffixes: Sequence[str], because: str) -> Path:
     """Return the first existing file of a stem, which may contain dots, and a suffix.
 
     Raises:
-        DataError: None exists; the sentence names the one with the first suffix.
+        DataError: None exists; the message names the first.
     """
     return existing(*(Path(f"{stem}{suffix}") for suffix in suffixes), because=because)
 
 
 def frame_name(patient: str, frame: int) -> str:
-    """Return the name of one frame of a patient as ACDC counts, with two digits."""
+    """Return the name of one frame of a patient in the style of ACDC."""
     return f"{patient}_frame{frame:02d}"
 
 
 def phase_frames(texts: Mapping[str, str], patient: str, path: Path) -> dict[str, int]:
-    """Return the frame of each phase of a patient, as a file gives them.
+    """Parse the frame numbers of a patient's phases.
 
     Args:
         texts: The file's text for each phase.
@@ -77,7 +77,7 @@ def phase_frames(texts: Mapping[str, str], patient: str, path: Path) -> dict[str
         path: The file.
 
     Raises:
-        DataError: A phase is no number, or ED and ES are one frame.
+        DataError: A text is not a number, or ED and ES are the same frame.
     """
     frames = {}
     for phase in PHASES:

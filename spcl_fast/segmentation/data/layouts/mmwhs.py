@@ -9,10 +9,11 @@ Meta-label: modality, ``ct`` or ``mr``. There is no cardiac phase.
 Slices are stacked along the third voxel axis as stored: axial for CT, the stack that was acquired
 for MR. Nothing is reoriented, so position labels compare volumes of one modality, not CT with MR.
 
-Two sets of classes: all seven structures (layout ``mmwhs``), or the four that work on adapting CT
-to MR and SPCL use (``mmwhs4``); the other three are background then. So is any value that stands
-for no structure: the published labels hold a few strays. The data: Zhuang and Shen, Medical Image
-Analysis 2016, doi 10.1016/j.media.2016.02.006.
+Two sets of classes: all seven structures (layout ``mmwhs``), or the four used in the literature on
+CT-to-MR adaptation and by SPCL (``mmwhs4``), with the other three as background. Values that belong
+to no structure are background too: the published labels contain a few.
+
+The data: Zhuang and Shen, Medical Image Analysis 2016, doi 10.1016/j.media.2016.02.006.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _FILE = re.compile(r"((ct|mr)_train_\w+)_(?:image|label)\.nii(?:\.gz)?")
 
 
 def _recognises(root: Path) -> bool:
-    """Whether some ct_train_... or mr_train_..._label.nii.gz is here."""
+    """Return whether some ct_train_... or mr_train_..._label.nii.gz is here."""
     return any("_label." in path.name for path in _files(root))
 
 
@@ -78,7 +79,7 @@ def _volume_scans(stem: Path, names: tuple[str, ...]) -> list[Scan]:
 
 LAYOUT = LayoutReader(_recognises, lambda root: CLASS_NAMES, lambda root: _find(root, CLASS_NAMES))
 LAYOUT_OF_FOUR = LayoutReader(
-    recognises=lambda root: False,  # on disk it is LAYOUT: it must be asked for
+    recognises=lambda root: False,  # same files as LAYOUT: must be requested by name
     class_names=lambda root: FOUR_CLASS_NAMES,
     find=lambda root: _find(root, FOUR_CLASS_NAMES),
 )

@@ -1,6 +1,6 @@
 """The layout of M&Ms: short-axis cine stacks of several vendors and centres.
 
-    <root>/*Dataset*information*.csv                         a row a patient, see below
+    <root>/*Dataset*information*.csv                         one row per patient, see below
     <root>/Training/Labeled/<id>/<id>_sa.nii.gz              4-D: x, y, z, frame
     <root>/Training/Labeled/<id>/<id>_sa_gt.nii.gz           4-D, labels in the frames ED and ES
 
@@ -38,7 +38,7 @@ _KEY = "External code"
 
 
 def _recognises(root: Path) -> bool:
-    """Whether some <id>/<id>_sa_gt.nii.gz is here."""
+    """Return whether some <id>/<id>_sa_gt.nii.gz is here."""
     return any(
         any(parent.glob("[!.]*/[!.]*_sa_gt.nii.gz")) for parent in folders(root, _SUBFOLDERS)
     )

@@ -2,7 +2,7 @@
 
     <root>/dataset.json          labels; in the Decathlon also the pairs under "training"
     <root>/imagesTr/<case>.nii.gz          Decathlon; several channels make it 4-D
-    <root>/imagesTr/<case>_0000.nii.gz     nnU-Net, a file a channel
+    <root>/imagesTr/<case>_0000.nii.gz     nnU-Net, one file per channel
     <root>/labelsTr/<case>.nii.gz
 
 The Decathlon writes labels as ``{"1": "name"}``, nnU-Net v2 as ``{"name": 1}``; both are read. The
@@ -28,7 +28,7 @@ _FRAME = re.compile(r"_frame\d+$")
 
 
 def _recognises(root: Path) -> bool:
-    """Whether a dataset.json is here."""
+    """Return whether a dataset.json is here."""
     return (root / "dataset.json").is_file()
 
 
@@ -65,7 +65,7 @@ def _class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]:
         pairs = [(name, key) for key, name in pairs]
     try:
         by_number = {int(number): str(name) for name, number in pairs}
-    except (TypeError, ValueError):  # a region of nnU-Net is a list of numbers
+    except (TypeError, ValueError):  # nnU-Net's regions are lists of numbers
         by_number = {}
     if not by_number or sorted(by_number) != list(range(len(pairs))):
         raise DataError(f"{path} must have labels numbered 0, 1, ..., got {labels!r}.")
@@ -73,11 +73,11 @@ def _class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _listed_pairs(path: Path, description: dict[str, Any]) -> list[tuple[Path, Path]]:
-    """Image and labels of each entry of "training"."""
+    """Return image and labels of each entry of "training"."""
     try:
         pairs = [(Path(e["image"]), Path(e["label"])) for e in description.get("training", [])]
     except (TypeError, KeyError) as error:
-        raise DataError(f"{path} must list training cases as image and label.") from error
+        raise DataError(f"{path} must list each training case with image and label.") from error
     root = path.parent
     return [(root / image, root / mask) for image, mask in pairs if image.name[:1] != "."]
 

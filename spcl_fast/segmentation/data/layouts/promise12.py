@@ -28,7 +28,7 @@ _MASK = "_segmentation"
 
 
 def _recognises(root: Path) -> bool:
-    """Whether some Case..._segmentation.mhd is here."""
+    """Return whether some Case..._segmentation.mhd is here."""
     parents = folders(root, _SUBFOLDERS)
     return any(path.stem.endswith(_MASK) for parent in parents for path in _headers(parent))
 

@@ -1,7 +1,7 @@
 """The layout of SSL4MIS: ACDC as HDF5 volumes.
 
     <root>/data/patient001_frame01.h5      arrays image and label, (slice, row, column)
-    <root>/train.list, val.list, test.list     names of volumes, one a line, where they exist
+    <root>/train.list, val.list, test.list     names of volumes, one per line, if present
 
 The root may also be the folder of the volumes; data/slices is not used. Of the two frames of a
 patient the first is end-diastole, the second end-systole; a patient with another number of frames
@@ -25,12 +25,12 @@ _FILE = re.compile(r"(?P<patient>[^.].*)_frame\d+\.h5")
 
 
 def _recognises(root: Path) -> bool:
-    """Whether some <patient>_frame<number>.h5 is here."""
+    """Return whether some <patient>_frame<number>.h5 is here."""
     return bool(_volumes(root))
 
 
 def _find(root: Path) -> list[ScansOrError]:
-    """The scans of each patient, and the listed volumes that do not exist."""
+    """Return the scans of each patient, and errors for listed volumes that do not exist."""
     volumes = _volumes(root)
     subsets, missing = _read_lists(root, {path.stem for path in volumes})
     paths_of: dict[str, list[Path]] = {}
@@ -46,7 +46,7 @@ def _find(root: Path) -> list[ScansOrError]:
 
 
 def _volumes(root: Path) -> dict[Path, str]:
-    """The patient of each volume."""
+    """Return the patient of each volume."""
     for parent in folders(root, ("data", ".")):
         found = {path: _FILE.fullmatch(path.name) for path in parent.glob("*.h5")}
         if volumes := {path: match["patient"] for path, match in found.items() if match}:
@@ -55,7 +55,7 @@ def _volumes(root: Path) -> dict[Path, str]:
 
 
 def _read_lists(root: Path, names: set[str]) -> tuple[dict[str, str], list[DataError]]:
-    """The list that names each volume, and the names without a volume."""
+    """Return the list that names each volume, and the names without a volume."""
     subsets: dict[str, str] = {}
     missing = []
     for subset in SUBSETS:

@@ -1,7 +1,7 @@
-"""The phantom in the on-disk layouts of public data sets: one module a layout, the same patients.
+"""The phantom in the on-disk layouts of public data sets: one module per layout, same patients.
 
 ========= =============================================== ==================== ==================
-name      as in                                           volumes a patient    labels
+name      as in                                           volumes per patient  labels
 ========= =============================================== ==================== ==================
 acdc      ACDC                                            ED, ES               RV 1, MYO 2, LV 3
 promise12 PROMISE12: MetaImage                            ED                   the heart 1
@@ -12,7 +12,7 @@ mnms      M&Ms: a short cine in one 4-D file              ED, ES and between   L
 ssl4mis   SSL4MIS: HDF5 volumes and slices, lists of them ED, ES               RV 1, MYO 2, LV 3
 ========= =============================================== ==================== ==================
 
-Only the form is borrowed: a "CT" is the same drawn MR image.
+Only the file format differs: a "CT" is the same synthetic MR image.
 """
 
 from spcl_fast.segmentation.phantom.layouts import (

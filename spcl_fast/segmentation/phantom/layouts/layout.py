@@ -27,8 +27,8 @@ class LayoutWriter:
         folder: Folder below the root that holds all patients.
         last: Returns, for the index of a patient, which of its files or folders, below `folder`,
             appears last: where it is, the patient is whole.
-        write: Writes a patient, with its index, into an empty folder that stands for `folder`.
-            Returns what it wrote, files or folders, in the order in which they are to appear.
+        write: Writes a patient, with its index, into an empty folder in place of `folder`. Returns
+            what it wrote, files or folders, in the order in which they are to appear.
         tables: Returns the text of each file about the set as a whole, by its path below the root,
             given the configuration, the root and how many patients are there.
     """
@@ -40,7 +40,7 @@ class LayoutWriter:
 
 
 def no_tables(config: PhantomConfig, root: Path, num_patients: int) -> dict[str, str]:
-    """Return no table: the folder says everything."""
+    """Return no table: the layout has none."""
     return {}
 
 

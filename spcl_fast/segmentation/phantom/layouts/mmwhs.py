@@ -1,11 +1,11 @@
-"""The phantom as MM-WHS: one volume a patient, CT and MR in turn.
+"""The phantom as MM-WHS: one volume per patient, CT and MR alternating.
 
     ct_train/ct_train_1001_image.nii.gz     and ..._label.nii.gz: patients 1, 3, 5, ...
     mr_train/mr_train_1001_image.nii.gz     and ..._label.nii.gz: patients 2, 4, 6, ...
 
 Labels are 205 for the myocardium, 500 for LV blood and 600 for RV blood; the other four structures
 are not labelled. As in the real data, one case (ct_train_1001) has a few voxels of the value 421,
-which is no structure; they are in the first corner of the volume.
+which is not a structure; they are in the first corner of the volume.
 """
 
 from __future__ import annotations

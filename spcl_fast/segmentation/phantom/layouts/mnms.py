@@ -1,4 +1,4 @@
-"""The phantom as M&Ms: a cine a patient, labelled at two frames.
+"""The phantom as M&Ms: one cine per patient, labelled at two frames.
 
     211230_M&Ms_Dataset_information_diagnosis_opendataset.csv
     Training/Labeled/patient001/patient001_sa.nii.gz        (x, y, z, frame)

@@ -1,4 +1,4 @@
-"""The phantom as a task of the Medical Segmentation Decathlon: one volume a patient.
+"""The phantom as a task of the Medical Segmentation Decathlon: one volume per patient.
 
 dataset.json                       name, modality, labels by number, list of the training files
 imagesTr/phantom_001.nii.gz        end-diastolic image

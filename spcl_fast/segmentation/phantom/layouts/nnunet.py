@@ -1,4 +1,4 @@
-"""The phantom as a data set of nnU-Net v2: two volumes a patient.
+"""The phantom as a data set of nnU-Net v2: two volumes per patient.
 
 dataset.json                                   channels, labels by name, how many cases
 imagesTr/patient001_frame01_0000.nii.gz        channel 0 of the ED image; frame02 is ES

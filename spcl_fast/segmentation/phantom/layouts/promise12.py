@@ -1,4 +1,4 @@
-"""The phantom as PROMISE12: one volume a case, one class.
+"""The phantom as PROMISE12: one volume per case, one class.
 
     training_data/Case00.mhd                  image, signed 16 bit, with Case00.raw
     training_data/Case00_segmentation.mhd     labels, unsigned 8 bit, with Case00_segmentation.raw

@@ -103,8 +103,11 @@ def test_nnunet(tmp_path, has_list):
         ({"labels": {"0": "background", "2": "PZ"}}, "labels numbered 0, 1"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "labels numbered 0, 1"),
         ({"labels": ["background", "PZ"]}, "labels numbered 0, 1"),
-        ({"labels": {"0": "a"}, "training": [{"image": "x"}]}, "cases as image and label"),
-        ({"labels": {"0": "a"}, "training": 3}, "cases as image and label"),
+        (
+            {"labels": {"0": "a"}, "training": [{"image": "x"}]},
+            "each training case with image and label",
+        ),
+        ({"labels": {"0": "a"}, "training": 3}, "each training case with image and label"),
         ({"labels": {"0": "a"}, "modality": "MRI"}, "map channel numbers to names, got 'MRI'"),
     ],
 )
