@@ -27,16 +27,16 @@ PRETRAINING_TITLES = (
     "Objective, loss + R",
 )
 PRETRAINING_CAPTION = (
-    "Loss by step (pale) and its mean over an epoch (dots). The dashed line is log(N - 1) "
+    "Loss by step (pale) and its mean over each epoch (dots). The dashed line is log(N - 1) "
     "times the weights of the labels, the loss of an embedding that maps every slice to one "
     "point. A run that stays on it with all weights near 1 has learned nothing. Small weights "
-    "lower the loss too, so read it beside the mean weight, the share of the positive pairs in "
+    "lower the loss too, so read it together with the mean weight, the share of positive pairs in "
     "use. The kNN accuracy needs no mask: it is how often the nearest slices of other patients "
-    "tell a slice's position, and should rise."
+    "predict a slice's position, and should rise."
 )
 FINETUNING_CAPTION = (
-    "Colours say where the runs started. The training loss is a moving mean. "
-    "Validation Dice is 3-D, on patients that are neither trained on nor tested; a line that "
+    "Colours show the starting point of a run. The training loss is a moving mean. "
+    "Validation Dice is 3-D, on patients used neither for training nor for testing; a line that "
     "is higher early learned faster, one that ends higher learned more."
 )
 

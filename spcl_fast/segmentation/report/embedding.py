@@ -55,11 +55,11 @@ def embedding_picture(run: RunRecord) -> Picture | None:
         f"{len(plane)} slices{known}", x=0.01, ha="left", fontsize=11, color=figures.INK
     )
     caption = (
-        "Every dot is a slice of the training scans, at the two first principal components of its "
+        "Every dot is a slice of the training scans, at the first two principal components of its "
         f"embedding ({share[0]:.0%} and {share[1]:.0%} of the variance), the same dots in each "
         "panel. Position should run through the cloud as a gradient; if patients form islands "
-        "instead, the encoder tells who it is rather than where it is (patient colours only tell "
-        "neighbours apart). What two components hide, the kNN accuracy still counts."
+        "instead, the encoder has learned identity rather than position (patient colours only "
+        "separate neighbours). The kNN accuracy also sees what two components hide."
     )
     return Picture(f"Embedding of {run.name}", caption, figures.to_png(figure))
 

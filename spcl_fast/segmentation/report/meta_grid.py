@@ -15,9 +15,9 @@ MAX_PATIENTS = 3
 MAX_SCANS = 6
 CAPTION = (
     "Slices in one column carry the same position label, so they are positives of each other "
-    "whoever the patient is and whatever the phase; rows are scans, the phases of a patient "
-    "together. The label comes from the place in the stack alone: where a column mixes different "
-    "anatomy, the label is noisy, which is what the self-paced weights are for."
+    "regardless of patient and phase; rows are scans, with the phases of a patient together. The "
+    "label comes from the place in the stack alone: where a column mixes different anatomy, the "
+    "label is noisy, which is what the self-paced weights are for."
 )
 
 

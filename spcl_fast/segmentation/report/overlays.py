@@ -77,9 +77,9 @@ def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
 
 def _overlay_caption(how: str) -> str:
     return (
-        "Slices from base (left) to apex (right), evenly spaced where there are more than "
-        f"{MAX_SLICES}, cropped around the truth (a prediction far from it is not seen). Scans are "
-        f"the best, median and worst by mean Dice over the rows; the runs are {how}."
+        "Slices from base (left) to apex (right), evenly spaced if there are more than "
+        f"{MAX_SLICES}, cropped around the ground truth (predictions far from it are not visible). "
+        f"Scans are the best, median and worst by mean Dice over the rows; the runs are {how}."
     )
 
 

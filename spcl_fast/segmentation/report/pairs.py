@@ -19,19 +19,19 @@ NO_PAIR = "#dbe7f3"  # not a positive pair: there is no weight to show
 SCAN_LINE: dict[str, Any] = {"color": "#d55e00", "lw": 1.8}
 PARTITION_LINE: dict[str, Any] = {"color": "#0072b2", "lw": 0.8, "ls": (0, (3, 2))}
 ORDER_CAPTION = (
-    "Rows and columns are the slices of two scans, each sorted base to apex; orange lines part the "
-    "scans, dashed blue lines the labels within a scan. "
+    "Rows and columns are the slices of two scans, each sorted base to apex; orange lines separate "
+    "the scans, dashed blue lines the labels within a scan. "
 )
 WEIGHTS_CAPTION = (
     "Top: weight of each positive pair, black 0 (left out as too hard), white 1 (in full use); "
-    "pale blue is not a positive pair; last the mask of the positive pairs. Bottom: similarity of "
-    "the same slices, and how the last weights are spread. Under a self-paced "
-    "schedule the blocks should grow lighter from left to right, easy pairs first; pairs that stay "
-    "dark are those whose label the embedding does not believe."
+    "pale blue is not a positive pair; at the right the mask of the positive pairs. Bottom: "
+    "similarity of the same slices, and a histogram of the last weights. Under a self-paced "
+    "schedule the blocks should grow lighter from left to right, easy pairs first; in pairs that "
+    "stay dark the embedding disagrees with the label."
 )
 NO_PAIRS_CAPTION = (
-    "The label tells every slice from every other, so there is no positive pair to weigh here; red "
-    "marks slices that the embedding holds for alike all the same."
+    "Every slice has a label of its own, so there are no positive pairs to weight here; red marks "
+    "slices that the embedding finds similar nevertheless."
 )
 
 
