@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from spcl_fast._version import __version__
-from spcl_fast.segmentation.commands.table import COMMANDS, Command, Group, Program, load
+from spcl_fast.segmentation.commands.table import COMMANDS, Command, CommandGroup, Program, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def _run(name: str, words: list[str]) -> int:
     return _run_member(name, entry, words)
 
 
-def _run_member(name: str, group: Group, words: list[str]) -> int:
+def _run_member(name: str, group: CommandGroup, words: list[str]) -> int:
     if not words or words[0] not in group.commands:
         raise ValueError(f"{name} must be followed by {' or '.join(group.commands)}")
     return _run_command(f"{name} {words[0]}", group.commands[words[0]], words[1:])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from spcl_fast.cli import main
-from spcl_fast.segmentation.commands.table import COMMANDS, Group, Program, load
+from spcl_fast.segmentation.commands.table import COMMANDS, CommandGroup, Program, load
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 
 TINY = [
@@ -211,7 +211,7 @@ HELP = """
 import sys, time, spcl_fast
 before, start = set(sys.modules), time.perf_counter()
 from spcl_fast.cli import main
-from spcl_fast.segmentation.commands.table import COMMANDS, Group, Program, load
+from spcl_fast.segmentation.commands.table import COMMANDS, CommandGroup, Program, load
 assert main(["--help"]) == 0
 print(time.perf_counter() - start)
 print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
@@ -232,7 +232,7 @@ def test_help_is_quick_and_light():
 
 
 ENTRIES = {
-    **{name: entry for name, entry in COMMANDS.items() if not isinstance(entry, Group)},
+    **{name: entry for name, entry in COMMANDS.items() if not isinstance(entry, CommandGroup)},
     **{f"data {name}": entry for name, entry in COMMANDS["data"].commands.items()},
 }
 

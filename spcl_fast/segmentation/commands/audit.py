@@ -108,9 +108,9 @@ class AuditConfig:
 
 
 def audit(config: AuditConfig) -> Path:
-    """Run what is missing of the audit; return the path of audit.json.
+    """Run the missing parts of the audit; return the path of audit.json.
 
-    A run that fails is named and left out.
+    A run that fails is reported and left out.
 
     Raises:
         DataError, ConfigError, ValueError: One sentence for the user.
@@ -131,7 +131,7 @@ def audit(config: AuditConfig) -> Path:
         for seed in range(config.seeds)
         for noise in config.noise
         for pace in config.paces
-        if noise or pace != ORACLE  # without wrong labels that is plain SupCon
+        if noise or pace != ORACLE  # without wrong labels it is plain SupCon
     ]
     try:
         run_tasks([_pretraining(stage1, cell, config.out) for cell in cells], config)
@@ -195,7 +195,7 @@ def _write(
 
 
 def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
-    """Return the figures of a pre-training and its fine-tunings, None if it is not done."""
+    """Return the figures of a pre-training and its fine-tunings, None if it has not ended."""
     seed, noise, pace = cell
     folder = _folder(config.out, cell)
     if not (folder / "encoder.safetensors").exists():
@@ -229,9 +229,9 @@ def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, Evaluation]:
 
 
 def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
-    """Return the gain of Dice over plain SupCon by noise, over seeds and picks and patients.
+    """Return the gain in Dice over plain SupCon by noise, over seeds, picks and patients.
 
-    Where the audit is not complete, over the seeds that have any and the picks that all these have.
+    If the audit is incomplete: over the seeds with any pick, and the picks that all of these have.
     """
     gains: dict[str, Any] = {}
     for noise in config.noise:

@@ -1,4 +1,4 @@
-"""What a comparison of methods can be told, and where its runs lie."""
+"""Configuration of the comparison of methods, and the folders of its runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from spcl_fast.segmentation.commands.methods import METHODS, PAPER_METHODS
 from spcl_fast.segmentation.runs.device import Precision
 
-SEEDS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # the authors', and as many again
+SEEDS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # the authors' five, and five more
 ALL = "all"
 
 
@@ -24,7 +24,7 @@ class ReproduceConfig:
         protocol: Published split into training, labelled and test scans.
         scale: "paper" is the paper's recipe, for a GPU; "cpu" a small one that takes a night on two
             cores.
-        seeds: Number of seeds; they set weights, batches and augmentation.
+        seeds: Number of seeds of the weights, batches and augmentation.
         labelled: Numbers of labelled scans, or "all"; empty means the paper's.
         methods: Rows of the table.
         jobs: Number of concurrent runs.

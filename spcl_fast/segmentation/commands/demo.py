@@ -1,4 +1,4 @@
-"""The whole method in minutes: phantom, pre-training, fine-tuning with and without it, a report."""
+"""The whole method in minutes: phantom, pre-training, fine-tuning with and without it, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs: some at a time, each in a process beside this one, those that are done left alone."""
+"""Many runs: several at a time, each in its own process; finished ones are not run again."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.config import plain
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 
-MACHINE = ("root", "out", "jobs", "threads")  # what another machine would have otherwise
+MACHINE = ("root", "out", "jobs", "threads")  # differ between machines
 
 
 class Workers(Protocol):
-    """How many runs go at the same time, on how many threads."""
+    """Numbers of processes and threads."""
 
     @property
     def jobs(self) -> int:
@@ -35,7 +35,7 @@ class Workers(Protocol):
 
     @property
     def threads(self) -> int:
-        """CPU threads of each."""
+        """CPU threads per run."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Task:
 
 
 def run_tasks(tasks: Sequence[Task], workers: Workers) -> None:
-    """Run what is not done, in `jobs` processes; a run that fails is named, the others go on."""
+    """Run the unfinished tasks in `jobs` processes; a failure is reported and stops no others."""
     todo = [task for task in tasks if not task.is_done]
     if not todo:
         return
@@ -83,7 +83,7 @@ def _be_quiet() -> None:
 
 
 def _run(task: Task) -> str:
-    """Run a task; return what was wrong, nothing if it is done."""
+    """Run a task; return the error, empty if there was none."""
     try:
         if isinstance(task.config, PretrainConfig):
             pretrain(task.config, resume=True)
@@ -95,7 +95,7 @@ def _run(task: Task) -> str:
 
 
 def command_line(command: str, config: Any) -> str:
-    """Return the command that makes the runs of `config`, without paths and shares of a machine."""
+    """Return the command that makes the runs of `config`, without what differs between machines."""
     words = [f"spcl-fast {command}"]
     for item in fields(config):
         value = getattr(config, item.name)
@@ -106,7 +106,7 @@ def command_line(command: str, config: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return what the runs were made with."""
+    """Return the versions that the runs were made with."""
     python = platform.python_version()
     return {"spcl_fast": __version__, "torch": torch.__version__, "python": python}
 

@@ -1,7 +1,7 @@
-"""The methods that are compared: how each pre-trains, and what it adds to the supervised loss.
+"""The methods to compare: how each is pre-trained, and what it adds to the supervised loss.
 
-Weights are those of the authors' grids (arXiv:2107.13741 and its released code), one for all data
-sets. PAPER holds the paper's table: 3-D Dice in % by data set, method and labelled scans.
+The weights are from the authors' grids (arXiv:2107.13741 and its released code), the same for all
+data sets. PAPER holds the paper's table: 3-D Dice in % by data set, method and labelled scans.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from spcl_fast.segmentation.pretrain.config import PretrainConfig
 
 
 @dataclass(frozen=True)
-class Method:
-    """One row of the table.
+class Recipe:
+    """How the networks of one row of the table are trained.
 
     Attributes:
-        name: As in the paper where it is there.
-        encoder: Key of ENCODERS; None starts from scratch.
-        semi: Weights of the terms of `SemiConfig`.
+        name: As in the paper, if it is one of its methods.
+        encoder: Key of ENCODERS or DECODERS; None trains from scratch.
+        semi: Weights of terms of `SemiConfig`.
     """
 
     name: str
@@ -30,20 +30,20 @@ class Method:
 
 
 METHODS = {
-    "scratch": Method("Labelled scans only"),
-    "entropy": Method("Entropy minimisation", semi={"entropy": 0.01}),
-    "mixup": Method("Mix-up", semi={"mixup": 0.1}),
-    "adversarial": Method("Adversarial training", semi={"adversarial": 0.01}),
-    "teacher": Method("Mean teacher", semi={"teacher": 10.0}),
-    "mutual_information": Method("Discrete MI", semi={"mutual_information": 1.0}),
-    "copy_paste": Method("Bidirectional copy-paste", semi={"copy_paste": 1.0}),
-    "simclr": Method("SimCLR, fine-tuned", encoder="simclr"),
-    "pcl": Method("PCL, fine-tuned", encoder="pcl"),
-    "y_aware": Method("y-aware, fine-tuned", encoder="y_aware"),
-    "position": Method("Position, fine-tuned", encoder="position"),
-    "contrastive": Method("Contrastive, encoder and decoder", encoder="contrastive"),
-    "self_paced": Method("Self-paced, fine-tuned", encoder="self_paced"),
-    "ours": Method("Self-paced, semi-supervised", "self_paced", {"contrast": 0.1, "teacher": 10.0}),
+    "scratch": Recipe("Labelled scans only"),
+    "entropy": Recipe("Entropy minimisation", semi={"entropy": 0.01}),
+    "mixup": Recipe("Mix-up", semi={"mixup": 0.1}),
+    "adversarial": Recipe("Adversarial training", semi={"adversarial": 0.01}),
+    "teacher": Recipe("Mean teacher", semi={"teacher": 10.0}),
+    "mutual_information": Recipe("Discrete MI", semi={"mutual_information": 1.0}),
+    "copy_paste": Recipe("Bidirectional copy-paste", semi={"copy_paste": 1.0}),
+    "simclr": Recipe("SimCLR, fine-tuned", encoder="simclr"),
+    "pcl": Recipe("PCL, fine-tuned", encoder="pcl"),
+    "y_aware": Recipe("y-aware, fine-tuned", encoder="y_aware"),
+    "position": Recipe("Position, fine-tuned", encoder="position"),
+    "contrastive": Recipe("Contrastive, encoder and decoder", encoder="contrastive"),
+    "self_paced": Recipe("Self-paced, fine-tuned", encoder="self_paced"),
+    "ours": Recipe("Self-paced, semi-supervised", "self_paced", {"contrast": 0.1, "teacher": 10.0}),
 }
 PAPER_METHODS = (
     *("scratch", "entropy", "mixup", "adversarial", "teacher", "mutual_information"),
@@ -64,10 +64,10 @@ ENCODERS: dict[str, dict[str, Any]] = {
         **{"position_kernel": 0.1, "tau": 0.1},
     },
 }
-DECODERS = {"contrastive": "position"}  # a decoder's stage on that encoder
+DECODERS = {"contrastive": "position"}  # a decoder's stage, and the encoder below it
 
-Table = dict[str, dict[int, tuple[float, float]]]
-PAPER: dict[str, Table] = {
+PaperTable = dict[str, dict[int, tuple[float, float]]]
+PAPER: dict[str, PaperTable] = {
     "acdc": {
         "entropy": {1: (60.47, 1.03), 2: (69.81, 0.99), 4: (76.19, 1.21)},
         "mixup": {1: (60.87, 1.28), 2: (67.45, 1.04), 4: (76.18, 0.49)},
@@ -109,7 +109,7 @@ def encoder_config(preset: PretrainConfig, encoder: str, init: Path | None) -> P
     return replace(preset, loss=loss)
 
 
-def method_config(preset: FinetuneConfig, method: Method) -> FinetuneConfig:
+def method_config(preset: FinetuneConfig, method: Recipe) -> FinetuneConfig:
     """Return the fine-tuning of `method`, without its `init`."""
     weights: dict[str, Any] = method.semi
     return replace(preset, semi=replace(preset.semi, **weights))

@@ -41,7 +41,7 @@ class PredictConfig:
 
 
 def predict(config: PredictConfig) -> list[Path]:
-    """Segment every image; one that fails is named and the others are still done.
+    """Segment every image; a failure is reported and the others continue.
 
     Returns:
         The files written.

@@ -40,9 +40,9 @@ from spcl_fast.segmentation.runs.dataset import protocol_split
 
 
 def reproduce(config: ReproduceConfig) -> Path:
-    """Run what is missing of the grid; return the path of the table, reproduction.md.
+    """Run the missing parts of the grid; return the path of the table, reproduction.md.
 
-    A run that fails is named and leaves a gap in the table.
+    A run that fails is reported and leaves a gap in the table.
 
     Raises:
         DataError, ConfigError, ValueError: One sentence for the user.

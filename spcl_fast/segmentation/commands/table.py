@@ -36,7 +36,7 @@ class Program(NamedTuple):
     """Takes the arguments, returns the exit code."""
 
 
-class Group(NamedTuple):
+class CommandGroup(NamedTuple):
     """Commands of two words."""
 
     help: str
@@ -56,7 +56,7 @@ DATA = {
         *("commands.make_phantom:MakePhantomConfig", "commands.make_phantom:make_phantom"),
     ),
 }
-COMMANDS: dict[str, Command | Program | Group] = {
+COMMANDS: dict[str, Command | Program | CommandGroup] = {
     "demo": Command(
         "pre-train and fine-tune on a phantom, with a report, in minutes on a CPU",
         *("commands.demo:DemoConfig", "commands.demo:demo"),
@@ -99,7 +99,7 @@ COMMANDS: dict[str, Command | Program | Group] = {
         "write an HTML page about the runs in a folder",
         *("commands.report:ReportConfig", "commands.report:report"),
     ),
-    "data": Group("inspect a data set, or generate the phantom", DATA),
+    "data": CommandGroup("inspect a data set, or generate the phantom", DATA),
     "bench": Program(
         "measure time and memory against dense PyTorch and other libraries",
         "commands.bench:bench",

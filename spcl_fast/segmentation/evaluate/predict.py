@@ -65,7 +65,7 @@ def cases_of(images: Path, out: Path) -> dict[str, Path]:
 def segment_images(
     cases: Mapping[str, Path], out: Path, model: UNet, grid: Grid
 ) -> list[dict[str, Any]]:
-    """Write the labels of every image; one that fails is named and the others are still done.
+    """Write the labels of every image; a failure is reported and the others continue.
 
     Args:
         cases: The images by name, from `cases_of`.
@@ -74,14 +74,14 @@ def segment_images(
         grid: The grid the model was trained on.
 
     Returns:
-        A row a case: seconds, voxels and millilitres of each class, or the error.
+        A row per case: seconds, voxels and millilitres of each class, or the error.
     """
     rows: list[dict[str, Any]] = []
     with progress_bar("predict", len(cases)) as show:
         for step, (case, path) in enumerate(cases.items(), 1):
             try:
                 rows.append({"case": case, **_segment(path, out_file(out, case), model, grid)})
-            except Exception as error:  # whatever is wrong with one case, the others are done
+            except Exception as error:  # one bad case must not stop the others
                 message = _sentence(path, error)
                 say(f"skipped: {message}")
                 rows.append({"case": case, "error": message})

@@ -2,9 +2,9 @@
 
     L = L_sup + sum over the terms of `SemiConfig` of weight x term
 
-L_sup is cross-entropy plus soft Dice on labelled slices. The terms use all training slices without
-their masks. From scratch and with the contrastive term, this is the one-stage training of the
-paper's equation 4 (arXiv:2107.13741).
+L_sup is cross-entropy plus soft Dice on labelled slices. The terms use all training slices, without
+their masks. From scratch with the contrastive term, this is the one-stage training of equation 4 of
+arXiv:2107.13741.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
 from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.step import Finetuning
 from spcl_fast.segmentation.runs.config import ConfigError
-from spcl_fast.segmentation.runs.dataset import (
-    pick_labelled,
-    split_scans,
-    training_slices,
-)
+from spcl_fast.segmentation.runs.dataset import Split, pick_labelled, split_scans, training_slices
 from spcl_fast.segmentation.runs.device import set_up_device
 from spcl_fast.segmentation.runs.network import segmenter_metadata
 from spcl_fast.segmentation.runs.optim import finite_loss
@@ -72,18 +70,26 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
                 finite_loss(losses["loss"], step)
                 run.save_state(step, **training.state())
     training.select()
-    path = run.folder / "segmenter.safetensors"
-    save_weights(path, training.evaluated.state_dict(), segmenter_metadata(config.model))
-    folder = run.folder / "predictions" if config.predictions else None
+    evaluation = _evaluate(config, training.evaluated, run.folder, split, chosen)
+    run.close()
+    say(f"{run.name}: {evaluation.summary()}")
+    return evaluation
+
+
+def _evaluate(
+    config: FinetuneConfig, network: nn.Module, folder: Path, split: Split, chosen: list[int]
+) -> Evaluation:
+    """Save the network and evaluate it on the test scans; write and return the evaluation."""
+    metadata = segmenter_metadata(config.model)
+    save_weights(folder / "segmenter.safetensors", network.state_dict(), metadata)
+    predictions = folder / "predictions" if config.predictions else None
     evaluation = replace(
-        evaluate_scans(training.evaluated, split.test, config.data.grid, folder),
+        evaluate_scans(network, split.test, config.data.grid, predictions),
         labelled_scans=tuple(split.train[i].name for i in chosen),
         num_training_scans=len(split.train),
         initialised_from=None if config.init is None else run_name(config.init),
     )
-    write_evaluation(run.folder / EVALUATION_FILE, evaluation)
-    run.close()
-    say(f"{run.name}: {evaluation.summary()}")
+    write_evaluation(folder / EVALUATION_FILE, evaluation)
     return evaluation
 
 

@@ -1,4 +1,4 @@
-"""The fine-tuning itself: network, terms, optimiser and what a step does to them."""
+"""One step of the fine-tuning, and the network, terms and optimiser that it changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cos
 
 
 class Finetuning:
-    """Everything that a step of the fine-tuning changes."""
+    """The state that a step of the fine-tuning changes."""
 
     def __init__(self, config: FinetuneConfig, slices: Slices, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -44,14 +44,14 @@ class Finetuning:
             ).to(device)
         self.optimizer = make_optimizer(self._trained(), config.optim)
         self.step = 0
-        self.best: dict[str, Any] | None = None  # Dice and weights, where the best are selected
+        self.best: dict[str, Any] | None = None  # Dice and weights, if the best are selected
 
     def _trained(self) -> Iterator[nn.Parameter]:
         return chain(self.segmenter.parameters(), () if self.semi is None else self.semi.trained())
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that counts: the teacher, if there is one."""
+        """The network that is evaluated: the mean teacher, if there is one."""
         teacher = None if self.semi is None else self.semi.teacher
         return self.segmenter if teacher is None else teacher
 
@@ -85,18 +85,18 @@ class Finetuning:
         return {"loss": loss.detach(), **{name: x.detach() for name, x in parts.items()}}
 
     def keep_best(self, dice: float) -> None:
-        """Keep the weights if their `dice` is the largest so far and the best are selected."""
+        """Keep the weights if the best are selected and their `dice` is the largest so far."""
         if self.config.select == "best" and (self.best is None or dice > self.best["dice"]):
             weights = {name: x.cpu().clone() for name, x in self.evaluated.state_dict().items()}
             self.best = {"dice": dice, "weights": weights}
 
     def select(self) -> None:
-        """Give the network that counts the weights that were kept, if any were."""
+        """Load the weights that `keep_best` kept, if any, into the network that is evaluated."""
         if self.best is not None:
             self.evaluated.load_state_dict(self.best["weights"])
 
     def state(self) -> dict[str, Any]:
-        """Return what a restart needs."""
+        """Return the state for a restart."""
         return {
             "best": self.best,
             "model": self.segmenter.state_dict(),
@@ -106,7 +106,7 @@ class Finetuning:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         self.segmenter.load_state_dict(state["model"])
         if self.semi is not None:
             self.semi.load_state_dict(state["semi"])

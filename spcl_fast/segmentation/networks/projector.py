@@ -1,9 +1,9 @@
 """Heads that turn features of the U-Net into unit rows for a contrastive loss.
 
-    global  z = normalize(W2 leaky_relu(W1 mean(features) + b1) + b2)      one row an image
-    dense   the same with 1x1 convolutions, then pooled to size x size     one row a cell
+    global  z = normalize(W2 leaky_relu(W1 mean(features) + b1) + b2)      one row per image
+    dense   the same with 1x1 convolutions, then pooled to size x size     one row per cell
 
-Both are thrown away after the pre-training (arXiv:2107.13741).
+Both are discarded after the pre-training (arXiv:2107.13741).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ NEGATIVE_SLOPE = 0.01
 
 
 class ProjectionHead(nn.Module):
-    """Project a feature map to one unit row an image.
+    """Project a feature map to one unit row per image.
 
     Args:
         in_features: Channels C of the feature map.
         hidden: Width of the hidden layer.
         out: Size D of the row.
-        batch_norm: Put a BatchNorm1d behind the first linear layer. The paper has none; with it
+        batch_norm: Add a BatchNorm1d after the first linear layer. The paper has none; with it
             short trials leave the plateau at log(N - 1) sooner. Training then needs B >= 2.
 
     Raises:
@@ -64,7 +64,7 @@ class DenseProjectionHead(nn.Module):
         in_channels: Channels C of the feature map.
         hidden: Channels of the hidden layer.
         out: Size D of a row.
-        size: Cells along a side of the grid.
+        size: Cells per side of the grid.
 
     Raises:
         ValueError: If a size is not positive.

@@ -1,4 +1,4 @@
-"""The two-dimensional U-Net of arXiv:2107.13741, with an encoder that stands alone.
+"""The two-dimensional U-Net of arXiv:2107.13741, with an encoder that can be used alone.
 
     encoder  Conv1..Conv5: [3x3 convolution, BatchNorm, ReLU] x 2, max-pool 2 between them
     decoder  Up5..Up2: nearest x 2, 3x3 convolution block, concatenation with the skip, double block
@@ -30,7 +30,7 @@ class UNetEncoder(nn.Module):
         channels: Channels of the five maps, shallow to deep.
 
     Raises:
-        ValueError: If in_channels or max_channels is not as said.
+        ValueError: If in_channels is not positive or max_channels no positive multiple of 16.
     """
 
     def __init__(self, in_channels: int = 1, max_channels: int = 256) -> None:
@@ -97,8 +97,8 @@ class UNetDecoder(nn.Module):
             num_blocks: Blocks to run, from the deepest on; None for all.
 
         Returns:
-            One map a block, deep to shallow: Up_conv5 ... Up_conv2; that of the last block has the
-            shape of features[0].
+            One map per block, deep to shallow, Up_conv5 to Up_conv2; the last has the shape of
+            features[0].
         """
         maps = []
         x = features[-1]
@@ -119,7 +119,7 @@ class UNet(nn.Module):
         max_channels: Channels of Conv5, a multiple of 16.
 
     Raises:
-        ValueError: If an argument is not as said.
+        ValueError: If an argument is not as described.
 
     Example:
         >>> net = UNet(in_channels=1, num_classes=4)

@@ -1,4 +1,4 @@
-"""What a pre-training can be told: its losses, their pace, and the training around them."""
+"""Configuration of a pre-training: its losses, their pace, and the training around them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LossConfig:
         position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
             at most this, instead of those of the same partition, as in PCL (arXiv:2106.09157); 0
             means partitions.
-        position_kernel: Every slice is a positive of "position", weighed by a Gaussian of this
+        position_kernel: Every slice is a positive of "position", weighted by a Gaussian of this
             width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
             means partitions. Needs pace "none".
         tau: Temperature.
@@ -43,9 +43,9 @@ class LossConfig:
         power: The pace grows with (step / steps) ** power.
         mode: Pair weights: "linear" or "hard".
         correct_grad: Divide the loss by the mean weight.
-        own_projector: One projection head a label, as in the paper; else one for all.
-        projector_batch_norm: BatchNorm on the hidden layer of the head; small batches leave the
-            plateau at log(N - 1) sooner with it.
+        own_projector: One projection head per label, as in the paper; else one for all labels.
+        projector_batch_norm: BatchNorm on the hidden layer of the head; with it small batches leave
+            the plateau at log(N - 1) sooner.
         impl: Implementation of the loss.
     """
 
@@ -100,9 +100,9 @@ class DenseConfig:
     Attributes:
         map: The decoder's map.
         size: Cells along a side of the grid.
-        cells: Cells drawn of each image, at most `size`.
+        cells: Cells drawn from each image, at most `size`.
         tau: Temperature.
-        pace: As for the loss over meta-labels.
+        pace: As in the loss over meta-labels.
         start: Pace at the first step.
         end: Pace at the last step.
         power: The pace grows with (step / steps) ** power.
@@ -157,23 +157,23 @@ class PretrainConfig:
         model: Network.
         encoder_weight: Weight of the loss over meta-labels on the encoder's last map; 0 leaves the
             encoder as it is, which then needs `init`.
-        dense_weight: Weight of the loss over cells of a decoder map; 0 leaves the decoder out.
+        dense_weight: Weight of the loss over cells of a decoder map; 0 trains no decoder.
         loss: Contrastive loss, its meta-labels and pace.
         dense: Contrastive loss over cells.
         label_noise: Share of the slices that get a wrong meta-label, for a noise audit; how well
             the pair weights find them is logged.
-        noise_known: The wrong labels are known and left out: the ceiling of what a pace can gain.
+        noise_known: The wrong labels are known and left out: an upper bound for every pace.
         optim: Optimiser.
         augment: Augmentation of each of the two views.
-        num_scans: Scans a batch (S).
+        num_scans: Scans per batch (S).
         slices_per_partition: Slices of each partition of a scan in a batch (R); with P partitions
             a batch has N = 2 S P R rows.
-        epochs: Epochs; after each the health figures are taken and the state is saved.
-        steps_per_epoch: Batches an epoch.
+        epochs: Epochs; after each the health figures are computed and the state is saved.
+        steps_per_epoch: Batches per epoch.
         log_every: Steps between lines of the log.
         seed: Seed of the weights, the batches and the augmentation.
         device: "auto" takes CUDA where there is one.
-        threads: CPU threads; 0 leaves torch's choice.
+        threads: CPU threads; 0 keeps torch's choice.
         precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Ask torch for deterministic algorithms.
     """

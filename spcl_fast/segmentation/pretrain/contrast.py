@@ -19,7 +19,7 @@ from spcl_fast.segmentation.pretrain.config import LossConfig
 
 
 class ContrastStep(NamedTuple):
-    """What one step's contrastive term gives."""
+    """The contrastive term of one step."""
 
     loss: Tensor  # () sum of lambda_k L_k, differentiable
     stats: dict[str, Tensor]  # () each, detached: objective, mean_weight, num_anchors, collapse
@@ -39,7 +39,7 @@ def label_columns(slices: Slices, config: LossConfig) -> dict[str, Tensor]:
 
 
 def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:
-    """Return the projection heads, one a label or a single one named "shared"."""
+    """Return the projection heads, one per label or a single one named "shared"."""
     names = dict.fromkeys(map(config.head_of, config.labels))
     has_norm = config.projector_batch_norm
     return nn.ModuleDict({n: ProjectionHead(in_features, batch_norm=has_norm) for n in names})

@@ -1,9 +1,9 @@
 """The dense contrastive term: cells of a decoder map against the same cells of the other view.
 
-A map of the decoder is projected and pooled to a grid; of every image some cells are drawn, all in
-different rows and columns; the positive of a cell is the same cell of the other view, every other
-cell of the batch is a negative (local loss of arXiv:2006.10511, as arXiv:2107.13741 uses it). The
-pair weights are those of the encoder's loss.
+A map of the decoder is projected and pooled to a grid. From every image some cells are drawn, all
+in different rows and columns; the positive of a cell is the same cell of the other view, and every
+other cell of the batch is a negative (local loss of arXiv:2006.10511, as used in arXiv:2107.13741).
+The pair weights are those of the encoder's loss.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def dense_step(
 
 
 def draw_cells(num_images: int, config: DenseConfig, generator: torch.Generator) -> Tensor:
-    """Draw (num_images, cells) int64 places in the flattened grid, no two in a row or a column."""
+    """Draw (num_images, cells) int64 cells of the flattened grid, no two in one row or column."""
     noise = torch.rand(2, num_images, config.size, generator=generator)
     row, column = noise.argsort(2)[..., : config.cells]
     place: Tensor = row * config.size + column

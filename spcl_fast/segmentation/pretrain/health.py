@@ -35,14 +35,14 @@ def pooled(maps: Tensor) -> Tensor:
 
 
 def knn_position_accuracy(features: Tensor, slices: Slices) -> float:
-    """Return the share of slices whose position the nearest slices of other patients tell.
+    """Return the accuracy of a nearest-neighbour prediction of the slice position.
 
     Args:
-        features: (n, C) unit rows, one a slice.
-        slices: The slices; their position is cut into 6 parts.
+        features: (n, C) unit rows, one per slice.
+        slices: The slices; their positions are divided into 6 partitions.
 
     Returns:
-        Accuracy of the majority among the 5 nearest neighbours, a slice's own patient left out.
+        Accuracy of the majority of the 5 nearest neighbours from other patients.
     """
     labels = position_partition(slices.slice_index, slices.num_slices, KNN_PARTITIONS)
     similarity = features @ features.T
@@ -71,13 +71,13 @@ def save_pair_weights(
 ) -> None:
     """Write weights/step_*.npz: w_ij between all slices of two scans, sorted base to apex.
 
-    The denominators come from a batch as large as the training's, with the two scans in it, so that
-    gamma means what it means in training.
+    The denominators are those of a batch as large as in training that contains the two scans, so
+    that gamma has the same meaning as in training.
 
     Args:
         run: Where to write.
-        moment: Of the training.
-        maps: (n, C, h, w) the encoder's last, of all slices.
+        moment: The moment of the training.
+        maps: (n, C, h, w), the encoder's last map of every slice.
         slices: The slices.
         labels: (n,) of the first meta-label.
     """

@@ -1,4 +1,4 @@
-"""The noise audit of a pre-training: wrong meta-labels, and whether the pair weights find them."""
+"""Wrong meta-labels on purpose, and whether the pair weights of a pre-training find them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
 from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.runs.run import Run
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+Marks = NDArray[np.bool_]
 
 
 def flip_labels(columns: Mapping[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
@@ -23,11 +23,11 @@ def flip_labels(columns: Mapping[str, Tensor], share: float, seed: int) -> dict[
 
     Args:
         columns: (n,) integer category of every slice, -1 where unknown.
-        share: Share of the known labels that get another category, drawn uniformly.
-        seed: Of the draws; the wrong slices of a smaller share are wrong with a larger one too.
+        share: Share of the known labels that are replaced by another category, drawn uniformly.
+        seed: Seed of the draws; slices that are wrong with a smaller share are so with a larger.
 
     Raises:
-        ValueError: A label has a single category, so none is wrong.
+        ValueError: A label has a single category, so no other can be drawn.
     """
     flipped = {}
     for name, labels in columns.items():
@@ -47,9 +47,9 @@ def flip_labels(columns: Mapping[str, Tensor], share: float, seed: int) -> dict[
 
 
 def known_labels(clean: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the meta-labels of one who knows which are wrong: those slices are alone with theirs.
+    """Return the meta-labels for the oracle: a wrongly labelled slice has a category of its own.
 
-    No weight that is learnt can tell the wrong pairs better, so this is the ceiling of every pace.
+    No pair weight can identify the wrong pairs better, so this is an upper bound for every pace.
 
     Args:
         clean: (n,) integer category of every slice, -1 where unknown.
@@ -71,18 +71,18 @@ def wrong_pairs(
     clean: Tensor,
     noisy: Tensor,
 ) -> dict[str, float]:
-    """Measure how well w_ij tells the positive pairs whose labels are equal by mistake.
+    """Measure how well w_ij identifies wrong positive pairs, whose labels are equal by mistake.
 
-    Only the first meta-label is audited. The two views of a slice are no pair here: their labels
-    are equal whatever was flipped. The scores are written to audit.npz.
+    Only the first meta-label is audited. The two views of one slice are excluded: their labels are
+    equal regardless of the noise. The scores are written to audit.npz.
 
     Args:
         run: Where to write.
-        moment: Of the training.
+        moment: The moment of the training.
         encoder: Evaluated in evaluation mode.
         batches: Slice index (N,) of each row, and views (N, 1, H, W).
         clean: (n,) the first meta-label of every slice.
-        noisy: (n,) what was trained with in its place.
+        noisy: (n,) the one used in training.
 
     Returns:
         "audit_auc" of 1 - w, "audit_auc_loss" of the pair loss, "audit_wrong" the share of wrong
@@ -108,10 +108,10 @@ def wrong_pairs(
     }
 
 
-def auc(score: FloatArray, positive: BoolArray) -> float:
-    """Return the probability that a positive has the larger score, ties counted by half.
+def auc(score: Scores, positive: Marks) -> float:
+    """Return the probability that a positive has the larger score; a tie counts one half.
 
-    NaN where there are no positives or nothing else.
+    NaN if there are no positives or no negatives.
     """
     from scipy.stats import rankdata
 
@@ -122,13 +122,13 @@ def auc(score: FloatArray, positive: BoolArray) -> float:
     return float(ranks / (num_positive * num_other))
 
 
-def roc(score: FloatArray, positive: BoolArray, points: int = 101) -> dict[str, list[float]]:
+def roc(score: Scores, positive: Marks, points: int = 101) -> dict[str, list[float]]:
     """Return the false and true positive rates over all thresholds, at most `points` of each.
 
     Args:
         score: (n,).
         positive: (n,).
-        points: Points of the curve; corners of few distinct scores are kept.
+        points: Largest number of points; the corners of a curve of fewer are all kept.
     """
     order = np.argsort(-score, kind="stable")
     last = np.r_[np.diff(score[order]) != 0, True]  # the end of every run of equal scores

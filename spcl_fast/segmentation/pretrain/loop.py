@@ -2,8 +2,8 @@
 
     L = encoder_weight sum_k lambda_k L_k + dense_weight L_dense
 
-The encoder's stage has the first term only. The decoder's stage has the second only, on an encoder
-that is given and stays as it is. With both, encoder and decoder are trained at once.
+The encoder's stage has only the first term; the decoder's stage only the second, on a given, frozen
+encoder. With both terms, encoder and decoder are trained at once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from spcl_fast.segmentation.runs.optim import finite_loss
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 from spcl_fast.segmentation.runs.run import Run
 
-COLLAPSE_TOLERANCE = 0.01  # of log(N - 1): closer than this, the loss does not tell rows apart
-COLLAPSE_COSINE = 0.95  # mean cosine between rows above which the embedding counts as collapsed
+COLLAPSE_TOLERANCE = 0.01  # of log(N - 1): closer than this, the loss is that of equal rows
+COLLAPSE_COSINE = 0.95  # mean cosine between rows above which an embedding is called collapsed
 EPOCH_MEANS = ("loss", "mean_weight", "collapse")
 
 
 def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     """Pre-train; return the path of the encoder's weights, encoder.safetensors.
 
-    Where the decoder is trained, decoder.safetensors lies beside it. On the CPU, a run that was
-    killed and resumed ends with bitwise the weights of one that was not (same number of threads).
+    If the decoder is trained, decoder.safetensors is written beside it. On a CPU, a run that was
+    killed and resumed ends with bitwise the same weights as one that was not (with the same number
+    of threads).
 
     Raises:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.

@@ -16,7 +16,7 @@ from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.contrast import gamma_of
 
 
-class Pairs(NamedTuple):
+class BatchPairs(NamedTuple):
     """The pairs (i, j) of some rows.
 
     Attributes:
@@ -53,13 +53,14 @@ class Moment:
     config: LossConfig
 
     @torch.no_grad()
-    def pairs(self, maps: Tensor, labels: Tensor, shown: int | None = None) -> Pairs:
+    def pairs(self, maps: Tensor, labels: Tensor, shown: int | None = None) -> BatchPairs:
         """Return the pairs of a batch.
 
         Args:
-            maps: (N, C, h, w), the encoder's last.
+            maps: (N, C, h, w), the encoder's last map.
             labels: (N,) of the first meta-label.
-            shown: Return the pairs among the first rows only; all N are in the denominators.
+            shown: If given, return only the pairs among the first `shown` rows; the denominators
+                are still those of all N.
         """
         config, name = self.config, self.config.labels[0]
         with evaluation_mode(self.head):
@@ -71,4 +72,4 @@ class Moment:
         loss = lse[:, None] - similarity
         weight = pair_weights(loss, gamma, config.mode)
         positive = positive_mask(labels, None, config.window_of(name))
-        return Pairs(similarity, loss, weight, positive, gamma)
+        return BatchPairs(similarity, loss, weight, positive, gamma)

@@ -1,4 +1,4 @@
-"""The pre-training itself: network, heads, optimiser and what a step does to them."""
+"""One step of the pre-training, and the networks, heads and optimiser that it changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AUDIT_BATCHES = 16
 
 
 class Pretraining:
-    """Everything that a step of the pre-training changes."""
+    """The state that a step of the pre-training changes."""
 
     def __init__(self, config: PretrainConfig, slices: Slices, device: torch.device) -> None:
         self.config, self.slices = config, slices
@@ -95,7 +95,7 @@ class Pretraining:
         return lr
 
     def train_step(self) -> ContrastStep:
-        """Take a step; return its loss, detached, its figures and its gamma."""
+        """Take a step; return its loss, detached, with its statistics and gamma."""
         config = self.config
         steps = config.epochs * config.steps_per_epoch
         set_lr(self.optimizer, warmup_cosine(self.step, steps, config.optim))
@@ -136,7 +136,7 @@ class Pretraining:
         return out._replace(loss=self.config.encoder_weight * out.loss)
 
     def health(self, run: Run, epoch: int) -> dict[str, float]:
-        """Return the figures at the end of an epoch; save the pair weights at four of them."""
+        """Return the health figures of an epoch; at four epochs save the pair weights."""
         config = self.config
         maps = feature_maps(self.encoder, self.slices.images)
         accuracy = knn_position_accuracy(pooled(maps), self.slices)
@@ -149,7 +149,7 @@ class Pretraining:
         return health
 
     def _moment(self, epoch: int) -> Moment:
-        """Return the end of an epoch."""
+        """Return the moment at the end of an epoch."""
         loss, progress = self.config.loss, (epoch + 1) / self.config.epochs
         head = self.heads[loss.head_of(loss.labels[0])]
         return Moment(self.step, progress, self.num_rows, head, loss)
@@ -163,7 +163,7 @@ class Pretraining:
         return total
 
     def _audit(self, run: Run, epoch: int) -> dict[str, float]:
-        """Return how well the pair weights tell the pairs with a wrong label."""
+        """Return how well the pair weights identify the pairs with a wrong label."""
         generator = torch.Generator().manual_seed(epoch)
         sample, batches = self._sampler(generator), []
         for _ in range(AUDIT_BATCHES):
@@ -175,7 +175,7 @@ class Pretraining:
         return wrong_pairs(run, self._moment(epoch), self.encoder, batches, clean, noisy)
 
     def state(self) -> dict[str, Any]:
-        """Return what a restart needs."""
+        """Return the state for a restart."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -183,14 +183,14 @@ class Pretraining:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.step = state["step"]
 
     def save(self, run: Run) -> Path:
-        """Write the embedding and the weights; return the path of the encoder's."""
+        """Write the embedding and the weights; return the path of the encoder's weights."""
         features = pooled(feature_maps(self.encoder, self.slices.images))
         save_embedding(run, features, self.slices)
         config = self.config

@@ -19,11 +19,11 @@ from spcl_fast.segmentation.data.augment import (
     warp,
 )
 
-FLIP_PROBABILITY = 0.8  # of each axis, between aligned views; the authors'
+FLIP_PROBABILITY = 0.8  # of each axis, between aligned views; as in the authors' code
 
 
 class AlignedViews(NamedTuple):
-    """Two views of U slices that differ in intensity and in mirroring.
+    """Two views of each of U slices that differ in intensity and mirroring.
 
     Attributes:
         images: (2 U, 1, H, W); rows i and U + i show slice i.
@@ -34,10 +34,10 @@ class AlignedViews(NamedTuple):
     flipped: tuple[int, ...]
 
     def halves(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the maps of both views, (U, C, h, w) each, so that cells show the same place.
+        """Return the maps of both views, (U, C, h, w) each, aligned cell by cell.
 
         Args:
-            maps: (2 U, C, h, w), what a convolutional network made of `images`.
+            maps: (2 U, C, h, w), output of a convolutional network for `images`.
         """
         first, second = maps.chunk(2)
         return first, second.flip(self.flipped)
@@ -51,7 +51,7 @@ def independent_views(images: Tensor, config: AugmentConfig, generator: torch.Ge
 def aligned_views(
     images: Tensor, config: AugmentConfig, generator: torch.Generator
 ) -> AlignedViews:
-    """Draw two views of equal geometry up to mirroring.
+    """Draw two views that share their geometry up to mirroring.
 
     Args:
         images: (U, 1, H, W) floating point in [0, 1].

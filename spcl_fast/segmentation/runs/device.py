@@ -14,7 +14,7 @@ def set_up_device(device: Device, threads: int = 0, *, deterministic: bool = Fal
     """Return the device of a run; set the number of CPU threads and determinism.
 
     Raises:
-        ValueError: "cuda" is asked for and there is none, or threads is negative.
+        ValueError: device is "cuda" and torch sees no CUDA device, or threads is negative.
     """
     if threads < 0:
         raise ValueError(f"threads must be 0 or more, got {threads}")
@@ -30,7 +30,7 @@ def set_up_device(device: Device, threads: int = 0, *, deterministic: bool = Fal
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the mixed precision in which a network runs; "auto" is bfloat16 on CUDA, else none.
 
-    Losses are computed in float32 whatever this says.
+    Losses are computed in float32 regardless.
     """
     is_mixed = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)

@@ -33,18 +33,18 @@ class ModelConfig:
 
 
 def encoder_metadata(config: ModelConfig) -> dict[str, str]:
-    """Return what an encoder checkpoint must say of itself."""
+    """Return the metadata of an encoder checkpoint."""
     return {"part": "encoder", "in_channels": "1", "max_channels": str(config.max_channels)}
 
 
 def segmenter_metadata(config: ModelConfig) -> dict[str, str]:
-    """Return what a segmenter checkpoint must say of itself."""
+    """Return the metadata of a segmenter checkpoint."""
     whole = encoder_metadata(config) | {"part": "segmenter"}
     return whole | {"num_classes": str(config.num_classes)}
 
 
 def decoder_metadata(config: ModelConfig, num_blocks: int) -> dict[str, str]:
-    """Return what a checkpoint of the decoder's first blocks must say of itself."""
+    """Return the metadata of a checkpoint of the decoder's first blocks."""
     part = {"part": "decoder", "max_channels": str(config.max_channels)}
     return part | {"num_blocks": str(num_blocks)}
 
@@ -56,11 +56,11 @@ def decoder_blocks(decoder: UNetDecoder, num_blocks: int) -> torch.nn.ModuleDict
 
 
 def load_pretrained(model: UNet, path: Path, config: ModelConfig) -> None:
-    """Load what a pre-training left into `model`: the encoder, and the decoder if it has one.
+    """Load pre-trained weights into `model`: the encoder, and the decoder if there is one.
 
     Args:
         model: Changed in place.
-        path: The run folder, or an encoder.safetensors, which is the encoder alone.
+        path: The run folder, or an encoder.safetensors for the encoder alone.
         config: The architecture it must have.
 
     Raises:

@@ -58,7 +58,7 @@ def finite_loss(loss: Tensor, step: int) -> float:
     """Return the value of `loss`, a copy to the host.
 
     Raises:
-        FloatingPointError: It is NaN or infinite; what was learned since the last state is lost.
+        FloatingPointError: It is NaN or infinite; the steps since the last saved state are lost.
     """
     value = float(loss.detach())
     if not math.isfinite(value):

@@ -1,6 +1,6 @@
-"""Semi-supervised training: what is added to the supervised loss, one term a file.
+"""Semi-supervised training: the terms added to the supervised loss, one per file.
 
     L = L_sup + sum over terms of weight x term(batch)
 
-``loss`` puts them together; ``term`` says what a term is.
+``loss`` adds them up; ``term`` defines the interface.
 """

@@ -1,4 +1,4 @@
-"""Adversarial training: predictions on unlabelled slices are to look like those on labelled ones.
+"""Adversarial training: predictions on unlabelled slices should look like those on labelled ones.
 
     L_D = BCE(D(p(labelled)), 1) + BCE(D(p(unlabelled)), 0)        trains the discriminator D
     L   = BCE(D(p(unlabelled)), 1)                                 trains the segmenter
@@ -22,7 +22,7 @@ from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 
 
 class Discriminator(nn.Sequential):
-    """Tell where softmax maps come from, patch by patch.
+    """Classify patches of softmax maps as labelled or unlabelled.
 
     Four 4x4 convolutions of stride 2, then one of stride 1, padded so that a side of 32 suffices.
     Maps (B, K, H, W), sides multiples of 16 from 32 up, become logits (B, 1, H / 16 - 1,
@@ -30,7 +30,7 @@ class Discriminator(nn.Sequential):
 
     Args:
         num_classes: Channels K of the maps.
-        width: Channels of the first layer; the next ones have twice as many each.
+        width: Channels of the first layer; each of the next three doubles them.
     """
 
     def __init__(self, num_classes: int, width: int = 64) -> None:
@@ -44,10 +44,10 @@ class Discriminator(nn.Sequential):
 
 
 class Adversarial(Term):
-    """How far the student's predictions on the views are from fooling the discriminator.
+    """Cross-entropy of the discriminator for the student's predictions on the views.
 
-    ``forward`` first makes one step of the discriminator on detached maps. The discriminator takes
-    part in the segmenter's loss as a constant, and its optimiser's state is in the state dict.
+    ``forward`` first takes one step of the discriminator on detached maps. The discriminator is
+    constant in the segmenter's loss, and the state of its optimiser is in the state dict.
 
     Args:
         num_classes: Classes K of the segmenter.
@@ -77,11 +77,11 @@ class Adversarial(Term):
         return self._cross_entropy(batch.probabilities, 1.0)
 
     def train_discriminator(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
-        """Make one step of the discriminator; return its loss before the step, () float32 detached.
+        """Take one step of the discriminator; return its loss before it, () float32, detached.
 
         Args:
             labelled: (L, K, H, W) softmax maps of labelled slices, not differentiated.
-            unlabelled: (B, K, H, W) those of unlabelled ones, not differentiated.
+            unlabelled: (B, K, H, W) softmax maps of unlabelled slices, not differentiated.
         """
         self.discriminator.requires_grad_(True)
         loss = self._cross_entropy(labelled.detach(), 1.0)
@@ -97,8 +97,8 @@ class Adversarial(Term):
         return self.optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Load what `get_extra_state` gave."""
-        self.optimizer.load_state_dict(copy.deepcopy(state))  # it would keep the tensors themselves
+        """Load what `get_extra_state` returned."""
+        self.optimizer.load_state_dict(copy.deepcopy(state))  # it would share the tensors
 
     def _cross_entropy(self, maps: Tensor, target: float) -> Tensor:
         logits = self.discriminator(maps)

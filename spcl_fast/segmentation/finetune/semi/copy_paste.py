@@ -1,14 +1,14 @@
-"""Bidirectional copy-paste: boxes change places between labelled and unlabelled slices.
+"""Bidirectional copy-paste: boxes are exchanged between labelled and unlabelled slices.
 
     inward    box of a labelled slice in an unlabelled one
     outward   box of an unlabelled slice in a labelled one
     L         = mean over both of  l(labelled pixels) + 0.5 l(unlabelled pixels)
     l         = cross-entropy + soft Dice loss of the foreground, over the pixels of one kind
 
-(arXiv:2305.00673). Labelled pixels keep their masks, unlabelled ones take the class that the mean
-teacher gives to the whole slice. The box, of 2/3 of the sides, has one place in all slices of a
-step. Unlike there, a pseudo-label is not reduced to its largest component, and inward slices show
-the first view and outward ones the second.
+(arXiv:2305.00673). Labelled pixels keep their masks; unlabelled ones get the mean teacher's
+prediction for the whole slice. The box, 2/3 of each side, has the same place in all slices of a
+step. Unlike in that paper, a pseudo-label is not reduced to its largest component, and inward
+slices show the first view and outward ones the second.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.nn.functional import cross_entropy, one_hot
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 
 PSEUDO_WEIGHT = 0.5  # of the pixels with pseudo-labels
-SMOOTH = 1e-5  # of the Dice loss, as in MONAI: 1 for a class that is nowhere
+SMOOTH = 1e-5  # of the Dice loss, as in MONAI: Dice is 1 for an absent class
 
 
 class CopyPaste(Term):
-    """Loss of the student on slices with a box of another kind.
+    """Loss of the student on slices with a box of the other kind.
 
     Args:
-        teacher: Gives logits (B, K, H, W) of images (B, 1, H, W). It stays its owner's: it is no
-            submodule, and it is neither trained nor saved here.
+        teacher: Returns logits (B, K, H, W) for images (B, 1, H, W). It belongs to the caller: it
+            is no submodule, and neither trained nor saved here.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
@@ -36,7 +36,7 @@ class CopyPaste(Term):
         self._teacher = (teacher,)  # a tuple hides it from nn.Module
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss, () float32, of min(L, U) slices a direction."""
+        """Return the loss, () float32, of min(L, U) slices in each direction."""
         images, masks = batch.images, batch.masks
         first, second = batch.views.images.chunk(2)
         count = min(len(images), len(first))
@@ -77,10 +77,10 @@ def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
     Args:
         logits: (B, K, H, W) floating point.
         target: (B, H, W) int64.
-        region: (H, W) bool, the pixels that count, in every slice; at least one.
+        region: (H, W) bool, the pixels to evaluate in every slice; at least one.
 
     Returns:
-        (); the Dice loss pools the batch and averages the classes but the first.
+        (); the Dice loss pools the batch and averages over the classes except the first.
     """
     weight = region.to(logits.dtype)
     entropy = (cross_entropy(logits, target, reduction="none") * weight).mean() / weight.mean()

@@ -1,4 +1,4 @@
-"""Entropy minimisation: the student is to be sure of every pixel of the unlabelled slices.
+"""Entropy minimisation: confident predictions on every pixel of the unlabelled slices.
 
     L = mean over pixels of  - sum_k p_k log p_k
 

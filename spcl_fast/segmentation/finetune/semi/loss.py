@@ -1,4 +1,4 @@
-"""The semi-supervised loss: which terms, their weights, and the unlabelled batches they see."""
+"""The semi-supervised loss: the weighted sum of its terms, and the unlabelled batches they get."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class SemiLoss(nn.Module):
 
     Args:
         student: The segmenter that is trained.
-        slices: All training slices; their masks are not looked at.
+        slices: All training slices; their masks are not used.
         config: The terms.
         augment: Augmentation of the unlabelled views.
         generator: CPU generator of the unlabelled batches and of the terms.
-        precision: That of the networks.
+        precision: Precision of the networks.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SemiLoss(nn.Module):
         return {name: weights[name] * self.terms[name](batch) for name in weights}
 
     def after_step(self, student: UNet) -> None:
-        """Do what follows an optimiser step: move the teacher."""
+        """Update the terms after an optimiser step."""
         for term in self.terms.values():
             term.after_step(student)  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""The mean teacher: the student agrees with the average of its own past (arXiv:1703.01780)."""
+"""The mean teacher: consistency with a moving average of the student (arXiv:1703.01780)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from spcl_fast.segmentation.networks import UNet
 class MeanTeacher(Term):
     """Mean squared difference of the softmax of student and teacher on mirrored views.
 
-    The weights and buffers of the teacher follow the student's. The decay grows as 1 - 1 / (t + 1)
-    until it reaches `decay`, so that the first weights are forgotten. In the first share `ramp` of
-    the training the term rises as exp(-5 (1 - t)^2), that paper's ramp-up: a teacher that has
-    learnt nothing would hold its student back.
+    The weights and buffers of the teacher are moving averages of the student's. The decay grows as
+    1 - 1 / (t + 1) until it reaches `decay`, so that the initial weights are soon forgotten. During
+    the first share `ramp` of the training the term rises as exp(-5 (1 - t)^2), that paper's
+    ramp-up, since the teacher's first predictions are useless.
 
     Args:
         student: The segmenter that is trained.
-        decay: Of the moving average.
-        ramp: Share of the training over which the term rises; 0 has it whole from the start.
+        decay: Decay of the moving average.
+        ramp: Share of the training during which the term rises; 0 means no ramp.
     """
 
     def __init__(self, student: UNet, decay: float, ramp: float = 0.0) -> None:
@@ -36,7 +36,7 @@ class MeanTeacher(Term):
         self.num_updates = 0
 
     def train(self, mode: bool = True) -> MeanTeacher:
-        """Leave the teacher in evaluation mode."""
+        """Keep the teacher in evaluation mode."""
         return self
 
     def trained(self) -> Iterable[nn.Parameter]:
@@ -54,14 +54,14 @@ class MeanTeacher(Term):
         return value * math.exp(-5 * (1 - t) ** 2)
 
     def after_step(self, student: UNet) -> None:
-        """Move the teacher towards the student."""
+        """Update the teacher's moving average."""
         momentum_update(self.model, student, min(self.decay, 1 - 1 / (self.num_updates + 1)))
         self.num_updates += 1
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return the number of updates, which the decay grows with."""
+        """Return the number of updates, which sets the decay."""
         return {"num_updates": self.num_updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Load what `get_extra_state` gave."""
+        """Load what `get_extra_state` returned."""
         self.num_updates = state["num_updates"]

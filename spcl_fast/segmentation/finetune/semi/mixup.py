@@ -1,11 +1,11 @@
-"""Mix-up of labelled slices: a blend of two images is to be segmented as the blend of their masks.
+"""Mix-up of labelled slices: a blend of two images has the blend of their masks as its target.
 
     x_i = lambda_i image_i + (1 - lambda_i) image_pi(i)        lambda_i ~ Beta(1, 1), uniform
     y_i = lambda_i mask_i  + (1 - lambda_i) mask_pi(i)         masks one-hot, pi a permutation
     L   = mean over pixels of  - sum_k y_k log p_k(x)
 
-(arXiv:1710.09412). The authors of arXiv:2107.13741 take the Kullback-Leibler divergence instead,
-which differs by the entropy of y, a constant.
+(arXiv:1710.09412). The authors of arXiv:2107.13741 use the Kullback-Leibler divergence instead,
+which differs by a constant, the entropy of y.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 class MixUp(Term):
     """Cross-entropy of the student on blends of the labelled slices.
 
-    The blends pass the student a second time, so its BatchNorm averages see them too.
+    They are a second pass through the student, so they enter its BatchNorm averages too.
     """
 
     def forward(self, batch: Batch) -> Tensor:

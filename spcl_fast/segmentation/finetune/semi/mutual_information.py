@@ -1,4 +1,4 @@
-"""Discrete mutual information: maps of both views fall into the same, equally used clusters.
+"""Discrete mutual information: both views are assigned to the same, equally used clusters.
 
     c, c'  = softmax(head(maps)) of the first and the second view, at the same place
     P      = mean over places of c c'^T, symmetrised                  (clusters, clusters)
@@ -30,13 +30,13 @@ class MutualInformation(Term):
         conv5: Channels of Conv5.
         up_conv3: Channels of Up_conv3.
         up_conv2: Channels of Up_conv2.
-        num_clusters: Clusters of a head.
-        num_heads: Heads a map, each with a clustering of its own.
-        weights: Of Conv5, Up_conv3 and Up_conv2.
+        num_clusters: Clusters per head.
+        num_heads: Heads per map, each with its own clustering.
+        weights: Weights of Conv5, Up_conv3 and Up_conv2.
         consistency: Weight of the squared difference of the predictions.
 
     Raises:
-        ValueError: If a count is not positive.
+        ValueError: If num_clusters or num_heads is not positive.
     """
 
     def __init__(

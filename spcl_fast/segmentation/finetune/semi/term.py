@@ -1,4 +1,4 @@
-"""What the terms of the semi-supervised loss have in common: the batch they see, their interface.
+"""The interface of the terms of the semi-supervised loss, and the batch that they get.
 
 L = L_sup + sum over terms of weight x term(batch)
 """
@@ -38,10 +38,10 @@ class Batch:
         student: The segmenter in training.
         images, masks, labelled_logits: The labelled slices, see `Labelled`.
         views: Two aligned views of U unlabelled slices.
-        index: (2 U,) int64, the slice each view shows.
+        index: (2 U,) int64, the slice that each view shows.
         progress: Share of the training that is done, 0 to 1.
-        generator: CPU generator; a term takes every random number from it.
-        precision: That of the networks, see `spcl_fast.segmentation.runs.device.autocast`.
+        generator: CPU generator; a term draws every random number from it.
+        precision: Precision of the networks, see `spcl_fast.segmentation.runs.device.autocast`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Batch:
         self.precision: Precision = precision
 
     def autocast(self) -> torch.autocast:
-        """Return the mixed precision for a pass through a network."""
+        """Return the mixed precision for a network."""
         return autocast(self.images.device, self.precision)
 
     @cached_property
@@ -93,13 +93,13 @@ class Batch:
 class Term(nn.Module):
     """One term of the semi-supervised loss.
 
-    ``forward(batch)`` returns it, a () float32 tensor. Its state dict is saved with the run, so it
-    holds everything that a restart needs.
+    ``forward(batch)`` returns its value, () float32. Its state dict is saved with the run and must
+    hold everything that a restart needs.
     """
 
     def trained(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that the segmenter's optimiser trains with the segmenter."""
+        """Return the parameters to train together with the segmenter."""
         return self.parameters()
 
     def after_step(self, student: UNet) -> None:
-        """Do what follows an optimiser step."""
+        """Update the term after an optimiser step."""
