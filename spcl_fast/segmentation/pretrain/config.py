@@ -21,11 +21,11 @@ CELL = "cell"
 class LossConfig:
     """The self-paced contrastive loss over meta-labels (arXiv:2107.13741, equations 2 to 4).
 
-    A tuple of length one holds for every label.
+    A tuple of length one applies to every label.
 
     Attributes:
-        labels: Meta-labels: "position", "patient", "phase", a column of the CSV, or "self", the
-            slice itself (SimCLR).
+        labels: Meta-labels: "position", "patient", "phase", a column of the CSV, or "self", every
+            slice its own class (SimCLR).
         weights: lambda of each label.
         num_partitions: Partitions of the slice position.
         position_window: Positives of "position" are the slices whose positions in (0, 1) differ by
@@ -35,12 +35,12 @@ class LossConfig:
             width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
             means partitions. Needs pace "none".
         tau: Temperature.
-        pace: "none" is gamma = inf, plain SupCon. "absolute": gamma runs from `start` to `end`, as
-            in the paper. "relative": so does gamma / log(N - 1). "quantile": so does the share of
-            positive pairs with l < gamma.
-        start: Pace at the first step, of each label.
-        end: Pace at the last step, of each label.
-        power: The pace grows with (step / steps) ** power.
+        pace: What goes from `start` to `end`: "absolute" gamma, as in the paper; "relative"
+            gamma / log(N - 1); "quantile" the share of positive pairs with l < gamma. "none" is
+            gamma = inf, plain SupCon.
+        start: Pace at the first step, for each label.
+        end: Pace at the last step, for each label.
+        power: The pace changes with (step / steps) ** power.
         mode: Pair weights: "linear" or "hard".
         correct_grad: Divide the loss by the mean weight.
         own_projector: One projection head per label, as in the paper; else one for all labels.
@@ -105,7 +105,7 @@ class DenseConfig:
         pace: As in the loss over meta-labels.
         start: Pace at the first step.
         end: Pace at the last step.
-        power: The pace grows with (step / steps) ** power.
+        power: The pace changes with (step / steps) ** power.
         mode: Pair weights: "linear" or "hard".
         impl: Implementation of the loss.
     """
@@ -155,8 +155,8 @@ class PretrainConfig:
         init: Run folder or encoder.safetensors of an encoder to start from.
         data: Scans and grid.
         model: Network.
-        encoder_weight: Weight of the loss over meta-labels on the encoder's last map; 0 leaves the
-            encoder as it is, which then needs `init`.
+        encoder_weight: Weight of the loss over meta-labels on the encoder's last map; 0 freezes the
+            encoder and needs `init`.
         dense_weight: Weight of the loss over cells of a decoder map; 0 trains no decoder.
         loss: Contrastive loss, its meta-labels and pace.
         dense: Contrastive loss over cells.
@@ -172,7 +172,7 @@ class PretrainConfig:
         steps_per_epoch: Batches per epoch.
         log_every: Steps between lines of the log.
         seed: Seed of the weights, the batches and the augmentation.
-        device: "auto" takes CUDA where there is one.
+        device: "auto" uses CUDA if available.
         threads: CPU threads; 0 keeps torch's choice.
         precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Ask torch for deterministic algorithms.
