@@ -20,7 +20,7 @@ def _half_precision(table: Mapping[tuple[int, int], Config]) -> dict[Key, Config
     return {(name, *key): config for name in ("bf16", "fp16") for key, config in table.items()}
 
 
-# The BLOCK_D under which PAIR_LSE_FORWARD has wide rows, whatever their features.
+# The BLOCK_D under which PAIR_LSE_FORWARD has wide rows, for any number of features.
 WIDE = 512
 
 PAIR_LSE_FORWARD: Table = {

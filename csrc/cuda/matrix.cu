@@ -9,7 +9,7 @@
 namespace spcl::cuda {
 namespace {
 
-// Sums of half types come out in float32 from PyTorch 2.8 on; before, the rows become float32.
+// Half-precision products come out in float32 from PyTorch 2.8 on; before, rows become float32.
 constexpr bool kSumsHalves =
     TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 8);
 

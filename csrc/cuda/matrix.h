@@ -26,11 +26,11 @@ class Matrix {
   const PanelSizes& sizes() const { return sizes_; }
   at::TensorOptions float_options() const { return rows_.options().dtype(at::kFloat); }
 
-  // The products of a panel, in float32 whatever the rows are: half of it would leave similarities
-  // of 1 / tau = 14 with an absolute error of 2^-8 or 2^-5. Valid until the next call.
+  // The products of a panel, in float32 for rows of any dtype: half precision would leave
+  // similarities of 1 / tau = 14 with an absolute error of 2^-8 or 2^-5. Valid until the next call.
   float* products(const Panel& panel);
   // Where the gradient h of a panel goes, of the dtype of the rows: in place of the products of
-  // float32, else beside them, for products at the rate of half types.
+  // float32, else beside them, for products at the rate of half precision.
   at::Tensor gradient(const Panel& panel);
   // drows += h cols and, of a square matrix too, dcols += h^T rows; undefined: not needed.
   void add_products(const Panel& panel, const at::Tensor& h, const at::Tensor& drows,

@@ -1,7 +1,7 @@
 // pair_lse by panels of products; the mathematics is in spcl_fast/ops/pair_lse.py.
 //
-// Memory: O(N D): rows, gradient, one panel (two for half types) and 1/8 of one for partial sums.
-// Multiply-adds, by cuBLAS: N^2 D / 2 forward, 3 N^2 D / 2 backward, whatever D is. Labels cost the
+// Memory: O(N D): rows, gradient, one panel (two in half precision), 1/8 of one for parts.
+// Multiply-adds, by cuBLAS: N^2 D / 2 forward, 3 N^2 D / 2 backward, for any D. Labels cost the
 // backward some operations a pair and no product.
 #include "pair_lse.cuh"
 

@@ -29,7 +29,7 @@ struct Panel {
   int64_t num_rows, num_cols;
   int64_t stride;     // floats from row to row, a multiple of kColsOfLane
   int64_t first_col;  // columns from this one of the panel on are summed, too
-  int64_t is_square;  // rows and columns are the same: pairs (i, i) are none
+  int64_t is_square;  // rows and columns are the same: pairs (i, i) are excluded
 };
 
 // The part of a tile that a thread holds: `row` and `col` are its first in the panel.
@@ -78,7 +78,7 @@ __device__ inline float exp2_fast(float x) {
 __device__ inline int lane() { return threadIdx.x % kWarpSize; }
 __device__ inline int warp() { return threadIdx.x / kWarpSize; }
 
-// Products of the thread's pairs; what lies outside the panel is whatever the padding holds, or 0.
+// Products of the thread's pairs; outside the panel, they are those of the padding, or 0.
 __device__ inline void load_products(const float* products, const Panel& panel, const Share& share,
                                      float (&x)[kRowsOfWarp][kColsOfLane]) {
 #pragma unroll

@@ -13,7 +13,7 @@ namespace spcl::cuda {
 constexpr int64_t kMinPanelRows = 512;
 // More would not fit the second dimension of a grid, and narrow panels are padded.
 constexpr int64_t kMaxPanelRows = 1 << 20;
-// A row of a panel starts at 16 bytes in float32 and in half types.
+// A row of a panel starts at 16 bytes in float32 and half precision.
 constexpr int64_t kPanelPad = 8;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -1,4 +1,4 @@
-// Writing what a thread holds of a panel, in float32 or as the half types that products take.
+// Writing what a thread holds of a panel, in float32 or in the half precision that products take.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -37,7 +37,7 @@ __device__ inline void store(Half* out, const float (&x)[kColsOfLane]) {
   store_vector(out, make_uint2(low, high));
 }
 
-// Row r of a share; pairs that are none become 0. Columns before the padding ends are written too.
+// Row r of a share; excluded pairs become 0. Columns before the padding ends are written too.
 template <class T>
 __device__ inline void store_row(T* h, int64_t stride, const Share& share, int r,
                                  const float (&x)[kColsOfLane]) {
