@@ -16,6 +16,7 @@ from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.data.volume import read_scan, write_labels
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
 from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
+from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
 
 
 def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
@@ -60,10 +61,8 @@ def segment_volume(
     """
     device = next(model.parameters()).device
     slices = image_to_grid(image, spacing_mm, grid)[:, None].to(device)
-    was_training = model.training
-    model.eval()
-    logits = model(slices).float().cpu()
-    model.train(was_training)
+    with evaluation_mode(model):
+        logits = model(slices).float().cpu()
     height, width = image.shape[1:]
     return from_grid(logits, (height, width), spacing_mm, grid).argmax(1).to(torch.uint8)
 
@@ -114,11 +113,9 @@ def evaluate_scans(
 @torch.no_grad()
 def slice_dice(model: nn.Module, slices: Slices, batch_size: int = 64) -> dict[str, float]:
     """Return the mean 3-D Dice of each class on the training grid, for the validation curve."""
-    was_training = model.training
-    model.eval()
     batches = range(0, len(slices), batch_size)
-    label = torch.cat([model(slices.images[i : i + batch_size]).argmax(1) for i in batches])
-    model.train(was_training)
+    with evaluation_mode(model):
+        label = torch.cat([model(slices.images[i : i + batch_size]).argmax(1) for i in batches])
     num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
     dice = []
     for scan in range(len(slices.scans)):
