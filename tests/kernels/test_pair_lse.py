@@ -16,7 +16,7 @@ from spcl_fast import reference
 from spcl_fast.kernels import _pair_lse_pairs
 from spcl_fast.kernels import pair_lse as kernels
 from spcl_fast.kernels._features import dot_precision
-from spcl_fast.testing import assert_within_budget, make_embeddings
+from spcl_fast.testing import assert_within_budget, make_embeddings, similarity_rounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # What torch.set_float32_matmul_precision calls ieee, tf32x3 and tf32; it means nothing to the rest.
@@ -84,7 +84,9 @@ def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 
         eager = by_reference(z, tau, refs, z.dtype)
     assert actual.keys() == truth.keys()
     for name, value in actual.items():
-        assert_within_budget(value, truth[name], eager[name], factor=factor, name=name)
+        size = 1.0 if name.startswith("lse") else truth[name].abs().max().item()
+        budget: Any = {"factor": factor, "rounding": similarity_rounding(1 / tau) * size}
+        assert_within_budget(value, truth[name], eager[name], name=name, **budget)
 
 
 # Several tiles each way with a ragged last one: sizes that are and are not multiples of 16, which

@@ -13,7 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spcl_fast import reference
 from spcl_fast.kernels import positive_pair_loss as kernels
 from spcl_fast.reference.positive_pair_loss import positive_mask
-from spcl_fast.testing import assert_within_budget, make_embeddings, make_labels
+from spcl_fast.testing import (
+    assert_within_budget,
+    make_embeddings,
+    make_labels,
+    similarity_rounding,
+)
 
 TAU = 0.07
 # What makes the host wait for a device.
@@ -141,7 +146,9 @@ def check(
         if value is None or expected is None or other is None:
             assert value is expected is other is None, name
         else:
-            assert_within_budget(value, expected, other, factor=factor, name=name)
+            size = 1.0 if name == "loss" else expected.abs().max().item() / gamma
+            budget: Any = {"factor": factor, "rounding": similarity_rounding(1 / TAU) * size}
+            assert_within_budget(value, expected, other, name=name, **budget)
     return actual
 
 

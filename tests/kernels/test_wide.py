@@ -14,7 +14,12 @@ from spcl_fast import pair_lse, positive_pair_loss, reference
 from spcl_fast.kernels import _pair_lse_wide as wide
 from spcl_fast.kernels import pair_lse as kernels
 from spcl_fast.kernels._pair_lse_pairs import Pairs, is_wide
-from spcl_fast.testing import assert_within_budget, make_embeddings, make_labels
+from spcl_fast.testing import (
+    assert_within_budget,
+    make_embeddings,
+    make_labels,
+    similarity_rounding,
+)
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 Gradients = dict[str, Tensor]
@@ -68,7 +73,9 @@ def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 
     assert len(actual) == (1 if refs is None else 2)
     for name, value in actual.items():
         assert value.is_contiguous()
-        assert_within_budget(value, truth[name], eager[name], factor=factor, name=name)
+        rounding = similarity_rounding(1 / tau) * truth[name].abs().max().item()
+        budget: Any = {"factor": factor, "rounding": rounding}
+        assert_within_budget(value, truth[name], eager[name], name=name, **budget)
 
 
 # One more than fits, no multiple of a step, powers of two, many steps; several ragged tiles.

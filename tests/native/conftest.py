@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from spcl_fast import native, pair_lse, positive_pair_loss
-from spcl_fast.testing import assert_within_budget
+from spcl_fast.testing import assert_within_budget, similarity_rounding
 
 Results = dict[str, Tensor]
+VALUES = ("lse", "lse_refs", "loss")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,11 +77,12 @@ def pair_loss_results(
 
 
 def compare(compute: Callable[[torch.dtype, str], Results], tau: float, factor: float = 2) -> None:
-    """Hold `compute(float32, "native")` to the error of the reference in float32."""
+    """Hold `compute(float32, "native")` to the error of the reference, and to that of unit rows."""
     truth = compute(torch.float64, "reference")
     eager = compute(torch.float32, "reference")
     actual = compute(torch.float32, "native")
     assert actual.keys() == eager.keys()
+    rounding = similarity_rounding(1 / tau)
     for key, value in actual.items():
         if key == "num_pos":
             assert torch.equal(value, truth[key])
@@ -89,7 +91,9 @@ def compare(compute: Callable[[torch.dtype, str], Results], tau: float, factor: 
             error = abs(value - truth[key]), abs(eager[key] - truth[key])
             assert error[0] <= factor * error[1] + 1e-6 * size, (key, *error)
         else:
-            assert_within_budget(value, truth[key], eager[key], factor=factor, name=key)
+            size = 1.0 if key in VALUES else truth[key].abs().max().item()
+            budget = {"factor": factor, "rounding": rounding * size}
+            assert_within_budget(value, truth[key], eager[key], name=key, **budget)
 
 
 def assert_close_to_truth(compute: Callable[[torch.dtype, str], Results], tau: float) -> None:
@@ -98,10 +102,10 @@ def assert_close_to_truth(compute: Callable[[torch.dtype, str], Results], tau: f
     Eager's own error is no yardstick where a handful of values can all round the right way.
     """
     truth, actual = compute(torch.float64, "reference"), compute(torch.float32, "native")
-    similarity = 8 * torch.finfo(torch.float32).eps / tau
+    rounding = 2 * similarity_rounding(1 / tau)
     for key, value in actual.items():
         if key == "dtau":  # may cancel to nothing
             continue
         size = truth[key][truth[key].isfinite()].abs().sum().item()
-        atol = similarity * max(1, size)
+        atol = rounding * max(1, size)
         torch.testing.assert_close(value.to(truth[key].dtype), truth[key], rtol=1e-5, atol=atol)

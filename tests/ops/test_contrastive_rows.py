@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spcl_fast import native
 from spcl_fast.ops import contrastive_rows, pair_lse, positive_pair_loss
-from spcl_fast.testing import make_embeddings, make_labels
+from spcl_fast.testing import make_embeddings, make_labels, similarity_rounding
 
 Case = tuple[Tensor, "float | Tensor", "float | None"]  # labels, gamma, window
 built = pytest.mark.skipif(not native.is_built(), reason="spcl_fast._C is not built")
@@ -65,10 +65,10 @@ def test_equals_float64(
     z, labels = make_embeddings(num_rows, 24), cases(num_rows, 0.5 / tau)
     truth = results(z.double(), tau, labels, mode, "reference")
     actual = results(z, tau, labels, mode, impl)
-    # Similarities up to 1 / tau are rounded, and what is summed can cancel to nothing.
-    rounding = 8 * torch.finfo(torch.float32).eps / tau
+    rounding = 2 * similarity_rounding(1 / tau)
     for key, value in actual.items():
         finite = truth["dz" if key == "dtau" else key]
+        # what is summed can cancel to nothing
         size = finite[finite.isfinite()].abs().sum().item() / (tau if key == "dtau" else 1)
         atol = rounding * max(1.0, size)
         expected = truth[key].to(value.dtype)
