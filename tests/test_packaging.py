@@ -39,6 +39,7 @@ def test_wheel_holds_the_package(archives):
         *KERNELS,
     ):
         assert name in names
+    assert "spcl_fast/kernels/pair_lse.py" in KERNELS
     assert any(name.endswith("licenses/LICENSE") for name in names)
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"spcl_fast"}

@@ -51,6 +51,7 @@ def test_a_pair_costs_what_the_tiling_implies(arch: int) -> None:
     rows = load("kernel_tables").read(f"sm_{arch}.json")["rows"]
     counting = load("count_kernels")
     ex2 = {"forward": 0.5, "backward by pairs": 0.5, "backward by rows": 1.0}
+    assert rows
     for row in rows:
         assert not counting.repeats(row)
         if row["tau"] > 1 / 64 and row["pass"] in ex2:

@@ -38,6 +38,7 @@ def test_who_knows_the_wrong_labels_leaves_them_alone():
     known = known_labels({"position": clean}, {"position": noisy})["position"]
     wrong = noisy != clean
     assert torch.equal(known[~wrong], clean[~wrong])
+    assert wrong.any()
     for i in wrong.nonzero().flatten().tolist():
         assert int((known == known[i]).sum()) == 1
 

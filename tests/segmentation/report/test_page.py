@@ -85,6 +85,8 @@ def test_every_section_is_there_and_nothing_is_missing(full_page):
 def test_page_is_self_contained(full_page):
     page = read(full_page)
     assert page.scripts == 0
+    assert page.addresses
+    assert page.images
     for address in page.addresses:
         assert address.startswith(("data:image/png;base64,", "#"))
     for image in page.images:
