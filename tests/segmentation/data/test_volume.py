@@ -1,9 +1,8 @@
-"""Reading volumes of every format, frame, axis and set of classes; one clear sentence a bad input.
+"""Reading volumes by frame, axis and set of classes; one clear sentence per bad input.
 
 Real volumes are read where ../shared/data exists and skipped elsewhere.
 """
 
-import builtins
 import tracemalloc
 from dataclasses import replace
 
@@ -11,7 +10,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from spcl_fast.segmentation.data import image_file
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.metaimage import write_metaimage
@@ -204,56 +202,6 @@ def test_number_of_classes(scan):
         read_scan(replace(scan, class_names=("background", "heart")))
     with pytest.raises(DataError, match=r"labels in 0\.\.1, got 2, 3"):
         read_labels(scan.mask, 2)
-
-
-@pytest.fixture
-def volume_h5(tmp_path):
-    h5py = pytest.importorskip("h5py")
-    rng = np.random.default_rng(0)
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["image"] = rng.normal(size=(4, 6, 5))
-        file["label"] = rng.integers(0, 4, (4, 6, 5)).astype(np.uint8)
-        file["text"] = "no array"
-    return tmp_path / "a.h5"
-
-
-def test_hdf5(volume_h5):
-    import h5py
-
-    volume = read_scan(Scan("a", "a", None, volume_h5, volume_h5))
-    with h5py.File(volume_h5) as file:
-        np.testing.assert_array_equal(volume.image, file["image"][()].astype(np.float32))
-        np.testing.assert_array_equal(volume.mask, file["label"])
-    assert volume.spacing_mm == (10.0, 1.5, 1.5)
-    np.testing.assert_array_equal(np.diag(volume.affine), (1.5, 1.5, 10.0, 1.0))
-
-
-def test_hdf5_errors(volume_h5, monkeypatch):
-    with pytest.raises(DataError, match=r"array 'scribble', got \['image', 'label', 'text'\]"):
-        read_image(volume_h5, dataset="scribble")
-    with pytest.raises(DataError, match="must hold 'text' as a 3-D volume"):
-        read_image(volume_h5, dataset="text")
-    content = volume_h5.read_bytes()
-    for length in (0, 100, len(content) // 2):
-        volume_h5.write_bytes(content[:length])
-        with pytest.raises(DataError, match="must be a complete HDF5 file"):
-            read_image(volume_h5)
-
-    def without_h5py(name, *arguments):
-        if name == "h5py":
-            raise ImportError(name)
-        return load(name, *arguments)
-
-    load = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", without_h5py)
-    with pytest.raises(DataError, match=r"needs h5py to be read: pip install h5py\.$"):
-        read_image(volume_h5)
-
-
-def test_files_of(tmp_path):
-    write_metaimage(tmp_path / "a.mhd", np.zeros((2, 3, 4), np.int16), (1, 1, 1))
-    assert image_file.files_of(tmp_path / "a.mhd") == [tmp_path / "a.mhd", tmp_path / "a.raw"]
-    assert image_file.files_of(tmp_path / "a.nii.gz") == [tmp_path / "a.nii.gz"]
 
 
 # both extensions
