@@ -3,7 +3,7 @@
 Rows are sorted by label once. A program owns rows and visits the columns between the first and the
 last positive of any of them, so sums and gradients stay in registers: nothing is added across
 programs, and every run gives the same bits. With gamma = inf and no window class sums replace the
-pairs (spcl_fast/chunked/_class_sums.py); on a GPU these add atomically unless
+pairs (spcl_fast/class_sums.py); on a GPU these add atomically unless
 torch.use_deterministic_algorithms is on.
 
 Memory: O(N D). Multiply-adds: (share of visited pairs) x N^2 D forward and twice that backward;
@@ -19,7 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
-from spcl_fast.chunked._class_sums import Classes, class_sum_gradients, class_sum_loss
+from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
 from spcl_fast.kernels._config_tables import POSITIVE_BACKWARD, POSITIVE_FORWARD
 from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._features import dot_block, dot_precision, gradient_block
@@ -30,7 +30,7 @@ from spcl_fast.kernels._positive_kernels import (
 from spcl_fast.kernels._positive_tiles import as_scalar, sorted_rows
 from spcl_fast.kernels._sorted_labels import Intervals, SortedLabels
 from spcl_fast.kernels._tiles import device_of
-from spcl_fast.pair_weights import Mode
+from spcl_fast.pair_weights import Mode, has_unit_weights
 
 
 def positive_pair_loss_fwd(
@@ -45,9 +45,8 @@ def positive_pair_loss_fwd(
     window: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss and weight_sum, float32, and num_pos, int64, (N,) each."""
-    if _has_unit_weights(gamma, window):
-        others = None if refs is None else refs.float()
-        return class_sum_loss(z.float(), lse, others, Classes(labels, ref_labels), tau)
+    if has_unit_weights(gamma, window):
+        return class_sum_loss(z, lse, refs, Classes(labels, ref_labels), tau)
     num_rows, dim = z.shape
     loss, weight_sum = lse.new_empty(num_rows), lse.new_empty(num_rows)
     num_pos = lse.new_empty(num_rows, dtype=torch.int64)
@@ -97,19 +96,9 @@ def positive_pair_loss_bwd(
     needs_refs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, as `z`, None where not needed."""
-    if _has_unit_weights(gamma, window):
-        others = None if refs is None else refs.float()
-        gradients = class_sum_gradients(
-            c,
-            z.float(),
-            others,
-            Classes(labels, ref_labels),
-            tau,
-            needs_z=needs_z,
-            needs_refs=needs_refs,
-        )
-        dz, drefs = (None if grad is None else grad.to(z.dtype) for grad in gradients)
-        return dz, drefs
+    if has_unit_weights(gamma, window):
+        classes = Classes(labels, ref_labels)
+        return class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
     unscale = None
     if z.dtype == torch.float16:
         unscale, c = _fit_float16(c, z, refs, lse, tau, gamma, mode)
@@ -134,10 +123,6 @@ class _Side(NamedTuple):
     order: Tensor  # (N,) int64, the position of each before the sort
     lse: Tensor | None  # (N,), None if they have no losses
     c: Tensor | None  # (N,)
-
-
-def _has_unit_weights(gamma: float | Tensor, window: float | None) -> bool:
-    return isinstance(gamma, float) and gamma == math.inf and window is None
 
 
 def _gradient(

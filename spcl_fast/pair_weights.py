@@ -9,6 +9,7 @@ R = gamma (w^2 / 2 - w) (linear). gamma = inf gives w = 1.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -36,6 +37,14 @@ def pair_weights(pair_loss: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor
     if mode == "hard":
         return (pair_loss <= gamma).to(pair_loss.dtype)
     return pair_loss.div(gamma).neg_().add_(1).clamp_min_(0)
+
+
+def has_unit_weights(gamma: float | Tensor, window: float | None) -> bool:
+    """Return whether class sums give the loss: equal labels are positives, of weight 1.
+
+    A gamma on a device is not read, so it counts as finite.
+    """
+    return isinstance(gamma, float) and gamma == math.inf and window is None
 
 
 def check_mode(mode: str) -> None:

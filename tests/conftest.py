@@ -89,9 +89,10 @@ def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_host_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the ops take the path of an accelerator, whose values the host does not see."""
-    from spcl_fast.chunked import _class_sums, _positives
+    from spcl_fast import class_sums
+    from spcl_fast.chunked import _positives
 
-    for module in (_class_sums, _positives):
+    for module in (class_sums, _positives):
         monkeypatch.setattr(module, "is_host", lambda _device: False)
 
 

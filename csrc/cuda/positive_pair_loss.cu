@@ -6,13 +6,12 @@
 //
 // Memory: O(N D) as pair_lse. Multiply-adds, by cuBLAS: N^2 D / 2 forward, 3 N^2 D / 2 backward; a
 // backward with linear weights joins that of pair_lse and costs no product of its own. With gamma =
-// inf, a number on the host, and no window sums over classes replace the pairs (class_sums.h).
+// inf and no window spcl_fast/native/positive_pair_loss.py takes class sums instead.
 #include "positive_pair_loss.cuh"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
-#include "class_sums.h"
 #include "device_checks.h"
 #include "launch.h"
 #include "positives.h"
@@ -26,10 +25,6 @@ PairSum* parts_of(const at::Tensor& x) {
 }
 PairTotal* total_of(const at::Tensor& x) {
   return reinterpret_cast<PairTotal*>(x.mutable_data_ptr<double>());
-}
-// On the device gamma cannot be asked.
-bool has_unit_weights(const at::Tensor& gamma, std::optional<double> window) {
-  return gamma.device().is_cpu() && std::isinf(gamma.item().toDouble()) && !window;
 }
 const int2* ranges_of(const Positives& x) {
   return reinterpret_cast<const int2*>(x.ranges.const_data_ptr<int>());
@@ -56,9 +51,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cuda(
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::cuda::CUDAGuard guard(z.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-  if (has_unit_weights(gamma, window)) {
-    return Classes(labels, ref_labels).loss(z, lse, refs, tau);
-  }
 
   Matrix matrix(z, refs);
   const int64_t num_rows = matrix.num_rows();
@@ -103,11 +95,6 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cuda(
   const c10::cuda::CUDAGuard guard(z.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   needs_refs = needs_refs && refs;
-  if (has_unit_weights(gamma, window)) {
-    const auto [rows, others] =
-        Classes(labels, ref_labels).gradients(c, z, refs, tau, needs_z, needs_refs);
-    return {rows.to(z.scalar_type()), others.to(z.scalar_type())};
-  }
 
   Matrix matrix(z, refs);
   const int64_t D = z.size(1);

@@ -25,11 +25,6 @@ def panel_elements(device: torch.device) -> int:
     return PANEL_ELEMENTS.get(device.type, PANEL_ELEMENTS_ELSEWHERE)
 
 
-def is_host(device: torch.device) -> bool:
-    """Return whether values of tensors on `device` can be read without a synchronisation."""
-    return device.type == "cpu"
-
-
 def triangle_panels(num_rows: int, elements: int) -> Iterator[tuple[int, int]]:
     """Yield (r0, r1) of the panels of a square matrix, taller as the columns get fewer."""
     r0 = 0

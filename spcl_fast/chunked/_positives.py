@@ -10,11 +10,11 @@ from torch import Tensor
 
 from spcl_fast.chunked._panels import (
     interval_panels,
-    is_host,
     panel_elements,
     row_panels,
     triangle_panels,
 )
+from spcl_fast.devices import is_host
 from spcl_fast.precision import accumulator_dtype
 
 
@@ -25,8 +25,8 @@ class Panel(NamedTuple):
     r1: int
     c0: int
     c1: int
-    beyond: int
-    """Width of the leading block of a square matrix, whose rows see both orders of a pair."""
+    first_off_diagonal: int
+    """First column, from c0 on, behind the diagonal block, whose rows see both orders of a pair."""
     positive: Tensor
     """(r1 - r0, c1 - c0) bool."""
 
@@ -65,8 +65,8 @@ class SortedLabels:
         for r0, r1, c0, c1 in boxes:
             positive = self._positive(slice(r0, r1), slice(c0, c1))
             # A panel of the last rows can be narrower than tall.
-            beyond = min(r1 - r0, c1 - c0) if self.is_square else 0
-            yield Panel(r0, r1, c0, c1, beyond, positive)
+            first_off_diagonal = min(r1 - r0, c1 - c0) if self.is_square else 0
+            yield Panel(r0, r1, c0, c1, first_off_diagonal, positive)
 
     def _positive(self, rows: slice, cols: slice) -> Tensor:
         row_keys, col_keys = self._row_keys[rows, None], self._col_keys[cols]

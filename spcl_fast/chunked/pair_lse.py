@@ -25,23 +25,24 @@ def pair_lse_fwd(
 ) -> tuple[Tensor, Tensor | None]:
     """Return lse (N,), and lse of the references (M,) where there are any."""
     others = z if refs is None else refs
-    wide = accumulator_dtype(z.device)
-    row_lse = torch.full((z.shape[0],), -math.inf, dtype=wide, device=z.device)
+    accumulator = accumulator_dtype(z.device)
+    row_lse = torch.full((z.shape[0],), -math.inf, dtype=accumulator, device=z.device)
     col_lse = row_lse
     if refs is not None:
-        col_lse = torch.full((refs.shape[0],), -math.inf, dtype=wide, device=z.device)
+        col_lse = torch.full((refs.shape[0],), -math.inf, dtype=accumulator, device=z.device)
     scaled, cols = z / tau, others.T
     sims, exps = Workspace(z), Workspace(z)
     for r0, r1, c0 in _panels(z, refs):
         sim = sims.panel(r1 - r0, others.shape[0] - c0)
         torch.mm(scaled[r0:r1], cols[:, c0:], out=sim)
-        beyond = 0
+        first_off_diagonal = 0
         if refs is None:
             sim.fill_diagonal_(-math.inf)
-            beyond = r1 - r0
+            first_off_diagonal = r1 - r0
         _merge(row_lse[r0:r1], _logsumexp(sim, 1, exps.panel(*sim.shape)))
-        # A panel's leading block is square: its rows have already seen both orders of a pair.
-        _merge(col_lse[c0 + beyond :], _logsumexp(sim[:, beyond:], 0, sim[:, beyond:]))
+        # The rows of the diagonal block have already seen both orders of a pair.
+        sim = sim[:, first_off_diagonal:]
+        _merge(col_lse[c0 + first_off_diagonal :], _logsumexp(sim, 0, sim))
     if refs is None:
         return row_lse.to(z.dtype), None
     return row_lse.to(z.dtype), col_lse.to(z.dtype)
@@ -74,14 +75,14 @@ def pair_lse_bwd(
         h = torch.sub(sim, lse[r0:r1, None], out=exps.panel(*sim.shape))
         h.exp_().mul_(dlse[r0:r1, None])
         h.add_(sim.sub_(col_lse[c0:]).exp_().mul_(dcol[c0:]))
-        beyond = 0
+        first_off_diagonal = 0
         if refs is None:
             h.fill_diagonal_(0)
-            beyond = r1 - r0
+            first_off_diagonal = r1 - r0
         if dz is not None:
             dz[r0:r1].addmm_(h, others[c0:])
         if dothers is not None:
-            dothers[c0 + beyond :].addmm_(h[:, beyond:].T, z[r0:r1])
+            dothers[c0 + first_off_diagonal :].addmm_(h[:, first_off_diagonal:].T, z[r0:r1])
     return dz, None if refs is None else dothers
 
 

@@ -32,9 +32,10 @@ def positive_pair_histogram(
         bin_of_pair = pair_loss.div_(upper).mul_(bins).clamp_(0, bins - 1).nan_to_num_().long()
         counts.scatter_add_(0, bin_of_pair.flatten(), positive.flatten().long())
 
-    for r0, r1, c0, c1, beyond, positive in order.panels():
+    for r0, r1, c0, c1, first_off_diagonal, positive in order.panels():
         sim = rows[r0:r1] @ cols[c0:c1].T
         add(lse[r0:r1, None] - sim, positive)
         if order.is_square:
-            add(lse[c0 + beyond : c1] - sim[:, beyond:], positive[:, beyond:])
+            pair_loss = lse[c0 + first_off_diagonal : c1] - sim[:, first_off_diagonal:]
+            add(pair_loss, positive[:, first_off_diagonal:])
     return counts

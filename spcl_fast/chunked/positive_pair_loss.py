@@ -8,15 +8,13 @@ Memory: O(N D) and a few panels. Multiply-adds: 2 x (share of positive pairs) x 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from spcl_fast.chunked._class_sums import Classes, class_sum_gradients, class_sum_loss
 from spcl_fast.chunked._panels import Workspace
 from spcl_fast.chunked._positives import SortedLabels
-from spcl_fast.pair_weights import Mode, pair_weights
+from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
+from spcl_fast.pair_weights import Mode, has_unit_weights, pair_weights
 from spcl_fast.precision import accumulator_dtype
 
 
@@ -32,13 +30,13 @@ def positive_pair_loss_fwd(
     window: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, weight_sum and num_pos, (N,) each."""
-    if _has_unit_weights(gamma, window):
+    if has_unit_weights(gamma, window):
         return class_sum_loss(z, lse, refs, Classes(labels, ref_labels), tau)
     order = SortedLabels(labels, ref_labels, window)
     rows, cols = _sorted_operands(z, refs, order)
     scaled, lse = rows / tau, lse[order.row_order]
-    wide = accumulator_dtype(z.device)
-    loss_sum, weight_sum = torch.zeros(2, z.shape[0], dtype=wide, device=z.device)
+    accumulator = accumulator_dtype(z.device)
+    loss_sum, weight_sum = torch.zeros(2, z.shape[0], dtype=accumulator, device=z.device)
     num_pos = torch.zeros_like(order.row_order)
     sims = Workspace(z)
 
@@ -48,13 +46,13 @@ def positive_pair_loss_fwd(
         loss_sum[start:stop] += weight.mul_(pair_loss).sum(dim)
         num_pos[start:stop] += positive.sum(dim)
 
-    for r0, r1, c0, c1, beyond, positive in order.panels():
+    for r0, r1, c0, c1, first_off_diagonal, positive in order.panels():
         sim = sims.panel(r1 - r0, c1 - c0)
         torch.mm(scaled[r0:r1], cols[c0:c1].T, out=sim)
         add(lse[r0:r1, None] - sim, positive, r0, r1, 1)
         if order.is_square:
-            pair_loss = lse[c0 + beyond : c1] - sim[:, beyond:]
-            add(pair_loss, positive[:, beyond:], c0 + beyond, c1, 0)
+            pair_loss = lse[c0 + first_off_diagonal : c1] - sim[:, first_off_diagonal:]
+            add(pair_loss, positive[:, first_off_diagonal:], c0 + first_off_diagonal, c1, 0)
 
     loss = (loss_sum / num_pos.clamp_min(1)).to(z.dtype)
     back = order.row_order
@@ -77,7 +75,7 @@ def positive_pair_loss_bwd(
     needs_refs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, None where not needed."""
-    if _has_unit_weights(gamma, window):
+    if has_unit_weights(gamma, window):
         classes = Classes(labels, ref_labels)
         return class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
     order = SortedLabels(labels, ref_labels, window)
@@ -87,7 +85,7 @@ def positive_pair_loss_bwd(
     drows = torch.zeros_like(rows) if needs_z else None
     dcols = drows if refs is None else torch.zeros_like(cols) if needs_refs else None
     sims = Workspace(z)
-    for r0, r1, c0, c1, beyond, positive in order.panels():
+    for r0, r1, c0, c1, first_off_diagonal, positive in order.panels():
         sim = sims.panel(r1 - r0, c1 - c0)
         torch.mm(scaled[r0:r1], cols[c0:c1].T, out=sim)
         h = pair_weights(lse[r0:r1, None] - sim, gamma, mode).mul_(c[r0:r1, None])
@@ -97,14 +95,10 @@ def positive_pair_loss_bwd(
         if drows is not None:
             drows[r0:r1].addmm_(h, cols[c0:c1])
         if dcols is not None:
-            dcols[c0 + beyond : c1].addmm_(h[:, beyond:].T, rows[r0:r1])
+            dcols[c0 + first_off_diagonal : c1].addmm_(h[:, first_off_diagonal:].T, rows[r0:r1])
     dz = None if drows is None else _unsort(drows, order.row_order)
     drefs = None if refs is None or dcols is None else _unsort(dcols, order.col_order)
     return dz, drefs
-
-
-def _has_unit_weights(gamma: float | Tensor, window: float | None) -> bool:
-    return isinstance(gamma, float) and gamma == math.inf and window is None
 
 
 def _sorted_operands(z: Tensor, refs: Tensor | None, order: SortedLabels) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from spcl_fast.native.pair_lse import pair_lse_bwd
 from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd
-from spcl_fast.pair_weights import Mode
+from spcl_fast.pair_weights import Mode, has_unit_weights
 from spcl_fast.precision import dtype_of_results
 
 
@@ -73,6 +72,5 @@ def contrastive_rows_bwd(
 
 
 def _joins(x: LabelGradient, mode: Mode) -> bool:
-    """Whether the dense gradient takes the label along; sums over classes are cheaper still."""
-    has_unit_weights = isinstance(x.gamma, float) and x.gamma == math.inf
-    return mode == "linear" and x.window is None and not has_unit_weights
+    """Return whether the dense gradient takes the label along; class sums are cheaper still."""
+    return mode == "linear" and x.window is None and not has_unit_weights(x.gamma, x.window)

@@ -1,6 +1,7 @@
 """`positive_pair_loss` in C++ (csrc/cpu/positive_pair_loss.cpp) and CUDA (csrc/cuda).
 
-The mathematics is in spcl_fast/ops/positive_pair_loss.py.
+The mathematics is in spcl_fast/ops/positive_pair_loss.py. With gamma = inf and no window class sums
+replace the pairs: those of csrc/cpu on a CPU, those of spcl_fast/class_sums.py elsewhere.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
 from spcl_fast.native._scalar import as_tensor
-from spcl_fast.pair_weights import Mode
+from spcl_fast.pair_weights import Mode, has_unit_weights
 
 torch.library.define(
     "spcl_fast::positive_pair_loss_fwd_native",
@@ -78,6 +80,8 @@ def positive_pair_loss_fwd(
     window: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, weight_sum and num_pos, (N,) each."""
+    if has_unit_weights(gamma, window) and z.device.type != "cpu":
+        return class_sum_loss(z, lse, refs, Classes(labels, ref_labels), tau)
     loss, weight_sum, num_pos = torch.ops.spcl_fast.positive_pair_loss_fwd_native(
         z,
         lse,
@@ -108,6 +112,9 @@ def positive_pair_loss_bwd(
     needs_refs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, None where not needed."""
+    if has_unit_weights(gamma, window) and z.device.type != "cpu":
+        classes = Classes(labels, ref_labels)
+        return class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
     dz, drefs = torch.ops.spcl_fast.positive_pair_loss_bwd_native(
         c,
         z,

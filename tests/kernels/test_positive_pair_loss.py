@@ -340,9 +340,9 @@ def test_no_value_reaches_the_host(
     device: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from spcl_fast.chunked import _class_sums
+    from spcl_fast import class_sums
 
-    monkeypatch.setattr(_class_sums, "is_host", lambda _device: False)
+    monkeypatch.setattr(class_sums, "is_host", lambda _device: False)
     z = make_embeddings(100, 24, dtype=dtype, device=device)
     refs, labels, lse = z[:60], make_labels(100, 3, device=device), row_lse(z)
     tau = torch.tensor(TAU, device=device)

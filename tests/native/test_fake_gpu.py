@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import native, pair_lse, positive_pair_histogram, positive_pair_loss
 
@@ -69,6 +70,39 @@ def test_backward(dtype: torch.dtype) -> None:
     for k in (1, 3):
         dz = native.contrastive_rows_bwd(z, row, row, gradients[:k], 0.1, "linear", on_a_gpu(0))
         assert facts(dz) == ((40, 300), dtype if k == 1 else torch.float32, CUDA)
+
+
+class Operators(TorchDispatchMode):
+    """Records the names of all operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+# Where nothing is weighted a pair costs nothing: class sums, and no panels of products.
+@pytest.mark.parametrize("gamma", [math.inf, 3.0])
+def test_class_sums_replace_the_pairs(gamma: float) -> None:
+    z, row = on_a_gpu(40, 300, dtype=torch.bfloat16), on_a_gpu(40)
+    labels = on_a_gpu(40, dtype=torch.int64)
+    how: Any = (z, row, labels, None, None, 0.1, gamma, "linear", None)
+    with Operators() as operators:
+        loss, *_ = native.positive_pair_loss_fwd(*how)
+        dz, _ = native.positive_pair_loss_bwd(row, *how, needs_z=True, needs_refs=False)
+    assert dz is not None
+    assert (facts(loss), facts(dz)) == (facts(row), facts(z))
+    has_pairs = any("positive_pair_loss" in name for name in operators.names)
+    assert has_pairs == (gamma < math.inf)
 
 
 # Tiles of the forward are kept in the memory of the host alone.

@@ -100,7 +100,7 @@ def expected_loss(z: Tensor, refs: Tensor | None, dtype: torch.dtype, **options:
     return out | ({} if refs is None else {"drefs": refs.grad})
 
 
-# Equal labels and windows, both weights; weights of 1 from sums over classes, and from pairs.
+# Equal labels and windows, both weights; a gamma of inf, which on the device is like any other.
 HOW = {
     "linear": ("linear", GAMMA, None),
     "hard": ("hard", GAMMA, None),

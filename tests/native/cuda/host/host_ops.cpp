@@ -23,7 +23,6 @@ inline Tensor& host_mm_out(Tensor& out, const Tensor& a, const Tensor& b, Scalar
 
 #define mm_out host_mm_out
 
-#include "class_sums.cpp"
 #include "matrix.cu"
 #include "pair_lse.cu"
 #include "positive_pair_histogram.cu"
