@@ -15,8 +15,8 @@ namespace spcl {
 // Rows of a block: enough blocks for several threads, and whole strips and vectors in each.
 // spcl_fast/native/tile_cache.py knows this rule too.
 inline int64_t block_rows(int64_t num_rows) {
-  constexpr int64_t kStep = 96, kMaxSingle = 192, kEnoughBlocks = 16;
-  if (num_rows <= kMaxSingle) return kMaxSingle;
+  constexpr int64_t kStep = 96, kEnoughBlocks = 16;
+  if (num_rows <= kTile) return kTile;
   const int64_t steps = (num_rows + kStep * kEnoughBlocks - 1) / (kStep * kEnoughBlocks);
   return std::min(kTile, steps * kStep);
 }
@@ -56,7 +56,7 @@ class Operand {
 
   double max_squared_norm() const {
     return at::parallel_reduce(
-        int64_t{0}, num_blocks(), grain(), 0.0,
+        int64_t{0}, num_blocks(), grain(int64_t{1} << 19), 0.0,
         [&](int64_t first, int64_t last, double largest) {
           const int64_t count = std::min(size(), begin(last)) - begin(first);
           return std::max(largest,
@@ -72,15 +72,15 @@ class Operand {
   at::Tensor pack(int64_t size, int64_t width, Pack kernel) const {
     at::Tensor packed = at::empty({size}, x_.options());
     float* out = packed.mutable_data_ptr<float>();
-    at::parallel_for(0, num_blocks(), grain(), [&](int64_t first, int64_t last) {
+    at::parallel_for(0, num_blocks(), grain(int64_t{1} << 16), [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         kernel(rows_, begin(b), this->size(b), out + begin(b) * width);
       }
     });
     return packed;
   }
-  // Blocks that are worth a thread.
-  int64_t grain() const { return 1 + (int64_t{1} << 16) / (block_ * std::max<int64_t>(D(), 1)); }
+  // Blocks of so many floats, which are worth a thread.
+  int64_t grain(int64_t floats) const { return 1 + floats / (block_ * std::max<int64_t>(D(), 1)); }
 
   at::Tensor x_;
   Rows rows_;

@@ -36,13 +36,20 @@ void pack_slices(const Rows& rows, int64_t begin, int64_t count, float* slices) 
 }
 
 double max_squared_norm(const Rows& rows, int64_t begin, int64_t count) {
+  constexpr int64_t kChains = 4;  // additions that wait for none of the others
   float largest = 0;
   for (int64_t i = begin; i < begin + count; ++i) {
     const float* row = row_of(rows, i);
-    Vec squares = {};
+    Vec squares[kChains] = {};
     int64_t d = 0;
-    for (; d + kLanes <= rows.D; d += kLanes) squares += load(row + d) * load(row + d);
-    float total = sum(squares);
+    for (; d + kChains * kLanes <= rows.D; d += kChains * kLanes) {
+      for (int64_t c = 0; c < kChains; ++c) {
+        const Vec x = load(row + d + c * kLanes);
+        squares[c] += x * x;
+      }
+    }
+    for (; d + kLanes <= rows.D; d += kLanes) squares[0] += load(row + d) * load(row + d);
+    float total = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
     for (; d < rows.D; ++d) total += row[d] * row[d];
     if (!(total <= __FLT_MAX__)) return __builtin_inf();
     largest = total > largest ? total : largest;

@@ -16,6 +16,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "checks.h"
 #include "ops.h"
@@ -235,8 +236,9 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   const TileKernels& kernels = best_tile_kernels();
   const LinearLabels linear(labels, c, gamma, lse, problem.tau, problem.is_bounded ? kLog2E : 1);
   const RowGradient row_gradient(lse, dlse, problem.tau, problem.is_bounded);
-  const RowGradient col_gradient(refs ? *lse_refs : lse, refs ? *dlse_refs : dlse, problem.tau,
-                                 problem.is_bounded);
+  std::optional<RowGradient> ref_gradient;
+  if (refs) ref_gradient.emplace(*lse_refs, *dlse_refs, problem.tau, problem.is_bounded);
+  const RowGradient& col_gradient = refs ? *ref_gradient : row_gradient;
   const int64_t num_rows = problem.rows.size(), D = problem.rows.D();
   needs_refs = needs_refs && refs;
   at::Tensor dz = at::zeros({problem.num_groups, needs_z ? num_rows : 0, D}, z.options());

@@ -66,8 +66,7 @@ struct Problem {
         tau(positive_scalar("tau", tau_tensor, true)),
         weight{static_cast<float>(positive_scalar("gamma", gamma_tensor, false)), is_hard},
         // Sums over a class would spread what is not finite to all of its rows.
-        has_unit_weights(std::isinf(weight.gamma) && !window &&
-                         std::isfinite(rows.max_squared_norm() + cols.max_squared_norm())) {
+        has_unit_weights(std::isinf(weight.gamma) && !window && is_finite()) {
     if (!has_unit_weights) pack_panels();
   }
 
@@ -94,6 +93,10 @@ struct Problem {
   }
 
  private:
+  bool is_finite() const {
+    return std::isfinite(rows.max_squared_norm()) &&
+           (sorted.is_square || std::isfinite(cols.max_squared_norm()));
+  }
   void pack_panels() {
     cols.pack_panels();
     if (!sorted.is_square) rows.pack_panels();

@@ -12,10 +12,13 @@
 
 namespace spcl {
 
-constexpr int64_t kTile = 192;
+// Rows of a tile: a slice of 48 features of as many rows and the columns of h that it is multiplied
+// with lie in a first-level cache of 48 KiB, h and the operands of both products in 512 KiB.
+constexpr int64_t kTile = 144;
 constexpr int64_t kPad = 16;
-// Row stride of a tile in scratch memory: one of a power of two would collide in the cache.
-constexpr int64_t kTileStride = kTile + kPad;
+// Row stride of h: an odd number of cache lines, so that a column of h uses every set of the cache.
+constexpr int64_t kTileStride = kTile;
+static_assert(kTileStride % 16 == 0 && kTileStride / 16 % 2 == 1);
 
 // Rows of a matrix whose features are contiguous, read through `order` where there is one.
 struct Rows {

@@ -35,7 +35,7 @@ def get_tile_cache_mib() -> int:
 
 def block_rows(num_rows: int) -> int:
     """Return how many of `num_rows` rows a tile takes, as in csrc/cpu/operand.h."""
-    return 192 if num_rows <= 192 else min(192, -(-num_rows // 1536) * 96)
+    return 144 if num_rows <= 144 else min(144, -(-num_rows // 1536) * 96)
 
 
 def num_kept(num_rows: int, num_refs: int | None) -> int:

@@ -47,7 +47,7 @@ def results(z: Tensor, tau: float, labels: list[Case], mode: Any, impl: Any) -> 
     return out
 
 
-# 1, 2: no pair, one pair. 67: one block. 450: blocks of 192, the last one ragged. tau .07 bounds
+# 1, 2: no pair, one pair. 67: one block. 450: blocks of 96, the last one ragged. tau .07 bounds
 # the exponents, .005 does not. 0 and 256 MiB: exponents recomputed and kept.
 @pytest.mark.parametrize("mib", [0, 256])
 @pytest.mark.parametrize("mode", ["linear", "hard"])
