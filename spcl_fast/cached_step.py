@@ -38,7 +38,7 @@ def cached_step(
 
     The gradients are those of the plain step up to rounding, and are added to `.grad` as by
     `.backward()`: of the model, and of what `loss` holds, such as a learnable temperature. A batch
-    of at most `chunk` rows is a plain step, but on several ranks.
+    of at most `chunk` rows is a plain step, except on several ranks.
 
     Random numbers of torch are drawn once a chunk and replayed, so dropout is that of the chunks
     run one after the other, and so is the random state afterwards; Python's and NumPy's are not
@@ -66,7 +66,7 @@ def cached_step(
         What `loss` returned, detached and not scaled.
 
     Raises:
-        TypeError: `chunk` is no int; the batch, the embeddings or the loss are of another type.
+        TypeError: `chunk` is not an int; the batch, the embeddings or the loss are of another type.
         ValueError: `chunk` is below 1; the numbers of rows differ; a BatchNorm of the model would
             normalise every chunk by itself.
         RuntimeError: gradients are switched off.

@@ -26,8 +26,8 @@ class MemoryQueue(nn.Module):
     Args:
         size: rows of the full queue.
         dim: D, features of a row.
-        label: None for one label a row, or the names of several; `enqueue` and `labels` then deal
-            in dicts.
+        label: None for one label a row, or the names of several; `enqueue` then takes
+            a dict, and `labels` is one.
         label_dtype: of the labels; floating for a loss with a window.
         dtype: of the rows.
         device: of rows and labels.
@@ -71,7 +71,7 @@ class MemoryQueue(nn.Module):
 
     @property
     def rows(self) -> Tensor:
-        """The filled rows, (len, D), not in the order of their coming; a view of the queue."""
+        """The filled rows, (len, D), not in order of arrival; a view of the queue."""
         return self._all_rows[: self._count]
 
     @property
@@ -82,13 +82,13 @@ class MemoryQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, z: Tensor, labels: Tensor | Mapping[str, Tensor] | None = None) -> None:
-        """Put rows in the place of the oldest.
+        """Replace the oldest rows.
 
         Call it after the backward of a loss that took `rows`: autograd raises otherwise. Call it
-        outside of what torch.compile compiles, which would do so for every position.
+        outside compiled functions, which torch.compile would compile again for every position.
 
         Args:
-            z: (B, D), dtype and device of the queue, B of any size; kept without its graph.
+            z: (B, D), dtype and device of the queue, B of any size; stored detached.
             labels: (B,), or a dict of them by the queue's names; None for unknown.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Dtypes and autocast: similarities are accumulated in float32 at least, whatever surrounds."""
+"""Dtypes and autocast: similarities are accumulated in at least float32, regardless of autocast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels as other libraries take them: of any dtype, equality alone counts, none is unknown."""
+"""Labels as other libraries take them: of any dtype; only equality matters, and none is unknown."""
 
 from __future__ import annotations
 

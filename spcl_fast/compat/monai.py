@@ -24,7 +24,7 @@ class ContrastiveLoss(nn.modules.loss._Loss):
 
     Args:
         temperature: tau.
-        batch_size: of no use; anything but -1 warns.
+        batch_size: ignored; anything but -1 warns.
         impl: implementation of the ops.
     """
 

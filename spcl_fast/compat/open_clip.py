@@ -2,8 +2,8 @@
 
 Compared with open_clip_torch 3.3.0. What differs:
 
-- There are no logits: `get_logits` and `get_ground_truth` are not offered, `cache_labels` has
-  nothing to cache, and `logit_bias` does not change the loss, as it never does.
+- There are no logits: `get_logits` and `get_ground_truth` are not offered, and `cache_labels` has
+  nothing to cache. `logit_bias` is accepted; the loss is invariant to it.
 - On several ranks with `gather_with_grad` and `local_loss`, every rank returns the mean over all
   ranks, where theirs returns the mean over its own rows; averaged over the ranks, as
   DistributedDataParallel does, the gradients are the same.
@@ -36,7 +36,7 @@ class ClipLoss(nn.Module):
     Args:
         local_loss: on several ranks, average over the rows of this rank.
         gather_with_grad: on several ranks, let gradients reach the rows of the others.
-        cache_labels: of no use.
+        cache_labels: ignored.
         rank: rank of this process.
         world_size: number of ranks, which are those of the default process group.
         use_horovod: must be False.
@@ -82,7 +82,7 @@ class ClipLoss(nn.Module):
             image_features: (N, D), floating, L2-normalised by the caller.
             text_features: (N, D); row i is the text of image i.
             logit_scale: 1 / tau, above 0; a number or a tensor of one element.
-            logit_bias: added to every similarity, which no softmax sees.
+            logit_bias: would be added to every similarity, to which the loss is invariant.
             output_dict: return a dict.
 
         Returns:

@@ -32,14 +32,13 @@ class InfoNCELoss(nn.Module):
 
     Args:
         tau: temperature.
-        symmetric: average both directions. References beyond the anchors are negatives without
-            an anchor of their own, so with any of them only the direction from the anchors is
-            defined and used.
+        symmetric: average both directions. If there are more references than anchors, the
+            additional ones are negatives alone, and only the direction from the anchors is used.
         learnable_tau: make log tau a parameter that starts at `tau`.
         impl: implementation of the ops.
         group: process group whose ranks bring the pairs of one batch together, as for
-            `SelfPacedContrastiveLoss`; None for this process alone. References beyond the anchors
-            must be the same on every rank, and are not gathered.
+            `SelfPacedContrastiveLoss`; None for this process alone. Additional references must
+            be the same on every rank, and are not gathered.
 
     Raises:
         ValueError: `tau` is not finite and above 0.
@@ -101,7 +100,7 @@ class InfoNCELoss(nn.Module):
 
 
 def _output(anchors: Tensor, lse: Tensor, pairs: list[PositivePairLoss]) -> ContrastiveLossOutput:
-    """Return the mean over the directions, with what is told of the first, from the anchors."""
+    """Return the mean over the directions; all else describes the first, from the anchors."""
     directions = [mean_over_anchors(x.loss, x.num_pos) for x in pairs]
     loss = torch.stack(directions).mean()
     num_pairs = pairs[0].num_pos.sum()
