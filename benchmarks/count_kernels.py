@@ -28,9 +28,10 @@ from benchmarks._provenance import provenance, write_result
 from spcl_fast.kernels import _config_tables as tables
 from spcl_fast.kernels import pair_lse as pair_lse_module
 from spcl_fast.kernels._configs import Config, dtype_name, pick
-from spcl_fast.kernels._pair_lse_pairs import Pairs
+from spcl_fast.kernels._pair_lse_pairs import NormedPairs
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.kernels.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
+from spcl_fast.operands import Label, Lse, Pairs
 from spcl_fast.testing import make_embeddings
 
 TAU, SMALL_TAU = 0.07, 0.01  # |sim| is bounded by 1 / tau: the second needs shifted sums
@@ -65,8 +66,8 @@ def _backward(by_pairs: bool) -> Callable[[Tensor, float], object]:
         lse = torch.full((len(z),), 1 / tau)
         dlse = torch.ones(len(z))
         with mock.patch.object(pair_lse_module, "adds_atomically", return_value=by_pairs):
-            saved = (z, None, lse, None, dlse, None, tau)
-            return pair_lse_bwd(*saved, needs_z=True, needs_refs=False)
+            pairs = Pairs(z, None, tau)
+            return pair_lse_bwd(pairs, Lse(lse, None), dlse, None, needs_z=True, needs_refs=False)
 
     return run
 
@@ -74,17 +75,17 @@ def _backward(by_pairs: bool) -> Callable[[Tensor, float], object]:
 def _positive(is_forward: bool) -> Callable[[Tensor, float], object]:
     def run(z: Tensor, tau: float) -> object:
         lse, labels = torch.full((len(z),), 1 / tau), torch.zeros(len(z), dtype=torch.int64)
-        how: tuple[Any, ...] = (None, None, tau, GAMMA, "linear", None)
+        given: tuple[Any, ...] = (Pairs(z, None, tau), lse, Label(labels, GAMMA), "linear")
         if is_forward:
-            return positive_pair_loss_fwd(z, lse, labels, *how)
-        return positive_pair_loss_bwd(lse, z, lse, labels, *how, needs_z=True, needs_refs=False)
+            return positive_pair_loss_fwd(*given)
+        return positive_pair_loss_bwd(lse, *given, needs_z=True, needs_refs=False)
 
     return run
 
 
 PASSES = {
     "forward": Pass(
-        lambda z, tau: pair_lse_fwd(z, None, tau),
+        lambda z, tau: pair_lse_fwd(Pairs(z, None, tau), has_backward=True),
         "pair_sums_kernel",
         _picked("pair_lse_fwd", tables.PAIR_LSE_FORWARD),
         True,
@@ -145,7 +146,7 @@ def count(name: str, z: Tensor, tau: float, log: list[dict[str, Any]]) -> dict[s
     """Return the counters of one pass, and the resources of its kernel."""
     one, before = PASSES[name], len(log)
     # Programs then visit all tiles of their rows, as with many rows.
-    with mock.patch.object(Pairs, "num_programs", 1):
+    with mock.patch.object(NormedPairs, "num_programs", 1):
         one.run(z, tau)
     launches = [launch for launch in log[before:] if launch["name"] == one.kernel]
     faults = [launch["fault"] for launch in launches if launch["fault"]]

@@ -26,6 +26,7 @@ from spcl_fast import (
     positive_pair_loss,
     reference,
 )
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.ops import Impl
 from spcl_fast.ops._impl import resolve
 from spcl_fast.precision import at_least_float32
@@ -202,9 +203,8 @@ def native_with(tile_cache_mib: int, problem: Problem) -> Step:
 def dense_loss(z: Tensor, labels: Tensor, tau: float, gamma: Tensor) -> Tensor:
     lse = reference.pair_lse(z, tau)
     assert isinstance(lse, Tensor)
-    return reference.positive_pair_loss(z, lse, labels, tau=tau, gamma=gamma, mode="linear")[
-        0
-    ].mean()
+    pairs, label = Pairs(z, None, tau), Label(labels, gamma)
+    return reference.positive_pair_loss(pairs, lse, label, "linear").loss.mean()
 
 
 def half_loss(z: Tensor, labels: Tensor, tau: float, gamma: float | Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from spcl_fast.kernels._config_tables import PAIR_LSE_BY_PAIRS, PAIR_LSE_BY_PAIRS_UNALIGNED
 from spcl_fast.kernels._configs import dtype_name, pick
 from spcl_fast.kernels._features import is_aligned, padded_features
-from spcl_fast.kernels._pair_lse_pairs import Pairs, is_bounded
+from spcl_fast.kernels._pair_lse_pairs import NormedPairs, is_bounded
 from spcl_fast.kernels._pair_lse_terms import Terms, gradient_scale, h_tile, operands
 from spcl_fast.kernels._tiles import load_tile, multiple_of, scalar
 
@@ -119,7 +119,9 @@ def both_gradients_kernel(
     _add_rows(dz_ptr, rows, N, d, D, dz * factor)
 
 
-def gradients_by_pairs(pairs: Pairs, own: Terms, others: Terms) -> tuple[Tensor, Tensor | None]:
+def gradients_by_pairs(
+    pairs: NormedPairs, own: Terms, others: Terms
+) -> tuple[Tensor, Tensor | None]:
     """Return dz (N, D), and drefs (M, D) if the references are not z."""
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()

@@ -14,7 +14,7 @@ from torch import Tensor
 from spcl_fast.kernels._config_tables import PAIR_LSE_BY_ROWS, PAIR_LSE_BY_ROWS_UNALIGNED
 from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._features import is_aligned, padded_features
-from spcl_fast.kernels._pair_lse_pairs import Pairs, is_bounded
+from spcl_fast.kernels._pair_lse_pairs import NormedPairs, is_bounded
 from spcl_fast.kernels._pair_lse_terms import Terms, gradient_scale, h_tile, operands
 from spcl_fast.kernels._tiles import load_tile, multiple_of, scalar
 
@@ -87,7 +87,7 @@ def row_gradient_kernel(
     tl.store(dz_ptr + offsets, dz.to(dz_ptr.dtype.element_ty), mask=mask)
 
 
-def gradient_by_rows(pairs: Pairs, own: Terms, others: Terms) -> Tensor:
+def gradient_by_rows(pairs: NormedPairs, own: Terms, others: Terms) -> Tensor:
     """Return dz (N, D); if there are few rows, programs share the columns of one block."""
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()

@@ -11,7 +11,7 @@ from spcl_fast.kernels._configs import Config, pick
 from spcl_fast.kernels._features import padded_features
 from spcl_fast.kernels._pair_lse_pairs import (
     LOG2_E,
-    Pairs,
+    NormedPairs,
     exponent_scale,
     is_bounded,
     is_wide,
@@ -178,7 +178,7 @@ def merge_parts_kernel(
     tl.store(lse_ptr + rows, total, mask=in_range)
 
 
-def fill_lse(pairs: Pairs, lse: Tensor, lse_refs: Tensor) -> None:
+def fill_lse(pairs: NormedPairs, lse: Tensor, lse_refs: Tensor) -> None:
     """Fill lse (N,) and lse_refs (M,), by panels of rows whose parts take O((N + M) D) memory."""
     N, M, D = pairs.sizes()
     config_d = WIDE if is_wide(pairs.z) else padded_features(D)
@@ -203,7 +203,7 @@ def fill_lse(pairs: Pairs, lse: Tensor, lse_refs: Tensor) -> None:
 
 
 def _sum_panel(
-    pairs: Pairs,
+    pairs: NormedPairs,
     config: Config,
     first_block: int,
     visited: Tensor,  # (blocks, M) float32, out
@@ -242,7 +242,7 @@ def _sum_panel(
 
 
 def _merge(
-    pairs: Pairs,
+    pairs: NormedPairs,
     parts: Tensor,  # (num_parts, stride) float32
     lse: Tensor,
     rows: tuple[int, int],  # of lse

@@ -31,7 +31,7 @@ def is_wide(z: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class NormedPairs:
     """Rows z against rows refs, and the norms that decide whether sums are shifted."""
 
     # Programs to aim at: several for each of about a hundred multiprocessors, which evens out the
@@ -46,7 +46,7 @@ class Pairs:
     tau: float | Tensor
 
     @classmethod
-    def of(cls, z: Tensor, refs: Tensor | None, tau: float | Tensor) -> Pairs:
+    def of(cls, z: Tensor, refs: Tensor | None, tau: float | Tensor) -> NormedPairs:
         """Return the pairs of z with itself, or with refs."""
         others = z if refs is None else refs
         if min(z.shape[0], others.shape[0]) < _MIN_TERMS:
@@ -57,9 +57,9 @@ class Pairs:
                 refs_norm = _largest_norm(refs)
         return cls(z, others, refs is None, norm, refs_norm, tau)
 
-    def swapped(self) -> Pairs:
+    def swapped(self) -> NormedPairs:
         """Return the same pairs with the references as the owned rows."""
-        return Pairs(self.refs, self.z, self.is_square, self.refs_norm, self.norm, self.tau)
+        return NormedPairs(self.refs, self.z, self.is_square, self.refs_norm, self.norm, self.tau)
 
     def sizes(self) -> tuple[int, int, int]:
         """Return N, M, D."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spcl_fast.kernels._pair_lse_pairs import (
     LOG2_E,
-    Pairs,
+    NormedPairs,
     exponent_scale,
     is_bounded,
     rounded_sim,
@@ -114,7 +114,7 @@ class Terms:
 
 
 def terms_of(
-    pairs: Pairs,
+    pairs: NormedPairs,
     lse: Tensor,
     dlse: Tensor,
     lse_refs: Tensor | None,
@@ -148,7 +148,7 @@ def terms_of(
     return rows, terms(lse_refs, dlse_refs, refs_largest)
 
 
-def operands(pairs: Pairs, own: Terms, others: Terms) -> tuple[Tensor, ...]:
+def operands(pairs: NormedPairs, own: Terms, others: Terms) -> tuple[Tensor, ...]:
     """Return the first ten arguments of every backward kernel, from z_ptr to refs_largest_ptr."""
     return (
         pairs.z,

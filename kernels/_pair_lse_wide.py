@@ -21,7 +21,7 @@ from torch import Tensor
 from spcl_fast.kernels._config_tables import PAIR_LSE_H_PANEL, PAIR_LSE_PANEL_PRODUCT
 from spcl_fast.kernels._configs import Config, pick
 from spcl_fast.kernels._features import dot_block, dot_precision
-from spcl_fast.kernels._pair_lse_pairs import Pairs, is_bounded
+from spcl_fast.kernels._pair_lse_pairs import NormedPairs, is_bounded
 from spcl_fast.kernels._pair_lse_terms import Terms, gradient_scale, h_tile, operands
 from spcl_fast.kernels._tiles import dots_by_blocks, load_tile, multiple_of, scalar
 
@@ -130,7 +130,7 @@ def panel_product_kernel(
     tl.store(parts_ptr + offsets, dz, mask=(rows < num_rows)[:, None] & (d < D)[None, :])
 
 
-def gradient_of_wide_rows(pairs: Pairs, own: Terms, others: Terms) -> Tensor:
+def gradient_of_wide_rows(pairs: NormedPairs, own: Terms, others: Terms) -> Tensor:
     """Return dz (N, D), a panel of rows at a time."""
     z, refs = pairs.z, pairs.refs
     N, M, D = pairs.sizes()
@@ -155,7 +155,7 @@ def gradient_of_wide_rows(pairs: Pairs, own: Terms, others: Terms) -> Tensor:
 def _fill_panel(
     h: Tensor,  # (rows of the panel, M), out
     first_row: int,
-    pairs: Pairs,
+    pairs: NormedPairs,
     own: Terms,
     others: Terms,
     config: Config,
@@ -180,7 +180,7 @@ def _fill_panel(
         )
 
 
-def _scaled_product(h: Tensor, pairs: Pairs, own: Terms, others: Terms) -> Tensor:
+def _scaled_product(h: Tensor, pairs: NormedPairs, own: Terms, others: Terms) -> Tensor:
     """Return dz_i = sum_j h_ij z_j / tau, (rows, D) float32, of scaled h (rows, M)."""
     refs = pairs.refs
     num_rows, (_, M, D) = h.shape[0], pairs.sizes()

@@ -32,56 +32,52 @@ from torch import Tensor
 from spcl_fast.kernels._pair_lse_by_pairs import adds_atomically, gradients_by_pairs
 from spcl_fast.kernels._pair_lse_by_rows import gradient_by_rows
 from spcl_fast.kernels._pair_lse_forward import fill_lse
-from spcl_fast.kernels._pair_lse_pairs import Pairs, is_wide
+from spcl_fast.kernels._pair_lse_pairs import NormedPairs, is_wide
 from spcl_fast.kernels._pair_lse_terms import terms_of
 from spcl_fast.kernels._pair_lse_wide import gradient_of_wide_rows
 from spcl_fast.kernels._tiles import device_of
+from spcl_fast.operands import Gradients, Lse, Pairs
 
 
-def pair_lse_fwd(
-    z: Tensor,  # (N, D) float32, bfloat16 or float16, any strides
-    refs: Tensor | None,  # (M, D)
-    tau: float | Tensor,
-) -> tuple[Tensor, Tensor | None]:
-    """Return lse (N,), and lse of the references (M,) if there are any, float32."""
+def pair_lse_fwd(pairs: Pairs, *, has_backward: bool) -> Lse:
+    """Return lse (N,), and lse of the references (M,) if there are any, float32; no cache."""
+    z, refs, _ = pairs
     lse = z.new_full((z.shape[0],), -math.inf, dtype=torch.float32)
     lse_refs = lse
     if refs is not None:
         lse_refs = lse.new_full((refs.shape[0],), -math.inf)
     if lse.numel() and lse_refs.numel():
         with device_of(z):
-            fill_lse(Pairs.of(z, refs, tau), lse, lse_refs)
-    return lse, None if refs is None else lse_refs
+            fill_lse(NormedPairs.of(*pairs), lse, lse_refs)
+    return Lse(lse, None if refs is None else lse_refs)
 
 
 def pair_lse_bwd(
-    z: Tensor,  # (N, D)
-    refs: Tensor | None,  # (M, D)
-    lse: Tensor,  # (N,) float32
-    lse_refs: Tensor | None,  # (M,) float32
+    pairs: Pairs,
+    lse: Lse,
     dlse: Tensor,  # (N,) float32
     dlse_refs: Tensor | None,  # (M,) float32
-    tau: float | Tensor,
     *,
     needs_z: bool,
     needs_refs: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> Gradients:
     """Return dz (N, D) and drefs (M, D), contiguous, as `z`, None where not needed."""
+    z, refs, _ = pairs
     needs_refs = needs_refs and refs is not None
     if not (needs_z or needs_refs):
-        return None, None
+        return Gradients(None, None)
     others = z if refs is None else refs
     if z.numel() == 0 or others.numel() == 0:
         dz = z.new_zeros(z.shape) if needs_z else None
-        return dz, z.new_zeros(others.shape) if needs_refs else None
+        return Gradients(dz, z.new_zeros(others.shape) if needs_refs else None)
     with device_of(z):
-        pairs = Pairs.of(z, refs, tau)
-        rows, cols = terms_of(pairs, lse, dlse, lse_refs, dlse_refs)
+        normed = NormedPairs.of(*pairs)
+        rows, cols = terms_of(normed, lse.rows, dlse, lse.refs, dlse_refs)
         # Against references a visit serves both sides only if both are needed.
         serves_both = refs is None or (needs_z and needs_refs)
         if serves_both and not is_wide(z) and adds_atomically(z):
-            return gradients_by_pairs(pairs, rows, cols)
+            return Gradients(*gradients_by_pairs(normed, rows, cols))
         gradient = gradient_of_wide_rows if is_wide(z) else gradient_by_rows
-        dz = gradient(pairs, rows, cols) if needs_z else None
-        drefs = gradient(pairs.swapped(), cols, rows) if needs_refs else None
-    return dz, drefs
+        dz = gradient(normed, rows, cols) if needs_z else None
+        drefs = gradient(normed.swapped(), cols, rows) if needs_refs else None
+    return Gradients(dz, drefs)

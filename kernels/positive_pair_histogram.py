@@ -22,6 +22,7 @@ from spcl_fast.kernels._positive_tiles import (
 )
 from spcl_fast.kernels._sorted_labels import SortedLabels
 from spcl_fast.kernels._tiles import device_of, dots_by_blocks, load_tile, scalar
+from spcl_fast.operands import Label, Pairs
 
 # More bins do not fit into the registers of a program.
 _MAX_LOCAL_BINS = 4096
@@ -31,18 +32,15 @@ _MAX_TABLE_D = 256
 
 
 def positive_pair_histogram(
-    z: Tensor,  # (N, D) float32, bfloat16 or float16
+    pairs: Pairs,
     lse: Tensor,  # (N,) float32
-    labels: Tensor,  # (N,)
+    label: Label,
     *,
-    tau: float | Tensor,
     upper: float | Tensor,
     bins: int,
-    window: float | None = None,
-    refs: Tensor | None = None,  # (M, D)
-    ref_labels: Tensor | None = None,  # (M,)
 ) -> Tensor:
     """Return the counts (bins,) int64 of `spcl_fast.ops.positive_pair_histogram`."""
+    z, refs, tau = pairs
     num_rows, dim = z.shape
     counts = torch.zeros(bins, dtype=torch.int64, device=z.device)
     if num_rows == 0:
@@ -51,7 +49,7 @@ def positive_pair_histogram(
     table_d = min(padded_features(dim), _MAX_TABLE_D)
     config = pick("positive_pair_histogram", HISTOGRAM, z.dtype, table_d, z.device)
     with device_of(z):
-        order = SortedLabels(labels, ref_labels, window)
+        order = SortedLabels(label.values, label.ref_values, label.window)
         rows, cols = sorted_rows(z, refs, order)
         _histogram_kernel[(triton.cdiv(num_rows, config.block_m),)](
             rows,

@@ -30,33 +30,31 @@ from spcl_fast.kernels._positive_kernels import (
 from spcl_fast.kernels._positive_tiles import as_scalar, sorted_rows
 from spcl_fast.kernels._sorted_labels import Intervals, SortedLabels
 from spcl_fast.kernels._tiles import device_of
+from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
 from spcl_fast.pair_weights import Mode, has_unit_weights
 
 
 def positive_pair_loss_fwd(
-    z: Tensor,  # (N, D) float32, bfloat16 or float16
+    pairs: Pairs,
     lse: Tensor,  # (N,) float32
-    labels: Tensor,  # (N,)
-    refs: Tensor | None,  # (M, D)
-    ref_labels: Tensor | None,  # (M,)
-    tau: float | Tensor,
-    gamma: float | Tensor,
+    label: Label,
     mode: Mode,
-    window: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> PositivePairLoss:
     """Return loss and weight_sum, float32, and num_pos, int64, (N,) each."""
-    if has_unit_weights(gamma, window):
-        return class_sum_loss(z, lse, refs, Classes(labels, ref_labels), tau)
+    z, refs, tau = pairs
+    if has_unit_weights(label.gamma, label.window):
+        classes = Classes(label.values, label.ref_values)
+        return PositivePairLoss(*class_sum_loss(z, lse, refs, classes, tau))
     num_rows, dim = z.shape
     loss, weight_sum = lse.new_empty(num_rows), lse.new_empty(num_rows)
     num_pos = lse.new_empty(num_rows, dtype=torch.int64)
     if num_rows == 0:
-        return loss, weight_sum, num_pos
+        return PositivePairLoss(loss, weight_sum, num_pos)
     precision = dot_precision(z.dtype)
     block_d = gradient_block(dim, precision)
     config = pick("positive_pair_loss_fwd", POSITIVE_FORWARD, z.dtype, block_d, z.device)
     with device_of(z):
-        order = SortedLabels(labels, ref_labels, window)
+        order = SortedLabels(label.values, label.ref_values, label.window)
         rows, cols = sorted_rows(z, refs, order)
         positive_forward_kernel[(triton.cdiv(num_rows, config.block_m),)](
             rows,
@@ -68,7 +66,7 @@ def positive_pair_loss_fwd(
             weight_sum,
             num_pos,
             as_scalar(tau),
-            as_scalar(gamma),
+            as_scalar(label.gamma),
             num_rows,
             D=dim,
             BLOCK_K=dot_block(dim, precision),
@@ -77,33 +75,32 @@ def positive_pair_loss_fwd(
             PRECISION=precision,
             **config.launch_options(),
         )
-    return loss, weight_sum, num_pos
+    return PositivePairLoss(loss, weight_sum, num_pos)
 
 
 def positive_pair_loss_bwd(
     c: Tensor,  # (N,) float32, dloss_i / |P(i)|
-    z: Tensor,  # (N, D)
+    pairs: Pairs,
     lse: Tensor,  # (N,)
-    labels: Tensor,  # (N,)
-    refs: Tensor | None,  # (M, D)
-    ref_labels: Tensor | None,  # (M,)
-    tau: float | Tensor,
-    gamma: float | Tensor,
+    label: Label,
     mode: Mode,
-    window: float | None,
     *,
     needs_z: bool,
     needs_refs: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> Gradients:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, as `z`, None where not needed."""
-    if has_unit_weights(gamma, window):
-        classes = Classes(labels, ref_labels)
-        return class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
+    z, refs, tau = pairs
+    gamma = label.gamma
+    if has_unit_weights(gamma, label.window):
+        classes = Classes(label.values, label.ref_values)
+        return Gradients(
+            *class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
+        )
     unscale = None
     if z.dtype == torch.float16:
-        unscale, c = _fit_float16(c, z, refs, lse, tau, gamma, mode)
+        unscale, c = _fit_float16(c, pairs, lse, gamma, mode)
     with device_of(z):
-        order = SortedLabels(labels, ref_labels, window)
+        order = SortedLabels(label.values, label.ref_values, label.window)
         features, ref_features = sorted_rows(z, refs, order)
         rows = _Side(features, order.row_order, lse[order.row_order], c[order.row_order])
         cols = rows if refs is None else _Side(ref_features, order.col_order, None, None)
@@ -113,7 +110,7 @@ def positive_pair_loss_bwd(
             dz = _gradient(rows, cols, order.row_intervals(), *how)
         if needs_refs and refs is not None:
             drefs = _gradient(cols, rows, order.col_intervals(), *how)
-    return dz, drefs
+    return Gradients(dz, drefs)
 
 
 class _Side(NamedTuple):
@@ -169,18 +166,13 @@ def _gradient(
 
 
 def _fit_float16(
-    c: Tensor,
-    z: Tensor,
-    refs: Tensor | None,
-    lse: Tensor,
-    tau: float | Tensor,
-    gamma: float | Tensor,
-    mode: Mode,
+    c: Tensor, pairs: Pairs, lse: Tensor, gamma: float | Tensor, mode: Mode
 ) -> tuple[Tensor, Tensor]:
     """Return 1 / scale and scale c: |scale (c_i w_ij + c_j w_ji)| <= 2^14 where it is finite.
 
     A weight exceeds 1 if lse_i < s_ij, and the longest rows bound by how much.
     """
+    z, refs, tau = pairs
     bound = 2 * _largest(c)
     if mode == "linear" and c.numel():
         longest = _largest(torch.linalg.vector_norm(z, dim=1, dtype=torch.float32))

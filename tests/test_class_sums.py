@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spcl_fast import class_sums, reference
 from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.testing import assert_within_budget, make_embeddings, make_labels
 
 TAU = 0.07
@@ -26,18 +27,12 @@ def _where_the_labels_are(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 def by_reference(z: Tensor, refs: Tensor | None, lse: Tensor, labels: Any) -> Results:
     leaves = {"dz": z} if refs is None else {"dz": z, "drefs": refs}
     leaves = {name: x.clone().requires_grad_() for name, x in leaves.items()}
-    loss, weight_sum, num_pos = reference.positive_pair_loss(
-        leaves["dz"],
-        lse.to(torch.promote_types(z.dtype, torch.float32)),
-        labels[0],
-        tau=TAU,
-        gamma=math.inf,
-        mode="linear",
-        refs=leaves.get("drefs"),
-        ref_labels=labels[1],
-    )
-    grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
-    values = {"loss": loss.detach(), "weight_sum": weight_sum, "num_pos": num_pos}
+    pairs = Pairs(leaves["dz"], leaves.get("drefs"), TAU)
+    label = Label(labels[0], ref_values=labels[1])
+    lse = lse.to(torch.promote_types(z.dtype, torch.float32))
+    out = reference.positive_pair_loss(pairs, lse, label, "linear")
+    grads = torch.autograd.grad(out.loss.sum(), list(leaves.values()))
+    values = {**out._asdict(), "loss": out.loss.detach()}
     return values | dict(zip(leaves, grads, strict=True))
 
 

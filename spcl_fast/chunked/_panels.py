@@ -16,7 +16,7 @@ PANEL_ELEMENTS = {"cpu": 1 << 18}
 PANEL_ELEMENTS_ELSEWHERE = 1 << 22
 # A product of fewer rows is slow; a panel of a very wide matrix holds this many times its width.
 MIN_PANEL_ROWS = 16
-# Below this many rows a panel over intervals grows whatever it wastes.
+# Below this many rows a panel over intervals grows regardless of what it wastes.
 MIN_INTERVAL_ROWS = 128
 
 

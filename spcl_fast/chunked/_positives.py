@@ -1,4 +1,4 @@
-"""Rows sorted by label, and the panels of the sorted matrix that can hold positives."""
+"""Rows sorted by label, and the panels of the sorted matrix that can hold positive pairs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Panel(NamedTuple):
     c0: int
     c1: int
     first_off_diagonal: int
-    """First column, from c0 on, behind the diagonal block, whose rows see both orders of a pair."""
+    """First column behind the leading block of a square matrix, whose rows see both orders of a
+    pair; 0 with references."""
     positive: Tensor
     """(r1 - r0, c1 - c0) bool."""
 

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 from spcl_fast.chunked._panels import Workspace, panel_elements, row_panels, triangle_panels
+from spcl_fast.operands import Gradients, Lse, Pairs
 from spcl_fast.precision import accumulator_dtype
 
 
-def pair_lse_fwd(
-    z: Tensor,  # (N, D) float32 or float64
-    refs: Tensor | None,  # (M, D)
-    tau: float | Tensor,
-) -> tuple[Tensor, Tensor | None]:
-    """Return lse (N,), and lse of the references (M,) where there are any."""
+def pair_lse_fwd(pairs: Pairs, *, has_backward: bool) -> Lse:
+    """Return lse (N,), and lse of the references (M,) where there are any; nothing is cached."""
+    z, refs, tau = pairs
     others = z if refs is None else refs
     accumulator = accumulator_dtype(z.device)
     row_lse = torch.full((z.shape[0],), -math.inf, dtype=accumulator, device=z.device)
@@ -44,25 +42,23 @@ def pair_lse_fwd(
         sim = sim[:, first_off_diagonal:]
         _merge(col_lse[c0 + first_off_diagonal :], _logsumexp(sim, 0, sim))
     if refs is None:
-        return row_lse.to(z.dtype), None
-    return row_lse.to(z.dtype), col_lse.to(z.dtype)
+        return Lse(row_lse.to(z.dtype), None)
+    return Lse(row_lse.to(z.dtype), col_lse.to(z.dtype))
 
 
 def pair_lse_bwd(
-    z: Tensor,  # (N, D)
-    refs: Tensor | None,  # (M, D)
-    lse: Tensor,  # (N,)
-    lse_refs: Tensor | None,  # (M,)
+    pairs: Pairs,
+    lse: Lse,
     dlse: Tensor,  # (N,)
     dlse_refs: Tensor | None,  # (M,)
-    tau: float | Tensor,
     *,
     needs_z: bool,
     needs_refs: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> Gradients:
     """Return dz (N, D) and drefs (M, D), None where not needed."""
+    z, refs, tau = pairs
     others = z if refs is None else refs
-    col_lse = lse if lse_refs is None else lse_refs
+    col_lse = lse.rows if lse.refs is None else lse.refs
     dlse = dlse / tau
     dcol = dlse if dlse_refs is None else dlse_refs / tau
     dz = torch.zeros_like(z) if needs_z else None
@@ -72,7 +68,7 @@ def pair_lse_bwd(
     for r0, r1, c0 in _panels(z, refs):
         sim = sims.panel(r1 - r0, others.shape[0] - c0)
         torch.mm(scaled[r0:r1], cols[:, c0:], out=sim)
-        h = torch.sub(sim, lse[r0:r1, None], out=exps.panel(*sim.shape))
+        h = torch.sub(sim, lse.rows[r0:r1, None], out=exps.panel(*sim.shape))
         h.exp_().mul_(dlse[r0:r1, None])
         h.add_(sim.sub_(col_lse[c0:]).exp_().mul_(dcol[c0:]))
         first_off_diagonal = 0
@@ -83,7 +79,7 @@ def pair_lse_bwd(
             dz[r0:r1].addmm_(h, others[c0:])
         if dothers is not None:
             dothers[c0 + first_off_diagonal :].addmm_(h[:, first_off_diagonal:].T, z[r0:r1])
-    return dz, None if refs is None else dothers
+    return Gradients(dz, None if refs is None else dothers)
 
 
 def _panels(z: Tensor, refs: Tensor | None) -> list[tuple[int, int, int]]:

@@ -6,22 +6,20 @@ import torch
 from torch import Tensor
 
 from spcl_fast.chunked._positives import SortedLabels
+from spcl_fast.operands import Label, Pairs
 
 
 def positive_pair_histogram(
-    z: Tensor,
-    lse: Tensor,
-    labels: Tensor,
+    pairs: Pairs,
+    lse: Tensor,  # (N,)
+    label: Label,
     *,
-    tau: float | Tensor,
     upper: float | Tensor,
     bins: int,
-    window: float | None = None,
-    refs: Tensor | None = None,
-    ref_labels: Tensor | None = None,
 ) -> Tensor:
     """Return the counts (bins,) int64 of `spcl_fast.ops.positive_pair_histogram`."""
-    order = SortedLabels(labels, ref_labels, window)
+    z, refs, tau = pairs
+    order = SortedLabels(label.values, label.ref_values, label.window)
     rows = z[order.row_order]
     cols = rows if refs is None else refs[order.col_order]
     rows, lse = rows / tau, lse[order.row_order]

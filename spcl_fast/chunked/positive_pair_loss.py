@@ -14,25 +14,23 @@ from torch import Tensor
 from spcl_fast.chunked._panels import Workspace
 from spcl_fast.chunked._positives import SortedLabels
 from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
+from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
 from spcl_fast.pair_weights import Mode, has_unit_weights, pair_weights
 from spcl_fast.precision import accumulator_dtype
 
 
 def positive_pair_loss_fwd(
-    z: Tensor,  # (N, D) float32 or float64
+    pairs: Pairs,
     lse: Tensor,  # (N,)
-    labels: Tensor,  # (N,)
-    refs: Tensor | None,  # (M, D)
-    ref_labels: Tensor | None,  # (M,)
-    tau: float | Tensor,
-    gamma: float | Tensor,
+    label: Label,
     mode: Mode,
-    window: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> PositivePairLoss:
     """Return loss, weight_sum and num_pos, (N,) each."""
-    if has_unit_weights(gamma, window):
-        return class_sum_loss(z, lse, refs, Classes(labels, ref_labels), tau)
-    order = SortedLabels(labels, ref_labels, window)
+    z, refs, tau = pairs
+    if has_unit_weights(label.gamma, label.window):
+        classes = Classes(label.values, label.ref_values)
+        return PositivePairLoss(*class_sum_loss(z, lse, refs, classes, tau))
+    order = SortedLabels(label.values, label.ref_values, label.window)
     rows, cols = _sorted_operands(z, refs, order)
     scaled, lse = rows / tau, lse[order.row_order]
     accumulator = accumulator_dtype(z.device)
@@ -41,7 +39,7 @@ def positive_pair_loss_fwd(
     sims = Workspace(z)
 
     def add(pair_loss: Tensor, positive: Tensor, start: int, stop: int, dim: int) -> None:
-        weight = pair_weights(pair_loss, gamma, mode).mul_(positive)
+        weight = pair_weights(pair_loss, label.gamma, mode).mul_(positive)
         weight_sum[start:stop] += weight.sum(dim)
         loss_sum[start:stop] += weight.mul_(pair_loss).sum(dim)
         num_pos[start:stop] += positive.sum(dim)
@@ -56,29 +54,28 @@ def positive_pair_loss_fwd(
 
     loss = (loss_sum / num_pos.clamp_min(1)).to(z.dtype)
     back = order.row_order
-    return _unsort(loss, back), _unsort(weight_sum.to(z.dtype), back), _unsort(num_pos, back)
+    sorted_columns = (loss, weight_sum.to(z.dtype), num_pos)
+    return PositivePairLoss(*(_unsort(x, back) for x in sorted_columns))
 
 
 def positive_pair_loss_bwd(
     c: Tensor,  # (N,) dloss_i / |P(i)|
-    z: Tensor,  # (N, D)
+    pairs: Pairs,
     lse: Tensor,  # (N,)
-    labels: Tensor,  # (N,)
-    refs: Tensor | None,  # (M, D)
-    ref_labels: Tensor | None,  # (M,)
-    tau: float | Tensor,
-    gamma: float | Tensor,
+    label: Label,
     mode: Mode,
-    window: float | None,
     *,
     needs_z: bool,
     needs_refs: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> Gradients:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, None where not needed."""
-    if has_unit_weights(gamma, window):
-        classes = Classes(labels, ref_labels)
-        return class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
-    order = SortedLabels(labels, ref_labels, window)
+    z, refs, tau = pairs
+    if has_unit_weights(label.gamma, label.window):
+        classes = Classes(label.values, label.ref_values)
+        return Gradients(
+            *class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
+        )
+    order = SortedLabels(label.values, label.ref_values, label.window)
     rows, cols = _sorted_operands(z, refs, order)
     scaled = rows / tau
     lse, c = lse[order.row_order], (c / tau).neg_()[order.row_order]
@@ -88,9 +85,9 @@ def positive_pair_loss_bwd(
     for r0, r1, c0, c1, first_off_diagonal, positive in order.panels():
         sim = sims.panel(r1 - r0, c1 - c0)
         torch.mm(scaled[r0:r1], cols[c0:c1].T, out=sim)
-        h = pair_weights(lse[r0:r1, None] - sim, gamma, mode).mul_(c[r0:r1, None])
+        h = pair_weights(lse[r0:r1, None] - sim, label.gamma, mode).mul_(c[r0:r1, None])
         if order.is_square:
-            h.add_(pair_weights(lse[c0:c1] - sim, gamma, mode).mul_(c[c0:c1]))
+            h.add_(pair_weights(lse[c0:c1] - sim, label.gamma, mode).mul_(c[c0:c1]))
         h.mul_(positive)
         if drows is not None:
             drows[r0:r1].addmm_(h, cols[c0:c1])
@@ -98,7 +95,7 @@ def positive_pair_loss_bwd(
             dcols[c0 + first_off_diagonal : c1].addmm_(h[:, first_off_diagonal:].T, rows[r0:r1])
     dz = None if drows is None else _unsort(drows, order.row_order)
     drefs = None if refs is None or dcols is None else _unsort(dcols, order.col_order)
-    return dz, drefs
+    return Gradients(dz, drefs)
 
 
 def _sorted_operands(z: Tensor, refs: Tensor | None, order: SortedLabels) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._pairs import grouped_lse, pair_similarities
 from spcl_fast.compat._panels import panels
-from spcl_fast.ops import Impl, contrastive_rows, pair_lse, positive_pair_loss
+from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse, positive_pair_loss
 from spcl_fast.precision import at_least_float32, no_autocast
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]  # anchors and positives, anchors and negatives
@@ -162,7 +162,7 @@ class SupConLoss(_PairLoss):
         tau, impl = self.temperature, self.impl
         options: dict[str, Any] = {"mode": "linear", "impl": impl}
         if refs is None:
-            _, (rows,) = contrastive_rows(z, tau, [y], gammas=[math.inf], windows=[None], **options)
+            _, (rows,) = contrastive_rows(z, tau, [Label(y)], **options)
         else:
             lse, _ = pair_lse(z, tau, refs=refs, impl=impl)
             rows = positive_pair_loss(

@@ -5,10 +5,10 @@ jizongFox/Self-paced-Contrastive-Learning. What differs:
 
 - `downgrade_ratio` is copied to the host when it is read, not in every step, and the dense
   `sp_mask`, `sim_logits`, `sim_exp`, `pos_mask` and `neg_mask` are computed when they are read.
-- Normalised rows are the caller's duty: they are not asserted, and a NaN loss is returned, not
-  raised, since both would wait for the device.
+- Rows are not asserted to be normalised, and a NaN loss is returned instead of raised: either
+  check would wait for the device.
 - A row without positives (only a mask can make one) is left out of the mean, not NaN.
-- Entries of a mask other than 1 are negatives; theirs leaves out what is neither 0 nor 1.
+- Entries of a mask other than 1 are negatives; theirs leaves out entries that are neither 0 nor 1.
 - No 1e-16 in the logarithm, which caps the loss of rows far below the largest similarity.
 """
 
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._panels import panels
 from spcl_fast.losses.result import label_term
-from spcl_fast.ops import Impl, PositivePairLoss, contrastive_rows, pair_lse
+from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_rows, pair_lse
 from spcl_fast.pair_weights import Mode, pair_weights
 from spcl_fast.precision import at_least_float32, no_autocast
 
@@ -114,15 +114,8 @@ class SelfPacedSupConLoss(nn.Module):
         else:
             target = torch.arange(B) if target is None else torch.as_tensor(target)
             (positive,) = class_indices(target.to(z.device))
-            lse, (pairs,) = contrastive_rows(
-                z,
-                self._t,
-                [positive.repeat(2)],
-                gammas=[self._gamma],
-                windows=[None],
-                mode=mode,
-                impl=self.impl,
-            )
+            label = Label(positive.repeat(2), self._gamma)
+            lse, (pairs,) = contrastive_rows(z, self._t, [label], mode=mode, impl=self.impl)
         term = label_term(pairs, self._gamma, mode, correct_grad=self._correct_grad)
         self._last = _Last(z.detach(), lse.detach(), positive, self._gamma, term.mean_weight)
         return term.loss

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
-from spcl_fast.ops import Impl, contrastive_rows, pair_lse
-from spcl_fast.ops.composed.bank_rows import positive_rows
+from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse
+from spcl_fast.ops.composed.bank_rows import References, positive_rows
 from spcl_fast.ops.composed.merge import merge_lse
 from spcl_fast.precision import at_least_float32, no_autocast
 
@@ -44,7 +44,7 @@ class SupConLoss(nn.Module):
         impl: implementation of the ops.
 
     Raises:
-        ValueError: `without_positives` is none of the three.
+        ValueError: `without_positives` is not one of the three.
     """
 
     def __init__(
@@ -111,27 +111,12 @@ class SupConLoss(nn.Module):
         """Return the loss of every anchor, and whether it has positives."""
         B, tau = labels.shape[0], self.temperature
         if self.contrast_mode == "all" or V == 1:
-            _, (pairs,) = contrastive_rows(
-                z,
-                tau,
-                [labels.repeat(V)],
-                gammas=[math.inf],
-                windows=[None],
-                mode="linear",
-                impl=self.impl,
-            )
+            label = Label(labels.repeat(V))
+            _, (pairs,) = contrastive_rows(z, tau, [label], mode="linear", impl=self.impl)
             return pairs.loss, pairs.num_pos > 0
-        first, others, lse = z[:B], z[B:], self._lse(z, B)
+        others = [References(z[B:], labels.repeat(V - 1))]
         pairs = positive_rows(
-            first,
-            lse,
-            labels,
-            [(others, labels.repeat(V - 1))],
-            tau=tau,
-            gamma=math.inf,
-            window=None,
-            mode="linear",
-            impl=self.impl,
+            z[:B], tau, self._lse(z, B), Label(labels), others, mode="linear", impl=self.impl
         )
         return pairs.loss, pairs.num_pos > 0
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spcl_fast.ops._first_order import first_order_only
+from spcl_fast.ops._function import first_order_only
 from spcl_fast.precision import dtype_of_results
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -125,7 +125,7 @@ def max_over_ranks(x: Tensor, group: Any) -> Tensor:
 
 
 class _Share(torch.autograd.Function):
-    """One node for all inputs: its collectives run in one order whatever the rest of the graph."""
+    """One node for all inputs, so that every rank runs its collectives in the same order."""
 
     @staticmethod
     def forward(
@@ -233,5 +233,5 @@ def _all_reduced(x: Tensor, group: Any, op: Any) -> Tensor:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    """Return a contiguous view or copy as bytes, which every backend moves whatever the dtype."""
+    """Return a contiguous view or copy as bytes, which every backend can move."""
     return x.contiguous().view(torch.uint8)

@@ -33,10 +33,10 @@ from spcl_fast.distributed.collectives import (
     share,
     sum_over_ranks,
 )
-from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
+from spcl_fast.ops import Impl, Label, PositivePairLoss, pair_lse
 from spcl_fast.ops._checks import check_labels, check_rows
 from spcl_fast.ops._impl import dtype_for, resolve_for
-from spcl_fast.ops.composed.bank_rows import check_bank, positive_rows
+from spcl_fast.ops.composed.bank_rows import References, check_bank, positive_rows
 from spcl_fast.ops.composed.merge import merge_lse
 from spcl_fast.pair_weights import Mode, check_mode
 
@@ -89,30 +89,24 @@ def blocks_of(num_rows: int, world: int, rank: int) -> Blocks:
 def contrastive_rows(
     z: Tensor,
     tau: float | Tensor,
-    labels: Sequence[Tensor],
+    labels: Sequence[Label],
     *,
-    gammas: Sequence[float | Tensor],
-    windows: Sequence[float | None],
     mode: Mode,
     group: Any,
     bank: Tensor | None = None,
-    bank_labels: Sequence[Tensor] = (),
     impl: Impl = "auto",
 ) -> BatchRows:
     """Compute the losses of the rows of all ranks under every label, with a share of the pairs.
 
-    All ranks must call this, and the backward, with everything but the rows and labels equal.
+    All ranks must call this, and the backward, with equal arguments but for the rows and labels.
 
     Args:
         z: (n, D), floating; n may differ between ranks and be 0.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
-        labels: (n,) each, as for `positive_pair_loss`.
-        gammas: pace of each label.
-        windows: window of each label, None where equal labels are positive.
+        labels: each with (n,) values, and (M,) values of a bank.
         mode: "hard" or "linear", of all labels.
         group: process group with more than one rank.
         bank: (M, D), dtype and device of `z`: further references, the same on every rank.
-        bank_labels: (M,) each, one a label.
         impl: implementation of the ops.
 
     Returns:
@@ -124,7 +118,7 @@ def contrastive_rows(
         TypeError: a dtype does not fit; floating labels without a window.
         ValueError: a shape, a device, a range, `mode` or `impl` does not fit; ranks differ.
     """
-    _check(z, labels, windows, mode, bank, bank_labels)
+    _check(z, labels, mode, bank)
     W, rank = num_ranks(group), rank_in(group)
     dtype = dtype_for(resolve_for(impl, z), z)
     replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
@@ -132,32 +126,22 @@ def contrastive_rows(
     (rows,) = shared.rows
     if isinstance(tau, Tensor):
         tau = shared.replicated[-1]
-    others: list[tuple[Tensor, list[Tensor]]] = []
     if bank is not None:
         bank = shared.replicated[0].to(dtype)
-        others.append((bank, list(bank_labels)))
     blocks = blocks_of(rows.shape[0], W, rank)
     rolled = rows.roll(-blocks.start, 0)
     own, rest = torch.split(rolled, [blocks.own, rows.shape[0] - blocks.own])
     lse = _merged_lse(rolled, own, bank, blocks, tau, group, impl)
-    rolled_labels = [
-        label.roll(-blocks.start, 0) for label in gather_columns(labels, shared.sizes, group)
-    ]
-    others.insert(0, (rest, [label[blocks.own :] for label in rolled_labels]))
-    pairs = [
-        positive_rows(
-            own,
-            torch.split(lse, blocks.sizes)[rank],
-            label[: blocks.own],
-            [(refs, ref_labels[k]) for refs, ref_labels in others],
-            tau=tau,
-            gamma=gammas[k],
-            window=windows[k],
-            mode=mode,
-            impl=impl,
-        )
-        for k, label in enumerate(rolled_labels)
-    ]
+    own_lse = torch.split(lse, blocks.sizes)[rank]
+    pairs = []
+    gathered = gather_columns([label.values for label in labels], shared.sizes, group)
+    for label, everyones in zip(labels, gathered, strict=True):
+        values = everyones.roll(-blocks.start, 0)
+        others = [References(rest, values[blocks.own :])]
+        if bank is not None and label.ref_values is not None:
+            others.append(References(bank, label.ref_values))
+        own_label = Label(values[: blocks.own], label.gamma, label.window)
+        pairs.append(positive_rows(own, tau, own_lse, own_label, others, mode=mode, impl=impl))
     return BatchRows(
         rows.detach(),
         torch.split(lse.detach(), shared.sizes)[rank],
@@ -209,18 +193,11 @@ def merge_over_ranks(parts: Sequence[Tensor], group: Any) -> Tensor:
     )
 
 
-def _check(
-    z: Tensor,
-    labels: Sequence[Tensor],
-    windows: Sequence[float | None],
-    mode: Mode,
-    bank: Tensor | None,
-    bank_labels: Sequence[Tensor],
-) -> None:
+def _check(z: Tensor, labels: Sequence[Label], mode: Mode, bank: Tensor | None) -> None:
     """Raise before the first collective: a rank that raises later leaves the others waiting."""
     check_rows("z", z)
     check_mode(mode)
-    for label, window in zip(labels, windows, strict=True):
-        check_labels("labels", label, z.shape[0], z, window)
+    for label in labels:
+        check_labels("labels", label.values, z.shape[0], z, label.window)
     if bank is not None:
-        check_bank(z, bank, bank_labels, windows)
+        check_bank(z, bank, labels)

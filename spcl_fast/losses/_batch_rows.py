@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spcl_fast import distributed
 from spcl_fast.distributed import BatchRows
-from spcl_fast.ops import Impl, contrastive_rows
+from spcl_fast.ops import Impl, Label, contrastive_rows
 from spcl_fast.ops.composed.bank_rows import bank_rows
 from spcl_fast.pair_weights import Mode
 
@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 def batch_rows(
     z: Tensor,
     tau: float | Tensor,
-    labels: Sequence[Tensor],
+    labels: Sequence[Label],
     *,
-    gammas: Sequence[float | Tensor],
-    windows: Sequence[float | None],
     mode: Mode,
     bank: Tensor | None,
-    bank_labels: Sequence[Tensor],
     impl: Impl,
     group: ProcessGroup | None,
 ) -> BatchRows:
@@ -35,12 +32,9 @@ def batch_rows(
     Args:
         z: (N, D), floating; the rows of this rank.
         tau: temperature.
-        labels: (N,) each.
-        gammas: pace of each label.
-        windows: window of each label.
+        labels: each with (N,) values, and (M,) values of a bank.
         mode: "hard" or "linear".
         bank: (M, D), the same on every rank.
-        bank_labels: (M,) each, empty without a bank.
         impl: implementation of the ops.
         group: the ranks, or None for this process alone.
 
@@ -50,31 +44,10 @@ def batch_rows(
     """
     if distributed.num_ranks(group) > 1:
         return distributed.contrastive_rows(
-            z,
-            tau,
-            labels,
-            gammas=gammas,
-            windows=windows,
-            mode=mode,
-            group=group,
-            bank=bank,
-            bank_labels=bank_labels,
-            impl=impl,
+            z, tau, labels, mode=mode, group=group, bank=bank, impl=impl
         )
     if bank is None:
-        lse, pairs = contrastive_rows(
-            z, tau, labels, gammas=gammas, windows=windows, mode=mode, impl=impl
-        )
+        lse, pairs = contrastive_rows(z, tau, labels, mode=mode, impl=impl)
     else:
-        lse, pairs = bank_rows(
-            z,
-            tau,
-            labels,
-            bank=bank,
-            bank_labels=bank_labels,
-            gammas=gammas,
-            windows=windows,
-            mode=mode,
-            impl=impl,
-        )
+        lse, pairs = bank_rows(z, tau, labels, bank=bank, mode=mode, impl=impl)
     return BatchRows(z.detach(), lse.detach(), pairs)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from spcl_fast.ops import PositivePairLoss
-from spcl_fast.pair_weights import Mode
+from spcl_fast.operands import PositivePairLoss
+from spcl_fast.pair_weights import Mode, has_unit_weights
 
 
 class LabelTerm(NamedTuple):
@@ -18,7 +17,7 @@ class LabelTerm(NamedTuple):
     loss: Tensor
     """Mean over the rows with positives, before its weight lambda; differentiable."""
     objective: Tensor
-    """Loss plus the pace term R, detached: what the pair weights minimise (never corrected)."""
+    """Loss plus the pace term R, detached: what the pair weights minimise; never corrected."""
     mean_weight: Tensor
     """Sum of the pair weights over the number of positive pairs, 0 without any; detached."""
     num_anchors: Tensor
@@ -26,7 +25,7 @@ class LabelTerm(NamedTuple):
 
 
 class ContrastiveLossOutput(NamedTuple):
-    """The loss and what tells whether training is healthy; 0-dim tensors unless noted."""
+    """The loss and diagnostics of training; 0-dim tensors unless noted."""
 
     loss: Tensor
     """Differentiable."""
@@ -78,7 +77,7 @@ def _objective(loss: Tensor, pairs: PositivePairLoss, gamma: float | Tensor, mod
     Over the pairs of a row, hard: w l + R = w l - gamma w. Linear: w = 1 - l / gamma where it is
     not 0, so w l + R = w l + gamma (w^2 / 2 - w) = (w l - gamma w) / 2.
     """
-    if isinstance(gamma, float) and gamma == math.inf:
+    if has_unit_weights(gamma, None):
         return loss
     share = pairs.weight_sum / pairs.num_pos.clamp_min(1)
     pace = gamma * mean_over_anchors(share, pairs.num_pos)

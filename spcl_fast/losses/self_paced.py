@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spcl_fast.losses._batch_rows import batch_rows
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, label_term
-from spcl_fast.ops import Impl
+from spcl_fast.ops import Impl, Label
 from spcl_fast.pair_weights import Mode, check_mode
 
 if TYPE_CHECKING:
@@ -117,12 +117,9 @@ class SelfPacedContrastiveLoss(nn.Module):
         rows = batch_rows(
             z,
             self.temperature(),
-            list(named.values()),
-            gammas=[gammas[name] for name in named],
-            windows=[windows[name] for name in named],
+            [Label(y, gammas[name], windows[name], banks.get(name)) for name, y in named.items()],
             mode=self.mode,
             bank=bank,
-            bank_labels=[banks[name] for name in named] if bank is not None else [],
             impl=self.impl,
             group=self.group,
         )

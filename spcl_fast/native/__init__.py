@@ -12,14 +12,13 @@ from spcl_fast.native._extension import (
     is_built,
     release_kept_memory,
 )
-from spcl_fast.native.contrastive_rows import LabelGradient, contrastive_rows_bwd
+from spcl_fast.native.contrastive_rows import contrastive_rows_bwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.native.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.native.tile_cache import get_tile_cache_mib, set_tile_cache_mib
 
 __all__ = [
-    "LabelGradient",
     "build_info",
     "contrastive_rows_bwd",
     "cuda_architectures",

@@ -39,7 +39,7 @@ def build_info() -> dict[str, str]:
 
 
 def release_kept_memory() -> None:
-    """Free the memory that is held between steps for kept tiles."""
+    """Free the memory that is held between steps for the cache of tiles."""
     if _extension is not None:
         _extension.release_kept_memory()
 

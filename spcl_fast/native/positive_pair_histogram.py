@@ -11,59 +11,30 @@ from torch import Tensor
 
 from spcl_fast import chunked
 from spcl_fast.native._scalar import as_tensor
-
-torch.library.define(
-    "spcl_fast::positive_pair_histogram_native",
-    "(Tensor z, Tensor lse, Tensor labels, Tensor? refs, Tensor? ref_labels, Tensor tau, "
-    "Tensor upper, int bins, float? window) -> Tensor",
-)
-
-
-def _fake_positive_pair_histogram(
-    z: Tensor,
-    lse: Tensor,
-    labels: Tensor,
-    refs: Tensor | None,
-    ref_labels: Tensor | None,
-    tau: Tensor,
-    upper: Tensor,
-    bins: int,
-    window: float | None,
-) -> Tensor:
-    return z.new_empty(bins, dtype=torch.int64)
-
-
-torch.library.register_fake(
-    "spcl_fast::positive_pair_histogram_native", _fake_positive_pair_histogram
-)
+from spcl_fast.operands import Label, Pairs
 
 
 def positive_pair_histogram(
-    z: Tensor,  # (N, D) float32, half types on a GPU too
+    pairs: Pairs,
     lse: Tensor,  # (N,)
-    labels: Tensor,  # (N,)
+    label: Label,
     *,
-    tau: float | Tensor,
     upper: float | Tensor,
     bins: int,
-    window: float | None = None,
-    refs: Tensor | None = None,  # (M, D)
-    ref_labels: Tensor | None = None,  # (M,)
 ) -> Tensor:
     """Return the counts (bins,) int64 of `spcl_fast.ops.positive_pair_histogram`."""
+    z, refs, tau = pairs
     if z.device.type == "cpu":
-        return chunked.positive_pair_histogram(
-            z,
-            lse,
-            labels,
-            tau=tau,
-            upper=upper,
-            bins=bins,
-            window=window,
-            refs=refs,
-            ref_labels=ref_labels,
-        )
+        return chunked.positive_pair_histogram(pairs, lse, label, upper=upper, bins=bins)
     counts: Tensor = torch.ops.spcl_fast.positive_pair_histogram_native(
-        z, lse, labels, refs, ref_labels, as_tensor(tau), as_tensor(upper), bins, window
+        z,
+        lse,
+        label.values,
+        refs,
+        label.ref_values,
+        as_tensor(tau),
+        as_tensor(upper),
+        bins,
+        label.window,
     )
     return counts

@@ -1,4 +1,4 @@
-"""How much memory a forward may keep for its backward."""
+"""How much memory the cache of tiles may take from a forward to its backward."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _mib = 256
 
 
 def set_tile_cache_mib(mib: int) -> None:
-    """Set the memory in MiB that one `pair_lse` on the CPU may keep from forward to backward.
+    """Set the memory in MiB that one `pair_lse` on the CPU may take to cache tiles.
 
-    The exponentials of tiles of the similarity matrix are kept while they fit, which saves their
-    recomputation; the rest is recomputed. The result is the same but for rounding. Nothing is kept
-    where no gradient will be asked for. The memory is held from one step to the next, until
+    The forward caches the exponentials of tiles of the similarity matrix while they fit, and the
+    backward recomputes the others. The result is the same up to rounding. Nothing is cached where
+    no gradient can be asked for. The memory is held from one step to the next, until
     `release_kept_memory` frees it.
 
     Args:
-        mib: 0 keeps nothing; 256 at the start of a process.
+        mib: 0 caches nothing; 256 at the start of a process.
 
     Raises:
         ValueError: `mib` is below 0.
@@ -38,8 +38,8 @@ def block_rows(num_rows: int) -> int:
     return 144 if num_rows <= 144 else min(144, -(-num_rows // 1536) * 96)
 
 
-def num_kept(num_rows: int, num_refs: int | None) -> int:
-    """Return how many floats to keep for a square matrix, or for one with references.
+def cache_size(num_rows: int, num_refs: int | None) -> int:
+    """Return how many floats to cache of a square matrix, or of one with references.
 
     Args:
         num_rows: N.

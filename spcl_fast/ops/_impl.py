@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from spcl_fast import native
+from spcl_fast import chunked, native
 from spcl_fast.ops import _device, _triton
 from spcl_fast.precision import dtype_of_results
 
@@ -43,14 +45,32 @@ def _native_lacks(device: torch.device) -> str:
     )
 
 
-# Packages with a module for every op.
-_FUSED = {
-    "chunked": "spcl_fast.chunked",
-    "native": "spcl_fast.native",
-    "triton": "spcl_fast.kernels",
+class _Implementation(NamedTuple):
+    package: ModuleType | str
+    """It has what the files of the ops list as `implemented`: a module that has been imported, or
+    the name of a package with a module for every op, imported when an op first needs it."""
+    lacks: Callable[[torch.device], str] = lambda _device: ""
+    """Says what is missing to run on a device, "" where nothing is."""
+    computes_in_double: bool = False
+    half_on: tuple[str, ...] = ()
+    """Types of devices on which half-precision rows are multiplied as they are."""
+    traced: frozenset[str] = frozenset()
+    """Functions made of ops with fakes of their own, into which torch.compile looks."""
+    fuses: frozenset[str] = frozenset()
+    """Functions that it has and others compose: `contrastive_rows_fwd`, `contrastive_rows_bwd`."""
+
+
+_IMPLEMENTATIONS = {
+    "chunked": _Implementation(chunked, computes_in_double=True),
+    "native": _Implementation(
+        native,
+        _native_lacks,
+        half_on=("cuda",),
+        traced=frozenset({"pair_lse_fwd", "pair_lse_bwd"}),
+        fuses=frozenset({"contrastive_rows_bwd"}),
+    ),
+    "triton": _Implementation("spcl_fast.kernels", _triton.lacks, half_on=("cpu", "cuda")),
 }
-# Functions of a device: what is missing there, "" where nothing is. The others always run.
-_LACKS = {"native": _native_lacks, "triton": _triton.lacks}
 
 
 def _candidates(device: torch.device, num_features: int) -> tuple[str, ...]:
@@ -67,9 +87,11 @@ def resolve(
 ) -> str:
     """Return the name of the implementation that `impl` means for rows of `num_features`.
 
-    "auto" is, in float32 and narrower, native on a CPU; on a GPU triton for rows of up to
-    `MAX_TRITON_D` features and native for wider ones, and either where the other does not run; and
-    else chunked.
+    "auto" means, in float32 and half precision, the first that runs there, and otherwise chunked:
+
+        CPU                             native
+        GPU, up to MAX_TRITON_D         triton, native
+        GPU, more features              native, triton
 
     Raises:
         TypeError: `impl` is "native" or "triton", which do not compute in float64.
@@ -81,13 +103,14 @@ def resolve(
     if impl == "auto":
         if dtype != torch.float64:
             for name in _candidates(device, num_features):
-                if not _LACKS[name](device):
+                if not _IMPLEMENTATIONS[name].lacks(device):
                     return name
         return "chunked"
-    if impl in _LACKS:
-        if dtype == torch.float64:
+    if impl in _IMPLEMENTATIONS:
+        implementation = _IMPLEMENTATIONS[impl]
+        if dtype == torch.float64 and not implementation.computes_in_double:
             raise TypeError(f"z must be float32, bfloat16 or float16 for {impl=}, got {dtype}")
-        if lack := _LACKS[impl](device):
+        if lack := implementation.lacks(device):
             raise RuntimeError(f"{impl=} {lack}")
     return impl
 
@@ -99,13 +122,27 @@ def resolve_for(impl: str, z: Tensor) -> str:
 
 def fused(name: str, function: str) -> Any:
     """Return `function`, an op or its _fwd or _bwd, by the implementation `name`."""
-    op = function.removesuffix("_fwd").removesuffix("_bwd")
-    return getattr(importlib.import_module(f"{_FUSED[name]}.{op}"), function)
+    package = _IMPLEMENTATIONS[name].package
+    if isinstance(package, str):
+        op = function.removesuffix("_fwd").removesuffix("_bwd")
+        package = importlib.import_module(f"{package}.{op}")
+    return getattr(package, function)
+
+
+def fuses(name: str, function: str) -> bool:
+    """Return whether the implementation `name` has `function`, which others compose."""
+    return function in _IMPLEMENTATIONS[name].fuses
+
+
+def is_traced(name: str, function: str) -> bool:
+    """Return whether torch.compile may look into `function` of the implementation `name`."""
+    return function in _IMPLEMENTATIONS[name].traced
 
 
 def dtype_for(name: str, z: Tensor) -> torch.dtype:
-    """Return the dtype in which `name` takes the rows `z`: GPUs multiply half types as they are."""
-    takes_half = name == "triton" or (name == "native" and z.device.type == "cuda")
+    """Return the dtype in which `name` takes the rows `z`."""
+    implementation = _IMPLEMENTATIONS.get(name)
+    takes_half = implementation is not None and z.device.type in implementation.half_on
     return z.dtype if takes_half else dtype_of_results(z)
 
 

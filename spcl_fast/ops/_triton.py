@@ -1,4 +1,4 @@
-"""Whether Triton is there and runs on a device; it is imported when somebody asks, not before."""
+"""Whether Triton is installed and runs on a device; it is imported only when that is asked."""
 
 from __future__ import annotations
 

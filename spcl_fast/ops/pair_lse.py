@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from spcl_fast import reference
+from spcl_fast.operands import Gradients, Lse, Pairs
 from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
-from spcl_fast.ops._first_order import OpFunction, first_order_only
+from spcl_fast.ops._contract import define_native, implemented
+from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, resolve_for, rows_for
-from spcl_fast.ops._library import pair_lse_bwd, pair_lse_fwd
-from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
+from spcl_fast.precision import dtype_of_results, no_autocast
 
 
 @overload
@@ -45,20 +46,20 @@ def pair_lse(
     """Compute log-sum-exp over the similarities of every row, without the row itself.
 
     Memory is O(N D) except with impl="reference", which alone can be differentiated twice.
-    Half types are computed in float32, under `torch.autocast` too; triton, and native on a
-    GPU, multiply them as they are, and have float32 from there on.
+    Half precision is computed in float32, regardless of autocast; triton, and native on a GPU,
+    multiply rows in half precision and compute everything after that in float32.
 
     Args:
         z: (N, D), floating. Rows need not be normalised.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
-        refs: (M, D), dtype and device of `z`, to compare `z` with instead of with itself; no pair
-            is left out then.
+        refs: (M, D), dtype and device of `z`: references to compare all rows of `z` with, instead
+            of comparing `z` with itself.
         impl: "auto", "reference", "chunked", "native" or "triton".
 
     Returns:
-        lse (N,), float32 (float64 for float64 `z`); with `refs` the pair of lse over `refs` for
-        the rows of `z`, (N,), and lse over `z` for the rows of `refs`, (M,). A row with nothing to
-        compare has -inf and no gradient. Differentiable in `z`, `refs` and a tensor `tau`.
+        lse (N,), float32 (float64 for float64 `z`); with `refs` a pair: lse over `refs` for the
+        rows of `z`, (N,), and lse over `z` for the rows of `refs`, (M,). A row that is compared
+        with nothing has -inf and no gradient. Differentiable in `z`, `refs` and a tensor `tau`.
 
     Raises:
         TypeError: `z` or `refs` is not floating, or their dtypes differ.
@@ -73,7 +74,7 @@ def pair_lse(
     if name == "reference":
         with no_autocast(z.device):
             return reference.pair_lse(z, tau, refs)
-    # The Function cannot see it: it runs without gradients, and its inputs require them regardless.
+    # The Function cannot see it: it runs without gradients, and its inputs still require them.
     has_backward = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in (z, refs, tau)
     )
@@ -81,17 +82,72 @@ def pair_lse(
     return lse if refs is None else (lse, others[0])
 
 
+@implemented
+def pair_lse_fwd(pairs: Pairs, *, has_backward: bool) -> Lse:
+    """Return the log-sum-exps, and a cache only if a backward can follow."""
+    rows = pairs.z.new_empty(pairs.z.shape[0], dtype=dtype_of_results(pairs.z))
+    return Lse(rows, None if pairs.refs is None else rows.new_empty(pairs.refs.shape[0]))
+
+
+@implemented
+def pair_lse_bwd(
+    pairs: Pairs,
+    lse: Lse,
+    dlse: Tensor,
+    dlse_refs: Tensor | None,
+    *,
+    needs_z: bool,
+    needs_refs: bool,
+) -> Gradients:
+    """Return dz and drefs."""
+    return empty_gradients(pairs, needs_z, needs_refs)
+
+
+def empty_gradients(pairs: Pairs, needs_z: bool, needs_refs: bool) -> Gradients:
+    """Return gradients of the shapes of the rows, None where not needed."""
+    return Gradients(
+        torch.empty_like(pairs.z, memory_format=torch.contiguous_format) if needs_z else None,
+        torch.empty_like(pairs.refs, memory_format=torch.contiguous_format)
+        if needs_refs and pairs.refs is not None
+        else None,
+    )
+
+
+def _empty_native(z: Tensor, refs: Tensor | None, cache_size: int) -> tuple[Tensor, ...]:
+    lse = z.new_empty(z.shape[0], dtype=torch.float32)
+    return lse, lse.new_empty(0 if refs is None else refs.shape[0]), lse.new_empty(cache_size)
+
+
+def empty_native_gradients(
+    z: Tensor, refs: Tensor | None, needs_z: bool, needs_refs: bool
+) -> tuple[Tensor, Tensor]:
+    """Return gradients of the shapes of the rows, of none where not needed."""
+    num_refs = refs.shape[0] if refs is not None and needs_refs else 0
+    D = z.shape[1]
+    return z.new_empty(z.shape[0] if needs_z else 0, D), z.new_empty(num_refs, D)
+
+
+define_native(
+    "pair_lse_fwd_native(Tensor z, Tensor? refs, Tensor tau, SymInt cache_size)"
+    " -> (Tensor lse, Tensor lse_refs, Tensor cache)",
+    _empty_native,
+)
+define_native(
+    "pair_lse_bwd_native(Tensor z, Tensor? refs, Tensor lse, Tensor? lse_refs, Tensor dlse,"
+    " Tensor? dlse_refs, Tensor tau, Tensor cache, Tensor[] labels, Tensor[] c, Tensor[] gamma,"
+    " bool needs_z, bool needs_refs) -> (Tensor dz, Tensor drefs)",
+    empty_native_gradients,
+)
+
+
 class _PairLse(OpFunction):
     @staticmethod
     def forward(
-        z: Tensor,
-        refs: Tensor | None,
-        tau: float | Tensor,
-        name: str,
-        has_backward: bool,
+        z: Tensor, refs: Tensor | None, tau: float | Tensor, name: str, has_backward: bool
     ) -> tuple[Tensor, ...]:
         with no_autocast(z.device):
-            outputs = pair_lse_fwd(name, z, refs, tau, has_backward=has_backward)
+            lse = pair_lse_fwd(name, Pairs(z, refs, tau), has_backward=has_backward)
+        outputs = (lse.rows, None if refs is None else lse.refs, lse.cache)
         # no None: torch.compile would give what follows it the gradient of another output
         return tuple(x for x in outputs if x is not None)
 
@@ -100,43 +156,33 @@ class _PairLse(OpFunction):
         z, refs, tau, name, _ = inputs
         lse, *others = output
         lse_refs = None if refs is None else others.pop(0)
-        kept = others[0] if others else None
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*others)
-        ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
-        ctx.save_for_backward(z, refs, lse, lse_refs, tau_tensor, kept)
-        ctx.name = name
+        save(ctx, name, z, refs, tau, lse, lse_refs, *others)
 
     @staticmethod
     @first_order_only
     def backward(
         ctx: Any, dlse: Tensor | None, *dothers: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        z, refs, lse, lse_refs, tau_tensor, kept = ctx.saved_tensors
+    ) -> tuple[Tensor | None, ...]:
+        name, z, refs, tau, *rest = saved(ctx)
+        pairs, lse = Pairs(z, refs, tau), Lse(*rest)
         dlse_refs = None if refs is None else dothers[0]
         if dlse is None and dlse_refs is None:
-            return None, None, None, None, None
-        tau = ctx.tau if tau_tensor is None else tau_tensor
+            return (None,) * 5
         needs_z, needs_refs, needs_tau, _, _ = ctx.needs_input_grad
-        dlse = torch.zeros_like(lse) if dlse is None else dlse
-        if refs is not None and dlse_refs is None:
-            dlse_refs = torch.zeros_like(lse_refs)
+        dlse = torch.zeros_like(lse.rows) if dlse is None else dlse
+        if lse.refs is not None and dlse_refs is None:
+            dlse_refs = torch.zeros_like(lse.refs)
         with no_autocast(z.device):
             dz, drefs = pair_lse_bwd(
-                ctx.name,
-                z,
-                refs,
+                name,
+                pairs,
                 lse,
-                lse_refs,
                 dlse,
                 dlse_refs,
-                tau,
-                kept,
                 needs_z=needs_z or needs_tau,
                 needs_refs=needs_refs,
             )
-        dtau = None
-        if needs_tau:
-            dtau = -(z.to(dtype_of_results(z)) * dz).sum(dtype=accumulator_dtype(z.device)) / tau
-            dtau = (dtau / 2 if refs is None else dtau).to(tau.dtype)
-        return dz if needs_z else None, drefs, dtau, None, None
+        dtau = tau_gradient(pairs, dz) if needs_tau and dz is not None else None
+        return dz if needs_z else None, drefs if needs_refs else None, dtau, None, None

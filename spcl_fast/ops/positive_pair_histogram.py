@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from spcl_fast import reference
-from spcl_fast.ops import _library
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.ops._checks import check_pairs, check_scalar
+from spcl_fast.ops._contract import define_native, implemented
 from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.precision import dtype_of_results, no_autocast
 
@@ -35,8 +36,8 @@ def positive_pair_histogram(
         lse: (N,), float32 or float64, from `pair_lse`.
         labels: (N,), as for `positive_pair_loss`.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
-        upper: end of the last bin, finite and above 0, or a 0-dim floating tensor. What lies above
-            is counted in the last bin, NaN and what rounding makes negative in the first.
+        upper: end of the last bin, finite and above 0, or a 0-dim floating tensor. Losses above it
+            are counted in the last bin; NaN, and losses that rounding makes negative, in the first.
         bins: number of bins, at least 1.
         window: as for `positive_pair_loss`.
         refs: (M, D), as for `positive_pair_loss`.
@@ -56,20 +57,28 @@ def positive_pair_histogram(
         raise ValueError(f"bins must be at least 1, got {bins}")
     name = resolve_for(impl, z)
     z, refs = rows_for(name, z, refs)
+    pairs, label = Pairs(z, refs, tau), Label(labels, window=window, ref_values=ref_labels)
     lse = lse.to(dtype_of_results(z))
     with no_autocast(z.device):
-        if name != "reference":
-            return _library.positive_pair_histogram(
-                name, (z, lse, labels), tau, upper, bins, window, (refs, ref_labels)
-            )
-        return reference.positive_pair_histogram(
-            z,
-            lse,
-            labels,
-            tau=tau,
-            upper=upper,
-            bins=bins,
-            window=window,
-            refs=refs,
-            ref_labels=ref_labels,
-        )
+        if name == "reference":
+            return reference.positive_pair_histogram(pairs, lse, label, upper=upper, bins=bins)
+        return _positive_pair_histogram(name, pairs, lse, label, upper=upper, bins=bins)
+
+
+@implemented
+def _positive_pair_histogram(
+    pairs: Pairs, lse: Tensor, label: Label, *, upper: float | Tensor, bins: int
+) -> Tensor:
+    """Return the counts."""
+    return _empty(pairs.z, bins)
+
+
+def _empty(z: Tensor, bins: int) -> Tensor:
+    return z.new_empty(bins, dtype=torch.int64)
+
+
+define_native(
+    "positive_pair_histogram_native(Tensor z, Tensor lse, Tensor labels, Tensor? refs,"
+    " Tensor? ref_labels, Tensor tau, Tensor upper, int bins, float? window) -> Tensor",
+    _empty,
+)

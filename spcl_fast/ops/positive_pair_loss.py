@@ -16,28 +16,20 @@ dr_j = -sum_i c_i w_ij z_i / tau, dtau = -<z, dz> / tau.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from spcl_fast import reference
+from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
 from spcl_fast.ops._checks import check_pairs, check_scalar
-from spcl_fast.ops._first_order import OpFunction, first_order_only
+from spcl_fast.ops._contract import define_native, implemented
+from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, resolve_for, rows_for
-from spcl_fast.ops._library import positive_pair_loss_bwd, positive_pair_loss_fwd
+from spcl_fast.ops.pair_lse import empty_gradients, empty_native_gradients
 from spcl_fast.pair_weights import Mode, check_mode
-from spcl_fast.precision import accumulator_dtype, dtype_of_results, no_autocast
-
-
-class PositivePairLoss(NamedTuple):
-    """What `positive_pair_loss` returns, one value a row."""
-
-    loss: Tensor
-    """(N,) float32 or float64, differentiable; 0 in a row without positives."""
-    weight_sum: Tensor
-    """(N,) as `loss`, not differentiable: the sum of the weights of the row's positives."""
-    num_pos: Tensor
-    """(N,) int64: the number of positives."""
+from spcl_fast.precision import dtype_of_results, no_autocast
 
 
 def positive_pair_loss(
@@ -55,21 +47,22 @@ def positive_pair_loss(
 ) -> PositivePairLoss:
     """Compute the weighted mean of lse_i - z_i . z_j / tau over the positives of every row.
 
-    Half types are computed in float32, under `torch.autocast` too; triton, and native on a
-    GPU, multiply them as they are, and have float32 from there on. impl="reference"
-    alone can be differentiated twice.
+    Half precision is computed in float32, regardless of autocast; triton, and native on a GPU,
+    multiply rows in half precision and compute everything after that in float32.
+    impl="reference" alone can be differentiated twice.
 
     Args:
         z: (N, D), floating.
         lse: (N,), float32 or float64, from `pair_lse`.
-        labels: (N,). Equal integers are positive; below 0 is unknown: the row has no positives and
-            is one of nobody.
+        labels: (N,). Rows of equal integers are positives of each other. A row whose label is below
+            0, unknown, has no positives and is a positive of no row.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         gamma: pace, above 0, inf for weights of 1, or a 0-dim floating tensor on the device of `z`.
         mode: "hard" or "linear".
         window: positive means |y_i - y_j| <= window, in float64, for labels of any real dtype;
             below 0 and NaN are unknown.
-        refs: (M, D), dtype and device of `z`: positives are looked for here, none excluded.
+        refs: (M, D), dtype and device of `z`: references, among which positives are looked for
+            instead of among the other rows of `z`.
         ref_labels: (M,), with `refs`.
         impl: "auto", "reference", "chunked", "native" or "triton".
 
@@ -86,55 +79,81 @@ def positive_pair_loss(
     check_mode(mode)
     name = resolve_for(impl, z)
     z, refs = rows_for(name, z, refs)
-    gamma = gamma.detach() if isinstance(gamma, Tensor) else float(gamma)
+    label = Label(labels, constant(gamma), window, ref_labels)
     lse = lse.to(dtype_of_results(z))
     if name == "reference":
         with no_autocast(z.device):
-            return PositivePairLoss(
-                *reference.positive_pair_loss(
-                    z,
-                    lse,
-                    labels,
-                    tau=tau,
-                    gamma=gamma,
-                    mode=mode,
-                    window=window,
-                    refs=refs,
-                    ref_labels=ref_labels,
-                )
-            )
-    return PositivePairLoss(
-        *_PositivePairLoss.apply(z, lse, labels, refs, ref_labels, tau, gamma, (name, mode, window))
-    )
+            return reference.positive_pair_loss(Pairs(z, refs, tau), lse, label, mode)
+    return PositivePairLoss(*_PositivePairLoss.apply(z, refs, tau, lse, label, mode, name))
+
+
+def constant(gamma: float | Tensor) -> float | Tensor:
+    """Return a pace that takes no part in the gradient."""
+    return gamma.detach() if isinstance(gamma, Tensor) else float(gamma)
+
+
+@implemented
+def positive_pair_loss_fwd(pairs: Pairs, lse: Tensor, label: Label, mode: Mode) -> PositivePairLoss:
+    """Return loss, weight_sum and num_pos."""
+    loss = pairs.z.new_empty(pairs.z.shape[0], dtype=dtype_of_results(pairs.z))
+    return PositivePairLoss(loss, torch.empty_like(loss), torch.empty_like(loss, dtype=torch.int64))
+
+
+@implemented
+def positive_pair_loss_bwd(
+    c: Tensor,
+    pairs: Pairs,
+    lse: Tensor,
+    label: Label,
+    mode: Mode,
+    *,
+    needs_z: bool,
+    needs_refs: bool,
+) -> Gradients:
+    """Return dz and drefs with lse held fixed, for c_i = dloss_i / |P(i)|."""
+    return empty_gradients(pairs, needs_z, needs_refs)
+
+
+def _empty_native(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    loss = z.new_empty(z.shape[0], dtype=torch.float32)
+    return loss, torch.empty_like(loss), torch.empty_like(loss, dtype=torch.int64)
+
+
+define_native(
+    "positive_pair_loss_fwd_native(Tensor z, Tensor lse, Tensor labels, Tensor? refs,"
+    " Tensor? ref_labels, Tensor tau, Tensor gamma, bool is_hard, float? window)"
+    " -> (Tensor loss, Tensor weight_sum, Tensor num_pos)",
+    _empty_native,
+)
+define_native(
+    "positive_pair_loss_bwd_native(Tensor c, Tensor z, Tensor lse, Tensor labels, Tensor? refs,"
+    " Tensor? ref_labels, Tensor tau, Tensor gamma, bool is_hard, float? window, bool needs_z,"
+    " bool needs_refs) -> (Tensor dz, Tensor drefs)",
+    empty_native_gradients,
+)
 
 
 class _PositivePairLoss(OpFunction):
     @staticmethod
     def forward(
         z: Tensor,
-        lse: Tensor,
-        labels: Tensor,
         refs: Tensor | None,
-        ref_labels: Tensor | None,
         tau: float | Tensor,
-        gamma: float | Tensor,
-        choice: tuple[str, Mode, float | None],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        name, mode, window = choice
+        lse: Tensor,
+        label: Label,
+        mode: Mode,
+        name: str,
+    ) -> tuple[Tensor, ...]:
         with no_autocast(z.device):
-            return positive_pair_loss_fwd(
-                name, (z, lse, labels, refs, ref_labels), tau, gamma, mode, window
-            )
+            return tuple(positive_pair_loss_fwd(name, Pairs(z, refs, tau), lse, label, mode))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *operands, tau, gamma, ctx.choice = inputs
+        z, refs, tau, lse, label, mode, name = inputs
         _, weight_sum, num_pos = output
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(weight_sum, num_pos)
-        ctx.tau, tau_tensor = (None, tau) if isinstance(tau, Tensor) else (tau, None)
-        ctx.gamma, gamma_tensor = (None, gamma) if isinstance(gamma, Tensor) else (gamma, None)
-        ctx.save_for_backward(*operands, weight_sum, num_pos, tau_tensor, gamma_tensor)
+        save(ctx, z, refs, tau, lse, mode, name, weight_sum, num_pos, *label)
 
     @staticmethod
     @first_order_only
@@ -142,12 +161,10 @@ class _PositivePairLoss(OpFunction):
         ctx: Any, dloss: Tensor | None, _dweight_sum: None, _dnum_pos: None
     ) -> tuple[Tensor | None, ...]:
         if dloss is None:
-            return (None,) * 8
-        z, lse, labels, refs, ref_labels, weight_sum, num_pos, tau, gamma = ctx.saved_tensors
-        tau = ctx.tau if tau is None else tau
-        gamma = ctx.gamma if gamma is None else gamma
-        name, mode, window = ctx.choice
-        needs_z, needs_lse, _, needs_refs, _, needs_tau, _, _ = ctx.needs_input_grad
+            return (None,) * 7
+        z, refs, tau, lse, mode, name, weight_sum, num_pos, *label = saved(ctx)
+        pairs = Pairs(z, refs, tau)
+        needs_z, needs_refs, needs_tau, needs_lse, *_ = ctx.needs_input_grad
         c = dloss / num_pos.clamp_min(1)
         dz = drefs = dtau = None
         if needs_z or needs_refs or needs_tau:
@@ -155,16 +172,15 @@ class _PositivePairLoss(OpFunction):
                 dz, drefs = positive_pair_loss_bwd(
                     name,
                     c,
-                    (z, lse, labels, refs, ref_labels),
-                    tau,
-                    gamma,
+                    pairs,
+                    lse,
+                    Label(*label),
                     mode,
-                    window,
                     needs_z=needs_z or needs_tau,
                     needs_refs=needs_refs,
                 )
-        if needs_tau:
-            dtau = -(z.to(dtype_of_results(z)) * dz).sum(dtype=accumulator_dtype(z.device)) / tau
-            dtau = (dtau / 2 if refs is None else dtau).to(tau.dtype)
+        if needs_tau and dz is not None:
+            dtau = tau_gradient(pairs, dz)
+        dz, drefs = dz if needs_z else None, drefs if needs_refs else None
         dlse = c * weight_sum if needs_lse else None
-        return dz if needs_z else None, dlse, None, drefs, None, dtau, None, None
+        return dz, drefs, dtau, dlse, None, None, None

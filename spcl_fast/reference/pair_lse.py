@@ -16,7 +16,7 @@ def pair_lse(
     """Return `spcl_fast.ops.pair_lse` from the whole similarity matrix.
 
     Args:
-        z: (N, D), floating; half types are computed in float32.
+        z: (N, D), floating; half precision is computed in float32.
         tau: temperature.
         refs: (M, D), or None for the square case.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spcl_fast.operands import Label, Pairs, PositivePairLoss
 from spcl_fast.pair_weights import Mode, pair_weights
 from spcl_fast.precision import accumulator_dtype, at_least_float32
 
@@ -30,24 +31,23 @@ def positive_mask(labels: Tensor, ref_labels: Tensor | None, window: float | Non
     return positive.fill_diagonal_(False) if ref_labels is None else positive
 
 
+def pair_losses(pairs: Pairs, lse: Tensor) -> Tensor:
+    """Return l_ij = lse_i - sim_ij, (N, M)."""
+    z = at_least_float32(pairs.z)
+    others = z if pairs.refs is None else at_least_float32(pairs.refs)
+    return lse.to(z.dtype)[:, None] - z @ others.T / pairs.tau
+
+
 def positive_pair_loss(
-    z: Tensor,
-    lse: Tensor,
-    labels: Tensor,
-    *,
-    tau: float | Tensor,
-    gamma: float | Tensor,
+    pairs: Pairs,
+    lse: Tensor,  # (N,)
+    label: Label,
     mode: Mode,
-    window: float | None = None,
-    refs: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> PositivePairLoss:
     """Return loss, weight_sum, num_pos, (N,) each, as `spcl_fast.ops.positive_pair_loss`."""
-    z = at_least_float32(z)
-    others = z if refs is None else at_least_float32(refs)
-    pair_loss = lse.to(z.dtype)[:, None] - z @ others.T / tau  # (N, M)
-    positive = positive_mask(labels, ref_labels, window)
-    weight = torch.where(positive, pair_weights(pair_loss, gamma, mode), 0)
+    pair_loss = pair_losses(pairs, lse)
+    positive = positive_mask(label.values, label.ref_values, label.window)
+    weight = torch.where(positive, pair_weights(pair_loss, label.gamma, mode), 0)
     num_pos = positive.sum(1)
     loss = torch.where(positive, weight * pair_loss, 0).sum(1) / num_pos.clamp_min(1)
-    return loss, weight.sum(1), num_pos
+    return PositivePairLoss(loss, weight.sum(1), num_pos)

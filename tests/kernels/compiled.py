@@ -31,6 +31,7 @@ from spcl_fast.kernels import pair_lse as pair_lse_module
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.kernels.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.kernels.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
+from spcl_fast.operands import Label, Lse, Pairs
 
 LIMITS = Path(__file__).parent / "compiled_limits.txt"
 COLUMNS = {"regs": "max_regs", "spills": "max_spills", "shared": "max_shared"}
@@ -75,14 +76,14 @@ Launch = tuple[Any, list[Any], dict[str, Any]]
 
 def forward(rows: Rows) -> None:
     z, refs = rows.tensors()
-    pair_lse_fwd(z, refs, rows.scalar(0.07))
+    pair_lse_fwd(Pairs(z, refs, rows.scalar(0.07)), has_backward=True)
 
 
 def backward_by_rows(rows: Rows, by_pairs: bool = False) -> None:
     z, refs = rows.tensors()
     lse = torch.zeros(len(z))
     lse_refs = None if refs is None else torch.zeros(len(refs))
-    saved = (z, refs, lse, lse_refs, lse, lse_refs, rows.scalar(0.07))
+    saved = (Pairs(z, refs, rows.scalar(0.07)), Lse(lse, lse_refs), lse, lse_refs)
     with mock.patch.object(pair_lse_module, "adds_atomically", return_value=by_pairs):
         pair_lse_bwd(*saved, needs_z=True, needs_refs=rows.has_refs)
 
@@ -96,15 +97,16 @@ def positive_pairs(rows: Rows) -> None:
     lse, labels = torch.zeros(len(z)), torch.arange(len(z))
     ref_labels = None if refs is None else labels[: len(refs)]
     mode: Any = "hard" if rows.is_ragged else "linear"
-    how = (refs, ref_labels, rows.scalar(0.07), rows.scalar(3.0), mode, None)
-    positive_pair_loss_fwd(z, lse, labels, *how)
-    positive_pair_loss_bwd(lse, z, lse, labels, *how, needs_z=True, needs_refs=rows.has_refs)
+    label = Label(labels, rows.scalar(3.0), None, ref_labels)
+    given = (Pairs(z, refs, rows.scalar(0.07)), lse, label, mode)
+    positive_pair_loss_fwd(*given)
+    positive_pair_loss_bwd(lse, *given, needs_z=True, needs_refs=rows.has_refs)
 
 
 def histogram(rows: Rows) -> None:
     z, _ = rows.tensors()
-    options: dict[str, Any] = {"tau": rows.scalar(0.07), "upper": rows.scalar(12.0), "bins": 1024}
-    positive_pair_histogram(z, torch.zeros(len(z)), torch.arange(len(z)), **options)
+    pairs, label = Pairs(z, None, rows.scalar(0.07)), Label(torch.arange(len(z)))
+    positive_pair_histogram(pairs, torch.zeros(len(z)), label, upper=rows.scalar(12.0), bins=1024)
 
 
 BACKWARDS = (backward_by_rows, backward_by_pairs)

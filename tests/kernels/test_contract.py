@@ -1,4 +1,4 @@
-"""What surrounds the kernels: public ops, half types, autocast, compile, no wait for the device."""
+"""What surrounds the kernels: public ops, half precision, autocast, compile, no waiting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from spcl_fast import (
     positive_pair_histogram,
     positive_pair_loss,
 )
-from spcl_fast.ops import Impl, contrastive_rows
+from spcl_fast.operands import Pairs
+from spcl_fast.ops import Impl, Label, contrastive_rows
 from spcl_fast.pacing import quantile_gamma
 from spcl_fast.testing import (
     assert_within_budget,
@@ -92,8 +93,9 @@ def run_rows(z: Tensor, labels: list[Tensor], impl: Impl) -> dict[str, Tensor]:
     wide = torch.promote_types(z.dtype, torch.float32)
     z = z.clone().requires_grad_()
     tau = torch.tensor(0.1, dtype=wide, device=z.device, requires_grad=True)
-    options: dict[str, Any] = {"gammas": [math.inf, 7.0, 8.0], "windows": [None, None, 0.1]}
-    lse, rows = contrastive_rows(z, tau, labels, mode="linear", impl=impl, **options)
+    ways: list[Any] = [(math.inf, None), (7.0, None), (8.0, 0.1)]
+    paced = [Label(y, *way) for y, way in zip(labels, ways, strict=True)]
+    lse, rows = contrastive_rows(z, tau, paced, mode="linear", impl=impl)
     total = lse.mean() + sum((k + 1) * row.loss.mean() for k, row in enumerate(rows))
     dz, dtau = torch.autograd.grad(total, (z, tau))
     losses = {f"loss {k}": row.loss.detach() for k, row in enumerate(rows)}
@@ -125,9 +127,9 @@ def test_the_kernels_get_the_rows_as_they_are(
         module = importlib.import_module(f"spcl_fast.kernels.{op}")
         forward = getattr(module, f"{op}_fwd")
 
-        def record(z: Tensor, *args: Any, forward: Any = forward) -> Any:
-            seen.append(z.dtype)
-            return forward(z, *args)
+        def record(pairs: Pairs, *args: Any, forward: Any = forward, **named: Any) -> Any:
+            seen.append(pairs.z.dtype)
+            return forward(pairs, *args, **named)
 
         monkeypatch.setattr(module, f"{op}_fwd", record)
     z, labels = make_embeddings(5, 16, dtype=dtype, device=device), make_labels(5, 2, device=device)
@@ -249,16 +251,15 @@ def op_calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     labels = make_labels(12, 3, device=device)
     row, col = torch.full((12,), 9.0, device=device), torch.full((9,), 9.0, device=device)
     tau, gamma = torch.tensor(0.1, device=device), torch.tensor(3.0, device=device)
-    pairs = (z, row, labels, refs, labels[:9], 0.0, tau, 3.0, None, "linear")
-    square = (z, row, labels, None, None, 0.1, None, 0.0, gamma, "hard")
+    square, pairs = (z, None, 0.1, None), (z, refs, 0.0, tau)
+    label, window = (labels, 3.0, None, None, labels[:9]), (labels, 0.0, gamma, 1.0, None)
+    plain = (labels, math.inf, None, None, None)
     return {
-        "pair_lse_fwd": (z, None, 0.1, None, "triton"),
-        "pair_lse_bwd": (z, refs, row, col, row, col, 0.0, tau, True, True, "triton"),
-        "positive_pair_loss_fwd": (*pairs, None, "triton"),
-        "positive_pair_loss_bwd": (row, *square, 1.0, True, False, "triton"),
-        "positive_pair_histogram": (
-            *(z, row, labels, 0.1, None, 0.0, gamma, 7, None, None, None, "triton"),
-        ),
+        "pair_lse_fwd": (*square, True, "triton"),
+        "pair_lse_bwd": (*pairs, row, col, None, row, col, True, True, "triton"),
+        "positive_pair_loss_fwd": (*pairs, row, *label, "linear", "triton"),
+        "positive_pair_loss_bwd": (row, *square, row, *window, "hard", True, False, "triton"),
+        "positive_pair_histogram": (*square, row, *plain, 0.0, gamma, 7, "triton"),
     }
 
 
@@ -269,7 +270,7 @@ def op_calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
 def test_opcheck(name: str, dtype: torch.dtype, device: str) -> None:
     # registered without autograd: the Function around an op differentiates it
     checks = ("test_schema", "test_faketensor")
-    op = getattr(torch.ops.spcl_fast_ops, name)
+    op = getattr(torch.ops.spcl_fast, name)
     torch.library.opcheck(op, op_calls(device, dtype)[name], test_utils=checks)
 
 

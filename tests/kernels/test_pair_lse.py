@@ -16,6 +16,7 @@ from spcl_fast import reference
 from spcl_fast.kernels import _pair_lse_pairs
 from spcl_fast.kernels import pair_lse as kernels
 from spcl_fast.kernels._features import dot_precision
+from spcl_fast.operands import Pairs
 from spcl_fast.testing import assert_within_budget, make_embeddings, similarity_rounding
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -46,10 +47,11 @@ def upstream(z: Tensor, refs: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def by_kernels(z: Tensor, tau: float | Tensor, refs: Tensor | None = None) -> Values:
-    lse, lse_refs = kernels.pair_lse_fwd(z, refs, tau)
-    saved = (z, refs, lse, lse_refs, *upstream(z, refs), tau)
-    dz, drefs = kernels.pair_lse_bwd(*saved, needs_z=True, needs_refs=refs is not None)
-    values = {"lse": lse, "lse_refs": lse_refs, "dz": dz, "drefs": drefs}
+    pairs = Pairs(z, refs, tau)
+    lse = kernels.pair_lse_fwd(pairs, has_backward=True)
+    given = (pairs, lse, *upstream(z, refs))
+    dz, drefs = kernels.pair_lse_bwd(*given, needs_z=True, needs_refs=refs is not None)
+    values = {"lse": lse.rows, "lse_refs": lse.refs, "dz": dz, "drefs": drefs}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -153,7 +155,7 @@ def test_forward_of_wide_rows(dtype: torch.dtype, dim: int, device: str) -> None
     z = make_embeddings(97, dim, dtype=dtype, device=device)
     refs = make_embeddings(70, dim, dtype=dtype, device=device, seed=1)
     for others in (None, refs):
-        lse, lse_refs = kernels.pair_lse_fwd(z, others, 0.1)
+        lse, lse_refs, _ = kernels.pair_lse_fwd(Pairs(z, others, 0.1), has_backward=True)
         truth = by_reference(z, 0.1, others, torch.float64)
         eager = by_reference(z, 0.1, others, dtype)
         assert_within_budget(lse, truth["lse"], eager["lse"], name="lse")
@@ -205,12 +207,11 @@ def test_on_both_sides_of_the_bound(bound: float, device: str) -> None:
 
 def test_two_rows_by_hand(device: str) -> None:
     z = torch.tensor([[1.0, 2.0], [3.0, -1.0]], device=device)
-    lse, _ = kernels.pair_lse_fwd(z, None, 0.25)
-    assert lse.tolist() == [4.0, 4.0]
+    pairs = Pairs(z, None, 0.25)
+    lse = kernels.pair_lse_fwd(pairs, has_backward=True)
+    assert lse.rows.tolist() == [4.0, 4.0]
     dlse = torch.tensor([-1.0, 2.0], device=device)
-    dz, _ = kernels.pair_lse_bwd(
-        z, None, lse, None, dlse, None, 0.25, needs_z=True, needs_refs=False
-    )
+    dz, _ = kernels.pair_lse_bwd(pairs, lse, dlse, None, needs_z=True, needs_refs=False)
     assert dz is not None
     assert dz.tolist() == [[12.0, -4.0], [4.0, 8.0]]
 
@@ -320,11 +321,12 @@ def test_panels_give_the_same(tau: float, monkeypatch: pytest.MonkeyPatch, devic
 def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
     z = make_embeddings(130, 16, norm=100.0, dtype=FP16, device=device)
     tau = 10.0 if factor < 1 else 1e4
-    lse, _ = kernels.pair_lse_fwd(z, None, tau)
+    pairs = Pairs(z, None, tau)
+    lse = kernels.pair_lse_fwd(pairs, has_backward=True)
     dlse = torch.linspace(-1, 2, 130, device=device)
     args = {"needs_z": True, "needs_refs": False}
-    plain, _ = kernels.pair_lse_bwd(z, None, lse, None, dlse, None, tau, **args)
-    scaled, _ = kernels.pair_lse_bwd(z, None, lse, None, factor * dlse, None, tau, **args)
+    plain, _ = kernels.pair_lse_bwd(pairs, lse, dlse, None, **args)
+    scaled, _ = kernels.pair_lse_bwd(pairs, lse, factor * dlse, None, **args)
     assert plain is not None
     assert scaled is not None
     torch.testing.assert_close(
@@ -335,16 +337,16 @@ def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
 @pytest.mark.usefixtures("backward")
 def test_gradients_that_are_not_needed(device: str) -> None:
     z, refs = make_embeddings(40, 8, device=device), make_embeddings(50, 8, device=device, seed=1)
-    lse, lse_refs = kernels.pair_lse_fwd(z, refs, 0.1)
-    saved: Any = (z, refs, lse, lse_refs, *upstream(z, refs), 0.1)
-    dz, drefs = kernels.pair_lse_bwd(*saved, needs_z=True, needs_refs=True)
-    only_z = kernels.pair_lse_bwd(*saved, needs_z=True, needs_refs=False)
-    only_refs = kernels.pair_lse_bwd(*saved, needs_z=False, needs_refs=True)
+    pairs = Pairs(z, refs, 0.1)
+    given: Any = (pairs, kernels.pair_lse_fwd(pairs, has_backward=True), *upstream(z, refs))
+    dz, drefs = kernels.pair_lse_bwd(*given, needs_z=True, needs_refs=True)
+    only_z = kernels.pair_lse_bwd(*given, needs_z=True, needs_refs=False)
+    only_refs = kernels.pair_lse_bwd(*given, needs_z=False, needs_refs=True)
     assert only_z[1] is None
     assert only_refs[0] is None
     torch.testing.assert_close(only_z[0], dz)
     torch.testing.assert_close(only_refs[1], drefs)
-    assert kernels.pair_lse_bwd(*saved, needs_z=False, needs_refs=False) == (None, None)
+    assert kernels.pair_lse_bwd(*given, needs_z=False, needs_refs=False) == (None, None)
 
 
 def test_deterministic_where_asked_for(device: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spcl_fast import reference
 from spcl_fast.kernels.positive_pair_histogram import positive_pair_histogram
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.testing import make_embeddings, make_labels
 
 
@@ -21,11 +22,19 @@ def on_a_grid(num_rows: int, dim: int, dtype: torch.dtype, device: str, seed: in
     return z.to(device=device, dtype=dtype)
 
 
+def counts_by(op: Any, z: Tensor, lse: Tensor, labels: Tensor, **how: Any) -> Tensor:
+    """Return what an implementation of the op counts."""
+    pairs = Pairs(z, how.get("refs"), how["tau"])
+    label = Label(labels, window=how.get("window"), ref_values=how.get("ref_labels"))
+    counts: Tensor = op(pairs, lse, label, upper=how["upper"], bins=how["bins"])
+    return counts
+
+
 def assert_counts(z: Tensor, labels: Tensor, **options: Any) -> None:
     lse = torch.arange(z.shape[0], device=z.device) % 7 + 8.0
     how = {"tau": 0.5, "upper": 16.0, "bins": 8} | options
-    truth = reference.positive_pair_histogram(z, lse, labels, **how)
-    counts = positive_pair_histogram(z, lse, labels, **how)
+    truth = counts_by(reference.positive_pair_histogram, z, lse, labels, **how)
+    counts = counts_by(positive_pair_histogram, z, lse, labels, **how)
     assert counts.dtype == torch.int64
     assert torch.equal(counts, truth)
 
@@ -86,7 +95,7 @@ def test_embeddings_may_differ_by_borders_only(device: str) -> None:
     z, labels = make_embeddings(200, 32, device=device), make_labels(200, 4, device=device)
     lse = torch.full((200,), 9.0, device=device)
     how: dict[str, Any] = {"tau": 0.07, "upper": 20.0, "bins": 512}
-    counts = positive_pair_histogram(z, lse, labels, **how)
-    truth = reference.positive_pair_histogram(z.double(), lse.double(), labels, **how)
+    counts = counts_by(positive_pair_histogram, z, lse, labels, **how)
+    truth = counts_by(reference.positive_pair_histogram, z.double(), lse.double(), labels, **how)
     assert counts.sum() == truth.sum()
     assert (counts.cumsum(0) - truth.cumsum(0)).abs().max() <= 1

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import reference
 from spcl_fast.kernels import positive_pair_loss as kernels
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.reference.positive_pair_loss import positive_mask
 from spcl_fast.testing import (
     assert_within_budget,
@@ -57,6 +58,14 @@ def pace(z: Tensor, lse: Tensor, refs: Tensor | None, quantile: float) -> float:
     return float(some[widest : widest + 2].mean())
 
 
+def operands(
+    z: Tensor, lse: Tensor, labels: Tensor, refs: Any, ref_labels: Any, *how: Any
+) -> tuple[Pairs, Tensor, Label, Any]:
+    """Return the arguments of the op, for `how`: tau, gamma, mode and window."""
+    tau, gamma, mode, window = how
+    return Pairs(z, refs, tau), lse, Label(labels, gamma, window, ref_labels), mode
+
+
 def kernel_results(
     z: Tensor,
     lse: Tensor,
@@ -66,14 +75,11 @@ def kernel_results(
     *how: Any,
 ) -> dict[str, Tensor | None]:
     """Return the outputs, and the gradients of a weighted sum of the loss with lse held fixed."""
-    loss, weight_sum, num_pos = kernels.positive_pair_loss_fwd(
-        z, lse, labels, refs, ref_labels, *how
-    )
-    c = row_weights(z) / num_pos.clamp_min(1)
-    dz, drefs = kernels.positive_pair_loss_bwd(
-        c, z, lse, labels, refs, ref_labels, *how, needs_z=True, needs_refs=refs is not None
-    )
-    return {"loss": loss, "weight_sum": weight_sum, "num_pos": num_pos, "dz": dz, "drefs": drefs}
+    given = operands(z, lse, labels, refs, ref_labels, *how)
+    out = kernels.positive_pair_loss_fwd(*given)
+    c = row_weights(z) / out.num_pos.clamp_min(1)
+    dz, drefs = kernels.positive_pair_loss_bwd(c, *given, needs_z=True, needs_refs=refs is not None)
+    return {**out._asdict(), "dz": dz, "drefs": drefs}
 
 
 def reference_results(
@@ -82,25 +88,13 @@ def reference_results(
     labels: Tensor,
     refs: Tensor | None,
     ref_labels: Tensor | None,
-    tau: Any,
-    gamma: Any,
-    mode: Any,
-    window: float | None,
+    *how: Any,
 ) -> dict[str, Tensor | None]:
     """Return what `kernel_results` should."""
     z = z.detach().requires_grad_()
     refs = None if refs is None else refs.detach().requires_grad_()
-    loss, weight_sum, num_pos = reference.positive_pair_loss(
-        z,
-        lse,
-        labels,
-        tau=tau,
-        gamma=gamma,
-        mode=mode,
-        window=window,
-        refs=refs,
-        ref_labels=ref_labels,
-    )
+    given = operands(z, lse, labels, refs, ref_labels, *how)
+    loss, weight_sum, num_pos = reference.positive_pair_loss(*given)
     (row_weights(z).to(loss.dtype) * loss).sum().backward()
     return {
         "loss": loss.detach(),
@@ -206,10 +200,8 @@ def test_window_counts(dtype: torch.dtype, device: str) -> None:
     for window in (0.0, 0.1, 0.3, 0.7, 4.0, math.inf):
         for refs, ref_labels in ((None, None), (z[:110], others)):
             truth = positive_mask(labels, ref_labels, window).sum(1)
-            num_pos = kernels.positive_pair_loss_fwd(
-                z, z[:, 0], labels, refs, ref_labels, 1.0, 1.0, "hard", window
-            )[2]
-            assert torch.equal(num_pos, truth), window
+            given = operands(z, z[:, 0], labels, refs, ref_labels, 1.0, 1.0, "hard", window)
+            assert torch.equal(kernels.positive_pair_loss_fwd(*given).num_pos, truth), window
 
 
 @pytest.mark.breadth
@@ -292,8 +284,10 @@ def test_range_of_float16(
     lse, labels = row_lse(z) + lse_shift, make_labels(130, 3, device=device)
     c = scale * torch.linspace(-1, 2, 130, device=device)
     how: Any = (lse, labels, None, None, TAU, gamma, "linear", None)
-    exact = kernels.positive_pair_loss_bwd(c, z.float(), *how, needs_z=True, needs_refs=False)[0]
-    actual = kernels.positive_pair_loss_bwd(c, z, *how, needs_z=True, needs_refs=False)[0]
+    exact, actual = (
+        kernels.positive_pair_loss_bwd(c, *operands(x, *how), needs_z=True, needs_refs=False)[0]
+        for x in (z.float(), z)
+    )
     assert actual is not None
     assert exact is not None
     assert exact.abs().max() < 2**15
@@ -354,7 +348,7 @@ def test_no_value_reaches_the_host(
 @pytest.mark.breadth
 def test_only_what_is_needed(device: str) -> None:
     z, labels = make_embeddings(50, 16, device=device), make_labels(50, 3, device=device)
-    how: Any = (z, row_lse(z), labels, z, labels, TAU, 5.0, "linear", None)
+    how: Any = operands(z, row_lse(z), labels, z, labels, TAU, 5.0, "linear", None)
     both = kernels.positive_pair_loss_bwd(row_weights(z), *how, needs_z=True, needs_refs=True)
     for needs in ((True, False), (False, True), (False, False)):
         some = kernels.positive_pair_loss_bwd(

@@ -13,7 +13,8 @@ from torch import Tensor
 from spcl_fast import pair_lse, positive_pair_loss, reference
 from spcl_fast.kernels import _pair_lse_wide as wide
 from spcl_fast.kernels import pair_lse as kernels
-from spcl_fast.kernels._pair_lse_pairs import Pairs, is_wide
+from spcl_fast.kernels._pair_lse_pairs import NormedPairs, is_wide
+from spcl_fast.operands import Lse, Pairs
 from spcl_fast.testing import (
     assert_within_budget,
     make_embeddings,
@@ -58,7 +59,7 @@ def by_kernels(z: Tensor, tau: float | Tensor, refs: Tensor | None, right: Gradi
     dlse, dlse_refs = upstream(z, refs)
     assert is_wide(z)
     dz, drefs = kernels.pair_lse_bwd(
-        *(z, refs, lse, lse_refs, dlse, dlse_refs, tau),
+        *(Pairs(z, refs, tau), Lse(lse, lse_refs), dlse, dlse_refs),
         needs_z=True,
         needs_refs=refs is not None,
     )
@@ -67,7 +68,7 @@ def by_kernels(z: Tensor, tau: float | Tensor, refs: Tensor | None, right: Gradi
 
 def check(z: Tensor, tau: float, refs: Tensor | None = None, *, factor: float = 2.5) -> None:
     truth, eager = exact(z, tau, refs, torch.float64), exact(z, tau, refs, z.dtype)
-    lse, lse_refs = kernels.pair_lse_fwd(z, refs, tau)
+    lse, lse_refs, _ = kernels.pair_lse_fwd(Pairs(z, refs, tau), has_backward=True)
     saved = {"lse": lse} if lse_refs is None else {"lse": lse, "lse_refs": lse_refs}
     actual = by_kernels(z, tau, refs, saved)
     assert len(actual) == (1 if refs is None else 2)
@@ -139,7 +140,7 @@ def test_any_temperature_and_norm(dtype: torch.dtype, norm: float, tau: float, d
 @pytest.mark.parametrize("tau", [0.07, 0.005])
 def test_similarities_beyond_float32(dtype: torch.dtype, tau: float, device: str) -> None:
     z = make_embeddings(97, 260, norm=1e3, dtype=dtype, device=device)
-    lse, _ = kernels.pair_lse_fwd(z, None, tau)
+    lse = kernels.pair_lse_fwd(Pairs(z, None, tau), has_backward=True).rows
     dz = by_kernels(z, tau, None, {"lse": lse})["dz"]
     assert dz.abs().max().item() < 97 * 2 * 2 * 1e3 / tau
 
@@ -152,8 +153,9 @@ def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
     lse = exact(z, tau, None, torch.float64)["lse"].float()
     dlse = torch.linspace(-1, 2, 130, device=device)
     needs = {"needs_z": True, "needs_refs": False}
-    plain, _ = kernels.pair_lse_bwd(z, None, lse, None, dlse, None, tau, **needs)
-    scaled, _ = kernels.pair_lse_bwd(z, None, lse, None, factor * dlse, None, tau, **needs)
+    pairs, saved = Pairs(z, None, tau), Lse(lse, None)
+    plain, _ = kernels.pair_lse_bwd(pairs, saved, dlse, None, **needs)
+    scaled, _ = kernels.pair_lse_bwd(pairs, saved, factor * dlse, None, **needs)
     assert plain is not None
     assert scaled is not None
     torch.testing.assert_close(
@@ -179,7 +181,7 @@ def test_panels_give_the_same(
 ) -> None:
     z = make_embeddings(130, 257, dtype=dtype, device=device)
     refs = make_embeddings(141, 257, dtype=dtype, device=device, seed=1)
-    monkeypatch.setattr(Pairs, "part_bytes", lambda _pairs: 0)
+    monkeypatch.setattr(NormedPairs, "part_bytes", lambda _pairs: 0)
     monkeypatch.setattr(wide, "_PRODUCT_PROGRAMS", 17)
     check(z, tau, factor=10)
     check(z, tau, refs, factor=10)
@@ -235,14 +237,15 @@ def test_gradients_that_are_not_needed(device: str) -> None:
     z, refs = (make_embeddings(n, 260, device=device, seed=n) for n in (40, 50))
     right = exact(z, 0.1, refs, FP32)
     both = by_kernels(z, 0.1, refs, right)
-    saved: Any = (z, refs, right["lse"], right["lse_refs"], *upstream(z, refs), 0.1)
-    only_z = kernels.pair_lse_bwd(*saved, needs_z=True, needs_refs=False)
-    only_refs = kernels.pair_lse_bwd(*saved, needs_z=False, needs_refs=True)
+    lse = Lse(right["lse"], right["lse_refs"])
+    given: Any = (Pairs(z, refs, 0.1), lse, *upstream(z, refs))
+    only_z = kernels.pair_lse_bwd(*given, needs_z=True, needs_refs=False)
+    only_refs = kernels.pair_lse_bwd(*given, needs_z=False, needs_refs=True)
     assert only_z[1] is None
     assert only_refs[0] is None
     torch.testing.assert_close(only_z[0], both["dz"], rtol=0, atol=0)
     torch.testing.assert_close(only_refs[1], both["drefs"], rtol=0, atol=0)
-    assert kernels.pair_lse_bwd(*saved, needs_z=False, needs_refs=False) == (None, None)
+    assert kernels.pair_lse_bwd(*given, needs_z=False, needs_refs=False) == (None, None)
 
 
 def test_tau_may_be_a_tensor(device: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast import SelfPacedContrastiveLoss, SupConLoss, native
-from spcl_fast.ops import PositivePairLoss, _library
+from spcl_fast.ops import PositivePairLoss, _contract
 from spcl_fast.ops._impl import fused
 from spcl_fast.ops.composed.merge import merge_lse, merge_pairs
 from spcl_fast.testing import make_embeddings, make_labels
@@ -118,7 +118,7 @@ def test_a_bank_without_gradient_costs_none(
 
         return run
 
-    monkeypatch.setattr(_library, "fused", recording)
+    monkeypatch.setattr(_contract, "fused", recording)
     z, labels = make_embeddings(9, 4).requires_grad_(), make_labels(9, 2)
     bank = make_embeddings(9, 4, seed=1).requires_grad_(needs_grad)
     out = SupConLoss(impl="chunked")(z, labels, bank=bank, bank_labels=labels)

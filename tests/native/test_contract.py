@@ -17,6 +17,7 @@ from torch import Tensor
 
 import spcl_fast
 from spcl_fast import SelfPacedContrastiveLoss, native, pair_lse, positive_pair_loss
+from spcl_fast.operands import Pairs
 from spcl_fast.ops._impl import resolve
 from spcl_fast.testing import make_embeddings, make_labels
 
@@ -84,17 +85,17 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(op, op_calls()[name])
 
 
-def test_opcheck_with_kept_tiles() -> None:
+def test_opcheck_with_cached_tiles() -> None:
     # A whole tile: what a ragged one leaves unwritten is arbitrary, and opcheck compares it.
-    kept = native.tile_cache.num_kept(144, None)
+    size = native.tile_cache.cache_size(144, None)
     z, row, tau = make_embeddings(144, 4), torch.ones(144), torch.tensor(0.1)
     labels = [make_labels(144, 3)]
     ops = torch.ops.spcl_fast
-    torch.library.opcheck(ops.pair_lse_fwd_native.default, (z, None, tau, kept))
-    kept_tiles = ops.pair_lse_fwd_native(z, None, tau, kept)[2]
+    torch.library.opcheck(ops.pair_lse_fwd_native.default, (z, None, tau, size))
+    cache = ops.pair_lse_fwd_native(z, None, tau, size)[2]
     torch.library.opcheck(
         ops.pair_lse_bwd_native.default,
-        (z, None, row, None, row, None, tau, kept_tiles, labels, [row], [tau], True, False),
+        (z, None, row, None, row, None, tau, cache, labels, [row], [tau], True, False),
     )
 
 
@@ -137,7 +138,7 @@ def test_the_kernels_check_their_arguments(name: str) -> None:
         getattr(torch.ops.spcl_fast, f"{op}_native")(*arguments)
 
 
-# Half types are computed in float32, under autocast too.
+# Half precision is computed in float32, under autocast too.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types(dtype: torch.dtype) -> None:
     z = make_embeddings(200, 16, dtype=dtype).requires_grad_()
@@ -182,26 +183,28 @@ def test_fullgraph(gamma: float) -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_nothing_is_kept_without_a_backward() -> None:
+def test_nothing_is_cached_without_a_backward() -> None:
     z = make_embeddings(300, 8).requires_grad_()
-    assert native.pair_lse_fwd(z.detach(), None, 0.1, keep=False)[2].numel() == 0
+    lse = native.pair_lse_fwd(Pairs(z.detach(), None, 0.1), has_backward=False)
+    assert lse.cache is not None
+    assert lse.cache.numel() == 0
     with torch.no_grad():
         assert pair_lse(z, 0.1, impl="native").grad_fn is None
 
 
 # 700 rows are 8 blocks of 96: 36 tiles, of which 28 fit into 1 MiB.
 @pytest.mark.parametrize(("mib", "num_tiles"), [(0, 0), (1, 28), (256, 36)])
-def test_num_kept(mib: int, num_tiles: int) -> None:
+def test_cache_size(mib: int, num_tiles: int) -> None:
     native.set_tile_cache_mib(mib)
-    assert native.tile_cache.num_kept(700, None) == num_tiles * 96 * 96
+    assert native.tile_cache.cache_size(700, None) == num_tiles * 96 * 96
     with pytest.raises(ValueError, match="mib must be at least 0"):
         native.set_tile_cache_mib(-1)
 
 
-# 3100 rows keep 20 MB, which the process holds until it is told to let go.
-def test_kept_memory_is_held_and_released() -> None:
+# 3100 rows cache 20 MB, which the process holds until it is told to let go.
+def test_the_cache_is_held_and_released() -> None:
     z, tau = make_embeddings(3100, 4), torch.tensor(0.1)
-    size = native.tile_cache.num_kept(3100, None)
+    size = native.tile_cache.cache_size(3100, None)
     forward = torch.ops.spcl_fast.pair_lse_fwd_native
     native.release_kept_memory()
     first = forward(z, None, tau, size)[2].data_ptr()
@@ -260,6 +263,7 @@ def test_ctrl_c(direction: str, threads: int) -> None:
     program = f"""
 import signal, sys, time, torch
 from spcl_fast import native, pair_lse
+from spcl_fast.operands import Lse, Pairs
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born deaf to it
 torch.set_num_threads({threads})
 native.set_tile_cache_mib(0)
@@ -269,8 +273,8 @@ lse = work()
 z.data = torch.nn.functional.normalize(torch.randn(150000, 64))
 if {direction!r} == "backward":
     ones = torch.ones(150000)
-    work = lambda: native.pair_lse_bwd(z.detach(), None, ones, None, ones, None, 0.1,
-                                       torch.zeros(0), needs_z=True, needs_refs=False)
+    pairs, lse = Pairs(z.detach(), None, 0.1), Lse(ones, None, torch.zeros(0))
+    work = lambda: native.pair_lse_bwd(pairs, lse, ones, None, needs_z=True, needs_refs=False)
 print("ready", flush=True)
 try:
     work()

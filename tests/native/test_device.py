@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast import SelfPacedContrastiveLoss, native, pair_lse, positive_pair_histogram
-from spcl_fast.ops import Impl, contrastive_rows, positive_pair_loss
+from spcl_fast.ops import Impl, Label, contrastive_rows, positive_pair_loss
 from spcl_fast.testing import (
     assert_within_budget,
     make_embeddings,
@@ -90,11 +90,13 @@ def test_equal_to_the_reference(
 
 
 def several_labels(device: str) -> Callable[[Tensor], Tensor]:
-    labels = [make_labels(120, n, unknown_share=0.1, device=device) for n in (2, 6)]
-    options: dict[str, Any] = {"gammas": [math.inf, 7.0], "windows": [None, None]}
+    labels = [
+        Label(make_labels(120, n, unknown_share=0.1, device=device), gamma)
+        for n, gamma in ((2, math.inf), (6, 7.0))
+    ]
 
     def loss(z: Tensor) -> Tensor:
-        lse, rows = contrastive_rows(z, 0.1, labels, mode="linear", impl="native", **options)
+        lse, rows = contrastive_rows(z, 0.1, labels, mode="linear", impl="native")
         return lse.mean() + sum(row.loss.mean() for row in rows)
 
     return loss

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import native, pair_lse, positive_pair_histogram, positive_pair_loss
+from spcl_fast.operands import Label, LabelGradient, Lse, Pairs
 
 CUDA = torch.device("cuda", 0)
 MODE = FakeTensorMode()
@@ -60,15 +61,17 @@ def test_backward(dtype: torch.dtype) -> None:
     z, refs = on_a_gpu(40, 300, dtype=dtype), on_a_gpu(9, 300, dtype=dtype)
     row, col = on_a_gpu(40), on_a_gpu(9)
     needs: dict[str, Any] = {"needs_z": True, "needs_refs": True}
-    dz, drefs = native.pair_lse_bwd(z, refs, row, col, row, col, 0.1, on_a_gpu(0), **needs)
+    lse = Lse(row, col, on_a_gpu(0))
+    dz, drefs = native.pair_lse_bwd(Pairs(z, refs, 0.1), lse, row, col, **needs)
     assert dz is not None
     assert drefs is not None
     assert (facts(dz), facts(drefs)) == (facts(z), facts(refs))
     labels = on_a_gpu(40, dtype=torch.int64)
     ways = [(3.0, None), (math.inf, None), (3.0, 1.0)]
-    gradients = [native.LabelGradient(labels, row, gamma, window) for gamma, window in ways]
+    gradients = [LabelGradient(Label(labels, gamma, window), row) for gamma, window in ways]
     for k in (1, 3):
-        dz = native.contrastive_rows_bwd(z, row, row, gradients[:k], 0.1, "linear", on_a_gpu(0))
+        pairs, lse = Pairs(z, None, 0.1), Lse(row, None, on_a_gpu(0))
+        dz = native.contrastive_rows_bwd(pairs, lse, row, gradients[:k], "linear")
         assert facts(dz) == ((40, 300), dtype if k == 1 else torch.float32, CUDA)
 
 
@@ -95,7 +98,7 @@ class Operators(TorchDispatchMode):
 def test_class_sums_replace_the_pairs(gamma: float) -> None:
     z, row = on_a_gpu(40, 300, dtype=torch.bfloat16), on_a_gpu(40)
     labels = on_a_gpu(40, dtype=torch.int64)
-    how: Any = (z, row, labels, None, None, 0.1, gamma, "linear", None)
+    how: Any = (Pairs(z, None, 0.1), row, Label(labels, gamma), "linear")
     with Operators() as operators:
         loss, *_ = native.positive_pair_loss_fwd(*how)
         dz, _ = native.positive_pair_loss_bwd(row, *how, needs_z=True, needs_refs=False)
@@ -105,7 +108,9 @@ def test_class_sums_replace_the_pairs(gamma: float) -> None:
     assert has_pairs == (gamma < math.inf)
 
 
-# Tiles of the forward are kept in the memory of the host alone.
-def test_nothing_is_kept_on_a_gpu() -> None:
-    assert native.pair_lse_fwd(on_a_gpu(600, 8), None, 0.1, keep=True)[2].shape == (0,)
-    assert native.tile_cache.num_kept(600, None) > 0
+# Tiles of the forward are cached in the memory of the host alone.
+def test_nothing_is_cached_on_a_gpu() -> None:
+    lse = native.pair_lse_fwd(Pairs(on_a_gpu(600, 8), None, 0.1), has_backward=True)
+    assert lse.cache is not None
+    assert lse.cache.shape == (0,)
+    assert native.tile_cache.cache_size(600, None) > 0

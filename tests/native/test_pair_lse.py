@@ -127,7 +127,7 @@ def test_nothing_to_compare() -> None:
     )
 
 
-# Some tiles kept, some recomputed: 1 MiB holds 28 of the 36 tiles of 700 rows.
+# Some tiles cached, some recomputed: 1 MiB holds 28 of the 36 tiles of 700 rows.
 def test_the_tile_cache_changes_rounding_alone() -> None:
     z = make_embeddings(700, 16)
     results = []

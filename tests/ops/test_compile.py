@@ -77,16 +77,15 @@ def op_calls() -> dict[str, tuple[Any, ...]]:
     z, refs = (make_embeddings(n, 4).T.contiguous().T for n in (12, 9))  # any strides
     labels, ref_labels = make_labels(12, 3), make_labels(9, 3, seed=1)
     row, col, tau = torch.ones(12), torch.ones(9), torch.tensor(0.1)
-    pairs = (z, row, labels, refs, ref_labels, 0.0, tau, 3.0, None, "linear")
-    square = (z, row, labels, None, None, 0.1, None, 0.0, torch.tensor(3.0), "hard")
+    square, pairs = (z, None, 0.1, None), (z, refs, 0.0, tau)
+    label, window = (labels, 3.0, None, None, ref_labels), (labels, 0.0, tau * 30, 1.0, None)
+    plain = (labels, math.inf, None, None, None)
     return {
-        "pair_lse_fwd": (z, None, 0.1, None, "chunked"),
-        "pair_lse_bwd": (z, refs, row, col, row, col, 0.0, tau, False, True, "chunked"),
-        "positive_pair_loss_fwd": (*pairs, None, "chunked"),
-        "positive_pair_loss_bwd": (row, *square, 1.0, True, False, "chunked"),
-        "positive_pair_histogram": (
-            *(z, row, labels, 0.1, None, 0.0, torch.tensor(9.0), 7, None, None, None, "chunked"),
-        ),
+        "pair_lse_fwd": (*square, True, "chunked"),
+        "pair_lse_bwd": (*pairs, row, col, None, row, col, False, True, "chunked"),
+        "positive_pair_loss_fwd": (*pairs, row, *label, "linear", "chunked"),
+        "positive_pair_loss_bwd": (row, *square, row, *window, "hard", True, False, "chunked"),
+        "positive_pair_histogram": (*square, row, *plain, 0.0, tau * 90, 7, "chunked"),
     }
 
 
@@ -94,6 +93,34 @@ def op_calls() -> dict[str, tuple[Any, ...]]:
 def test_opcheck(name: str) -> None:
     # registered without autograd: the Function around an op differentiates it
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(
-        getattr(torch.ops.spcl_fast_ops, name), op_calls()[name], test_utils=checks
-    )
+    op = getattr(torch.ops.spcl_fast, name)
+    torch.library.opcheck(op, op_calls()[name], test_utils=checks)
+
+
+# What the annotations of the functions come to, of every kind of operand.
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [
+        (
+            "pair_lse_fwd",
+            "(Tensor pairs_z, Tensor? pairs_refs, float pairs_tau, Tensor? pairs_tau_tensor,"
+            " bool has_backward, str impl) -> (Tensor, Tensor, Tensor)",
+        ),
+        (
+            "positive_pair_loss_bwd",
+            "(Tensor c, Tensor pairs_z, Tensor? pairs_refs, float pairs_tau,"
+            " Tensor? pairs_tau_tensor, Tensor lse, Tensor label_values, float label_gamma,"
+            " Tensor? label_gamma_tensor, float? label_window, Tensor? label_ref_values, str mode,"
+            " bool needs_z, bool needs_refs, str impl) -> (Tensor, Tensor)",
+        ),
+        (
+            "positive_pair_histogram",
+            "(Tensor pairs_z, Tensor? pairs_refs, float pairs_tau, Tensor? pairs_tau_tensor,"
+            " Tensor lse, Tensor label_values, float label_gamma, Tensor? label_gamma_tensor,"
+            " float? label_window, Tensor? label_ref_values, float upper, Tensor? upper_tensor,"
+            " int bins, str impl) -> Tensor",
+        ),
+    ],
+)
+def test_schema(name: str, schema: str) -> None:
+    assert str(getattr(torch.ops.spcl_fast, name).default._schema) == f"spcl_fast::{name}{schema}"

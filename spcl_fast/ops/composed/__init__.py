@@ -1,1 +1,1 @@
-"""What is made of ops: several sets of references, a memory bank, pairs of one index."""
+"""Compositions of ops: merging over sets of references, memory banks, pairs of equal index."""

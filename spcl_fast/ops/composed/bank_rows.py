@@ -9,26 +9,34 @@ The batch is one square problem, the bank one rectangle; their results are merge
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
+from spcl_fast.operands import Label, PositivePairLoss
 from spcl_fast.ops._checks import check_device, check_labels, check_rows
 from spcl_fast.ops._impl import Impl
 from spcl_fast.ops.composed.merge import merge_lse, merge_pairs
 from spcl_fast.ops.pair_lse import pair_lse
-from spcl_fast.ops.positive_pair_loss import PositivePairLoss, positive_pair_loss
+from spcl_fast.ops.positive_pair_loss import positive_pair_loss
 from spcl_fast.pair_weights import Mode
+
+
+class References(NamedTuple):
+    """Further rows to compare with, under one label."""
+
+    rows: Tensor
+    """(M, D)."""
+    values: Tensor
+    """(M,)."""
 
 
 def bank_rows(
     z: Tensor,
     tau: float | Tensor,
-    labels: Sequence[Tensor],
+    labels: Sequence[Label],
     *,
     bank: Tensor,
-    bank_labels: Sequence[Tensor],
-    gammas: Sequence[float | Tensor],
-    windows: Sequence[float | None],
     mode: Mode,
     impl: Impl = "auto",
 ) -> tuple[Tensor, list[PositivePairLoss]]:
@@ -37,11 +45,8 @@ def bank_rows(
     Args:
         z: (N, D), floating.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
-        labels: (N,) each, as for `positive_pair_loss`.
+        labels: each with (N,) values, and (M,) values of the bank.
         bank: (M, D), dtype and device of `z`.
-        bank_labels: (M,) each, one a label.
-        gammas: pace of each label.
-        windows: window of each label, None where equal labels are positive.
         mode: "hard" or "linear", of all labels.
         impl: implementation of the ops.
 
@@ -53,41 +58,27 @@ def bank_rows(
         ValueError: a shape, a device, a range, `mode` or `impl` does not fit.
     """
     check_rows("z", z)
-    check_bank(z, bank, bank_labels, windows)
+    check_bank(z, bank, labels)
     lse = merge_lse([pair_lse(z, tau, impl=impl), pair_lse(z, tau, refs=bank, impl=impl)[0]])
     rows = [
-        positive_rows(
-            z,
-            lse,
-            label,
-            [(bank, bank_label)],
-            tau=tau,
-            gamma=gamma,
-            window=window,
-            mode=mode,
-            impl=impl,
-        )
-        for label, bank_label, gamma, window in zip(
-            labels, bank_labels, gammas, windows, strict=True
-        )
+        positive_rows(z, tau, lse, label, [References(bank, bank_values)], mode=mode, impl=impl)
+        for label in labels
+        if (bank_values := label.ref_values) is not None
     ]
     return lse, rows
 
 
-def check_bank(
-    z: Tensor, bank: Tensor, bank_labels: Sequence[Tensor], windows: Sequence[float | None]
-) -> None:
+def check_bank(z: Tensor, bank: Tensor, labels: Sequence[Label]) -> None:
     """Raise unless the rows of `z` can be compared with `bank`.
 
     Args:
         z: (N, D).
         bank: (M, D).
-        bank_labels: (M,) each.
-        windows: one a label.
+        labels: each with (M,) values of the bank.
 
     Raises:
         TypeError: a dtype does not fit.
-        ValueError: a shape or a device does not fit.
+        ValueError: a shape or a device does not fit; a label has no values of the bank.
     """
     check_rows("bank", bank)
     check_device("bank", bank, z)
@@ -95,19 +86,19 @@ def check_bank(
         raise TypeError(f"bank must have the dtype of z, {z.dtype}, got {bank.dtype}")
     if bank.shape[1:] != z.shape[1:]:
         raise ValueError(f"bank must be (M, {z.shape[-1]}) as z, got {tuple(bank.shape)}")
-    for label, window in zip(bank_labels, windows, strict=True):
-        check_labels("bank_labels", label, bank.shape[0], z, window)
+    for label in labels:
+        if label.ref_values is None:
+            raise ValueError("ref_values must be given with a bank, got None")
+        check_labels("bank_labels", label.ref_values, bank.shape[0], z, label.window)
 
 
 def positive_rows(
     z: Tensor,
-    lse: Tensor,
-    labels: Tensor,
-    others: Sequence[tuple[Tensor, Tensor]],
-    *,
     tau: float | Tensor,
-    gamma: float | Tensor,
-    window: float | None,
+    lse: Tensor,
+    label: Label,
+    others: Sequence[References],
+    *,
     mode: Mode,
     impl: Impl,
 ) -> PositivePairLoss:
@@ -115,12 +106,10 @@ def positive_rows(
 
     Args:
         z: (N, D), floating.
-        lse: (N,), over everything that the rows are compared with.
-        labels: (N,).
-        others: references (M, D) and their labels (M,).
         tau: temperature.
-        gamma: pace.
-        window: of the label.
+        lse: (N,), over everything that the rows are compared with.
+        label: with (N,) values; those of references are in `others`.
+        others: sets of references.
         mode: "hard" or "linear".
         impl: implementation of the op.
     """
@@ -129,14 +118,14 @@ def positive_rows(
         return positive_pair_loss(
             z,
             lse,
-            labels,
+            label.values,
             tau=tau,
-            gamma=gamma,
+            gamma=label.gamma,
             mode=mode,
-            window=window,
+            window=label.window,
             refs=refs,
             ref_labels=ref_labels,
             impl=impl,
         )
 
-    return merge_pairs([part(None, None), *(part(refs, its) for refs, its in others)])
+    return merge_pairs([part(None, None), *(part(*references) for references in others)])

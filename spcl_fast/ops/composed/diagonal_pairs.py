@@ -1,4 +1,4 @@
-"""`positive_pair_loss` of pairs that have one index: two views, an image and its text."""
+"""`positive_pair_loss` of pairs of equal index: two views, an image and its text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from spcl_fast.operands import PositivePairLoss
 from spcl_fast.ops._impl import Impl
-from spcl_fast.ops.positive_pair_loss import PositivePairLoss, positive_pair_loss
+from spcl_fast.ops.positive_pair_loss import positive_pair_loss
 
 
 def diagonal_pairs(
@@ -19,7 +20,7 @@ def diagonal_pairs(
     Args:
         z: (N, D), floating.
         lse: (N,), from `pair_lse` over the references.
-        refs: (M, D); the positive of row i is reference i, and the rest are positives of nobody.
+        refs: (M, D); the positive of row i is reference i, and the others are positives of no row.
         tau: temperature.
         impl: implementation of the op.
     """

@@ -1,4 +1,4 @@
-"""What rows have against several sets of references, from what they have against each."""
+"""Results of rows against several sets of references, merged from those against each set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from spcl_fast.ops.positive_pair_loss import PositivePairLoss
+from spcl_fast.operands import PositivePairLoss
 
 
 def merge_lse(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast import reference
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.testing import (
     assert_within_budget,
     make_embeddings,
@@ -93,7 +94,8 @@ def test_pair_lse(ops: Any, name: str, dtype: torch.dtype) -> None:
 def expected_loss(z: Tensor, refs: Tensor | None, dtype: torch.dtype, **options: Any) -> Any:
     z, refs = leaf(z, dtype), leaf(refs, dtype)  # type: ignore[assignment]
     options["lse"] = options["lse"].to(torch.promote_types(dtype, torch.float32))
-    loss, weight_sum, num_pos = reference.positive_pair_loss(z, tau=TAU, refs=refs, **options)
+    pairs = Pairs(z, refs, TAU)
+    loss, weight_sum, num_pos = reference.positive_pair_loss(pairs, **options)
     total = (loss * upstream(len(z), loss.dtype)).sum()
     total.backward()  # type: ignore[no-untyped-call]
     out = {"loss": loss.detach(), "weight_sum": weight_sum, "num_pos": num_pos, "dz": z.grad}
@@ -136,13 +138,8 @@ def test_positive_pair_loss(ops: Any, name: str, how: str, dtype: torch.dtype) -
         c, z, lse, labels, refs, ref_labels, *how_much, True, True
     )
     actual = {"loss": loss, "weight_sum": weight_sum, "num_pos": num_pos, "dz": dz, "drefs": drefs}
-    options: dict[str, Any] = {
-        "lse": lse,
-        "labels": labels,
-        "ref_labels": ref_labels,
-        "window": window,
-    }
-    options |= {"gamma": gamma, "mode": mode}
+    label = Label(labels, gamma, window, ref_labels)
+    options: dict[str, Any] = {"lse": lse, "label": label, "mode": mode}
     truth = expected_loss(z, refs, torch.float64, **options)
     eager = expected_loss(z, refs, dtype, **options)
     for key, value in truth.items():
@@ -175,16 +172,9 @@ def test_histogram(ops: Any, name: str) -> None:
     counts = ops.positive_pair_histogram(
         z, lse, labels, refs, ref_labels, scalar(TAU), scalar(30), 64, None
     )
-    truth = reference.positive_pair_histogram(
-        z.double(),
-        lse,
-        labels,
-        tau=TAU,
-        upper=30,
-        bins=64,
-        refs=None if refs is None else refs.double(),
-        ref_labels=ref_labels,
-    )
+    pairs = Pairs(z.double(), None if refs is None else refs.double(), TAU)
+    label = Label(labels, ref_values=ref_labels)
+    truth = reference.positive_pair_histogram(pairs, lse, label, upper=30, bins=64)
     assert counts.sum() == truth.sum()
     assert (counts - truth).abs().sum() <= 4  # on the edge of a bin
 

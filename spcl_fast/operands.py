@@ -1,0 +1,74 @@
+"""What travels together from the losses to the kernels, for N rows, M references and D features.
+
+Tuples, so that autograd, torch.func and torch.compile find the tensors inside.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Label(NamedTuple):
+    """A label of the rows and the weights of its positive pairs."""
+
+    values: Tensor
+    """(N,). Rows of equal integers are positives of each other; values below 0 are unknown."""
+    gamma: float | Tensor = math.inf
+    """Pace, above 0, inf for weights of 1: a number or a 0-dim floating tensor."""
+    window: float | None = None
+    """If given, positive means |y_i - y_j| <= window, for values of any real dtype."""
+    ref_values: Tensor | None = None
+    """(M,), values of the references, such as a memory bank."""
+
+
+class Pairs(NamedTuple):
+    """Rows and what they are compared with: sim_ij = z_i . r_j / tau."""
+
+    z: Tensor
+    """(N, D)."""
+    refs: Tensor | None
+    """(M, D), or None for the rows themselves, j != i."""
+    tau: float | Tensor
+    """Temperature, a number or a 0-dim floating tensor."""
+
+
+class Lse(NamedTuple):
+    """Log-sum-exps of both sides."""
+
+    rows: Tensor
+    """(N,), over the references or the other rows."""
+    refs: Tensor | None
+    """(M,), over the rows, where there are references."""
+    cache: Tensor | None = None
+    """What an implementation carries from its forward to its backward."""
+
+
+class PositivePairLoss(NamedTuple):
+    """What `positive_pair_loss` returns, one value a row."""
+
+    loss: Tensor
+    """(N,) float32 or float64, differentiable; 0 in a row without positives."""
+    weight_sum: Tensor
+    """(N,) as `loss`, not differentiable: the sum of the weights of the row's positives."""
+    num_pos: Tensor
+    """(N,) int64: the number of positives."""
+
+
+class LabelGradient(NamedTuple):
+    """A label and the gradient of the losses of its rows."""
+
+    label: Label
+    c: Tensor
+    """(N,), dloss_i / |P(i)|."""
+
+
+class Gradients(NamedTuple):
+    """Gradients of both sides, None where not needed."""
+
+    z: Tensor | None
+    """(N, D)."""
+    refs: Tensor | None
+    """(M, D)."""

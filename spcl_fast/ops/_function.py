@@ -1,0 +1,109 @@
+"""What the Functions of the ops have in common: one derivative, in reverse, and no vmap.
+
+There is no jvp that says so too: torch.compile refuses Functions that have one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spcl_fast.operands import Pairs
+from spcl_fast.precision import accumulator_dtype, dtype_of_results
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class _Bound(NamedTuple):
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def apply_defaults(self) -> None:
+        """Do nothing: there are none."""
+
+
+class _PositionalSignature(inspect.Signature):
+    """Parameters without defaults, given by position, so that nothing is left to bind."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        return _Bound(args, kwargs)
+
+
+class OpFunction(torch.autograd.Function):
+    """A Function that `torch.func.grad` takes, and that says what vmap needs.
+
+    `forward` is given all of its arguments by position.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Work out now what `apply` asks for in every call, a tenth of a small step."""
+        parameters = list(inspect.signature(cls.forward).parameters.values())
+        cls.forward.__signature__ = _PositionalSignature(parameters)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def vmap(*_: Any) -> Any:
+        """Raise: the ops take one matrix."""
+        raise RuntimeError('vmap needs impl="reference", the only one that has it')
+
+
+def save(ctx: Any, *values: Any) -> None:
+    """Save tensors, numbers and whatever else the backward needs."""
+    ctx.constants = [None if isinstance(x, Tensor) else x for x in values]
+    ctx.save_for_backward(*[x if isinstance(x, Tensor) else None for x in values])
+
+
+def saved(ctx: Any) -> list[Any]:
+    """Return what was saved, in order."""
+    both = zip(ctx.constants, ctx.saved_tensors, strict=True)
+    return [constant if tensor is None else tensor for constant, tensor in both]
+
+
+def tau_gradient(pairs: Pairs, dz: Tensor) -> Tensor:
+    """Return dtau = -<z, dz> / tau, half of it where every pair counts for both of its rows."""
+    z, refs, tau = pairs
+    assert isinstance(tau, Tensor)
+    product = z.to(dtype_of_results(z)) * dz
+    dtau = -product.sum(dtype=accumulator_dtype(z.device)) / tau
+    return (dtau / 2 if refs is None else dtau).to(tau.dtype)
+
+
+class _NoSecondOrder(OpFunction):
+    @staticmethod
+    def forward(gradient: Tensor, *_differentiable: Tensor | None) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> None:
+        raise RuntimeError('a second derivative needs impl="reference" without a process group')
+
+
+def first_order_only(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """Wrap the `backward` of an `autograd.Function` so that differentiating it again raises.
+
+    `once_differentiable` does so only if the upstream gradient has a graph: a gradient penalty
+    on the plain loss would silently drop its term.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *upstream: Tensor | None) -> Gradients:
+        if not torch.is_grad_enabled():  # create_graph=False
+            return backward(ctx, *upstream)
+        for x in upstream:
+            if x is not None:
+                _NoSecondOrder.apply(x)  # raises where x is batched, by torch.func.jacrev
+        with torch.no_grad():
+            gradients = backward(ctx, *upstream)
+        # a gradient depends on what was saved and on what came from above
+        depends_on = (*ctx.saved_tensors, *upstream)
+        return tuple(None if x is None else _NoSecondOrder.apply(x, *depends_on) for x in gradients)
+
+    return wrapper
