@@ -1,1 +1,1 @@
-"""Commands that run the stages many times: demo, reproduce, audit."""
+"""The commands of ``spcl-fast``, one file each; ``table`` lists them all."""
