@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from benchmarks.cost_tables import read, source
 from spcl_fast.segmentation.commands.method_table import markdown
+from spcl_fast.segmentation.evaluate.paired import paired_from_json
+from spcl_fast.segmentation.report.audit_record import PLAIN, Audit, AuditRow
+from spcl_fast.segmentation.report.reproduction_record import Reproduction
 
 ARM_NAMES = {
     "scratch": "from scratch",
@@ -29,12 +34,10 @@ def one_scan() -> str:
     lines += ["| mean | " + " | ".join(means) + " |", ""]
     lines += ["| paired difference of Dice | mean | 95 % interval | scans with a gain |"]
     lines += ["|---|---:|---:|---:|"]
-    for name, pair in result["paired"].items():
+    for name, pair in paired_from_json(result["paired"]).items():
         first, second = (ARM_NAMES[arm] for arm in name.split(" - "))
-        low, high = pair["interval_95"]
-        interval = f"{low:+.3f} to {high:+.3f}"
-        share = f"{pair['up']} of {len(result['picks'])}"
-        lines.append(f"| {first} minus {second} | {pair['mean']:+.3f} | {interval} | {share} |")
+        cells = [pair.mean_text, pair.interval_text, f"{pair.up} of {len(result['picks'])}"]
+        lines.append(f"| {first} minus {second} | " + " | ".join(cells) + " |")
     origin = source("one_scan_acdc.json", result, "benchmarks/results/cpu")
     return "\n".join([*lines, "", origin])
 
@@ -42,7 +45,7 @@ def one_scan() -> str:
 def reproduction(name: str = "reproduction_acdc.json") -> str:
     """Return the paper's table beside ours."""
     result = read(name)
-    return "\n".join([*markdown(result), "", source(name, result)])
+    return "\n".join([*markdown(Reproduction.from_json(result)), "", source(name, result)])
 
 
 def efficiency() -> str:
@@ -52,39 +55,37 @@ def efficiency() -> str:
 
 def audit(name: str = "audit_acdc.json") -> str:
     """Return the AUC of 1 - w and the gain in Dice, by pace and share of wrong labels."""
-    result = read(name)
-    scores: dict[tuple[str, float], list[float]] = {}
-    for row in result["rows"]:
-        if row["noise"]:
-            score = row["auc_loss"] if row["auc"] is None else row["auc"]
-            scores.setdefault((row["pace"], row["noise"]), []).append(score)
-    plain = [row for row in result["rows"] if row["pace"] == result["paired_with"]]
-    noises = [noise for noise in result["noise"] if noise]
+    content = read(name)
+    result = Audit.from_json(content)
+    noises = [noise for noise in result.noise if noise]
     names = [f"{100 * noise:g} %" for noise in noises]
     lines = [
         "AUC of 1 - w (without a pace: of the pair loss) for finding pairs with a wrong label:",
         "",
     ]
     lines += ["| pace | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for pace in result["paces"]:
-        cells = [f"{np.mean(scores[pace, noise]):.2f}" for noise in noises]
+    for pace in result.paces:
+        cells = [f"{_mean_auc(result.at(pace, noise)):.2f}" for noise in noises]
         lines.append(f"| {pace} | " + " | ".join(cells) + " |")
     lines += ["", "3-D Dice after fine-tuning; the paces as differences from plain SupCon:", ""]
-    everywhere = ["0 %", *names] if 0.0 in result["noise"] else names
+    everywhere = ["0 %", *names] if 0.0 in result.noise else names
     lines += ["| pace | " + " | ".join(everywhere) + " |", "|---|" + "---:|" * len(everywhere)]
-    for pace in result["paces"]:
-        cells = []
-        for noise in result["noise"]:
-            if pace == result["paired_with"]:
-                dice = [row["dice"] for row in plain if row["noise"] == noise]
-                cells.append(f"{np.mean(dice):.3f}")
-            elif gain := result["paired"][pace].get(f"{noise:g}"):
-                low, high = gain["interval_95"]
-                cells.append(f"{gain['mean']:+.3f} ({low:+.3f} to {high:+.3f})")
-            else:
-                cells.append("")
+    for pace in result.paces:
+        cells = [_dice_or_gain(result, pace, noise) for noise in result.noise]
         lines.append(f"| {pace} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", source(name, result)])
+    return "\n".join([*lines, "", source(name, content)])
+
+
+def _mean_auc(rows: Sequence[AuditRow]) -> float:
+    """Return the mean over seeds; without a pace, the AUC of the pair loss."""
+    return float(np.mean([row.auc_loss if row.auc is None else row.auc for row in rows]))
+
+
+def _dice_or_gain(result: Audit, pace: str, noise: float) -> str:
+    if pace == PLAIN:
+        return f"{np.mean([row.dice for row in result.at(pace, noise)]):.3f}"
+    gain = result.gain(pace, noise)
+    return gain.text if gain else ""
 
 
 def audit_long() -> str:

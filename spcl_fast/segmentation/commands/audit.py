@@ -25,18 +25,18 @@ from spcl_fast.segmentation.commands.grid_runs import (
     run_tasks,
     versions,
 )
-from spcl_fast.segmentation.evaluate.paired import paired_evaluations
+from spcl_fast.segmentation.evaluate.paired import PairedDifference, paired_evaluations
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, read_evaluation
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import roc
 from spcl_fast.segmentation.report import write_report
+from spcl_fast.segmentation.report.audit_record import ORACLE, PLAIN, Audit, AuditRow, noise_key
+from spcl_fast.segmentation.report.summaries import AUDIT_FILE
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.device import Precision
 from spcl_fast.segmentation.runs.run import read_log
 
-PLAIN = "none"
-ORACLE = "oracle"  # plain SupCon that knows which labels are wrong: an upper bound for every pace
 # What a pace changes in the loss of the preset. "linear" is the paper's schedule for positions on
 # ACDC, "hard" its authors' early one. The other two, in units that do not depend on the batch size,
 # decrease: all pairs take part at first, and the hardest are dropped once losses are informative.
@@ -175,47 +175,56 @@ def _write(
     config: AuditConfig, stage1: PretrainConfig, stage2: FinetuneConfig, cells: list[Cell]
 ) -> Path:
     rows = [_row(config, cell) for cell in cells if (_folder(config.out, cell)).is_dir()]
-    result: dict[str, Any] = {
+    result = Audit(
+        paces=config.paces,
+        pace_settings={name: plain(PACES[name]) for name in config.paces},
+        noise=config.noise,
+        rows=tuple(row for row in rows if row),
+        paired={pace: _paired(config, pace) for pace in config.paces if pace != PLAIN},
+    )
+    content = {
         "command": command_line("audit", config),
         "versions": versions(),
-        "paces": list(config.paces),
-        "pace_settings": {name: plain(PACES[name]) for name in config.paces},
-        "noise": list(config.noise),
-        "rows": [row for row in rows if row],
-        "paired_with": PLAIN,
-        "paired": {pace: _paired(config, pace) for pace in config.paces if pace != PLAIN},
+        **result.to_json(),
         "config": {"pretrain": portable(stage1), "finetune": portable(stage2)},
     }
-    path = config.out / "audit.json"
+    path = config.out / AUDIT_FILE
     with atomic_file(path) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if rows:
         write_report(config.out, config.out / "report.html")
     return path
 
 
-def _row(config: AuditConfig, cell: Cell) -> dict[str, Any] | None:
+def _row(config: AuditConfig, cell: Cell) -> AuditRow | None:
     """Return the figures of a pre-training and its fine-tunings, None if it has not ended."""
     seed, noise, pace = cell
     folder = _folder(config.out, cell)
     if not (folder / "encoder.safetensors").exists():
         return None
     last = [row for row in read_log(folder / "metrics.jsonl") if row["kind"] == "epoch"][-1]
-    dice = [evaluation.dice_mean for evaluation in _evaluations(config, cell).values()]
-    row: dict[str, Any] = {
-        **{"pace": pace, "noise": noise, "seed": seed, "dice": dice},
-        **{"auc": None, "auc_loss": None, "roc": None},
-        "mean_weight": last["mean_weight"],
-        "knn_position_accuracy": last["knn_position_accuracy"],
-    }
-    if noise:
-        with np.load(folder / "audit.npz") as scores:
-            weight, wrong = scores["weight"].astype(np.float64), scores["wrong"]
-        row |= {"auc_loss": last["audit_auc_loss"], "wrong_pairs": last["audit_wrong"]}
-        row |= {k: last[f"audit_{k}"] for k in ("weight_wrong", "weight_right")}
-        if pace not in (PLAIN, ORACLE):
-            row |= {"auc": last["audit_auc"], "roc": roc(1 - weight, wrong)}
-    return row
+    row = AuditRow(
+        pace,
+        noise,
+        seed,
+        dice=tuple(e.dice_mean for e in _evaluations(config, cell).values()),
+        mean_weight=last["mean_weight"],
+        knn_position_accuracy=last["knn_position_accuracy"],
+    )
+    if not noise:
+        return row
+    row = replace(
+        row,
+        auc_loss=last["audit_auc_loss"],
+        wrong_pairs=last["audit_wrong"],
+        weight_wrong=last["audit_weight_wrong"],
+        weight_right=last["audit_weight_right"],
+    )
+    if pace in (PLAIN, ORACLE):
+        return row
+    with np.load(folder / "audit.npz") as scores:
+        rates = roc(1 - scores["weight"].astype(np.float64), scores["wrong"])
+    return replace(row, auc=last["audit_auc"], roc=(rates["fpr"], rates["tpr"]))
 
 
 def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, Evaluation]:
@@ -228,12 +237,12 @@ def _evaluations(config: AuditConfig, cell: Cell) -> dict[int, Evaluation]:
     return {pick: read_evaluation(path) for pick, path in files.items() if path.exists()}
 
 
-def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
+def _paired(config: AuditConfig, pace: str) -> dict[str, PairedDifference]:
     """Return the gain in Dice over plain SupCon by noise, over seeds, picks and patients.
 
     If the audit is incomplete: over the seeds with any pick, and the picks that all of these have.
     """
-    gains: dict[str, Any] = {}
+    gains: dict[str, PairedDifference] = {}
     for noise in config.noise:
         pairs = []
         for seed in range(config.seeds):
@@ -243,6 +252,6 @@ def _paired(config: AuditConfig, pace: str) -> dict[str, Any]:
         picks = [pick for pick in range(config.picks) if pairs and all(pick in b for b in pairs)]
         if picks:
             arms = [[both[pick][k] for both in pairs for pick in picks] for k in (0, 1)]
-            difference = paired_evaluations(arms[0], arms[1], (len(pairs), len(picks)))
-            gains[f"{noise:g}"] = difference.to_json()
+            shape = (len(pairs), len(picks))
+            gains[noise_key(noise)] = paired_evaluations(arms[0], arms[1], shape)
     return gains

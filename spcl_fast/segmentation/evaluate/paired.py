@@ -46,8 +46,13 @@ class PairedDifference:
         return f"{low:+.3f} to {high:+.3f}"
 
     @property
+    def text(self) -> str:
+        """The mean and, in brackets, the interval."""
+        return f"{self.mean_text} ({self.interval_text})"
+
+    @property
     def percent_text(self) -> str:
-        """The mean and, in brackets, the interval in points of 100."""
+        """The same in percentage points."""
         low, high = self.interval_95
         return f"{100 * self.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
@@ -76,6 +81,12 @@ class PairedDifference:
             up=int(up) if is_number(up) else 0,
             pairs=int(pairs) if is_number(pairs) else len(numbers_in(by_run)),
         )
+
+
+def paired_from_json(content: Any) -> dict[str, PairedDifference]:
+    """Read an object of paired differences; what is none is left out."""
+    found = {k: PairedDifference.from_json(v) for k, v in dict_or_empty(content).items()}
+    return {key: pair for key, pair in found.items() if pair is not None}
 
 
 def paired_difference(difference: NDArray[np.float64]) -> PairedDifference:

@@ -8,46 +8,63 @@ runs with the same labelled scans, on the test scans that both evaluated.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spcl_fast.segmentation.evaluate.json_values import is_number
+from spcl_fast.segmentation.evaluate.paired import PairedDifference, paired_difference
 from spcl_fast.segmentation.report.runs import RunRecord
 
 SCRATCH = "from scratch"
 TERM_NAMES = {"teacher": "mean teacher"}  # of `semi`, where the name alone says too little
 SETTINGS = ("teacher_decay", "teacher_ramp", "num_scans")  # of `semi`, that are no weights
+MIN_PAIRS = 6  # chance alone gives n pairs the same sign with probability 2^(1 - n): below 5 %
 SEED = re.compile(r"^\d+-")  # before the name of a run that is one of several seeds
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """Runs of two arms with the same labelled scans.
 
     Attributes:
         labelled_scans: Their labelled scans.
         scratch: Runs from scratch; more than one if seeds were repeated.
         other: Runs of the other arm.
-        dice_scratch: Mean Dice over runs, classes and the scans that all runs evaluated.
-        dice_other: The same of the other arm.
+        scratch_by_patient: Mean Dice of each test patient over runs, classes and the scans that all
+            runs evaluated.
+        other_by_patient: The same of the other arm, of the same patients.
         num_scans: Test scans that all runs evaluated.
     """
 
     labelled_scans: tuple[str, ...]
     scratch: tuple[RunRecord, ...]
     other: tuple[RunRecord, ...]
-    dice_scratch: float
-    dice_other: float
+    scratch_by_patient: Mapping[str, float]
+    other_by_patient: Mapping[str, float]
     num_scans: int
+
+    @property
+    def dice_scratch(self) -> float:
+        """Mean Dice from scratch over the test patients."""
+        return float(np.mean(list(self.scratch_by_patient.values())))
+
+    @property
+    def dice_other(self) -> float:
+        """Mean Dice of the other arm over the test patients."""
+        return float(np.mean(list(self.other_by_patient.values())))
 
     @property
     def gain(self) -> float:
         """Dice of the other arm minus that from scratch."""
         return self.dice_other - self.dice_scratch
+
+    @property
+    def gain_by_patient(self) -> list[float]:
+        """The same of each test patient."""
+        return [self.other_by_patient[p] - dice for p, dice in self.scratch_by_patient.items()]
 
 
 def arm_name(run: RunRecord) -> str:
@@ -71,20 +88,33 @@ def arms(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return {name: members for name, members in found.items() if members}
 
 
-def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Pair]:
-    """Return one `Pair` for each set of labelled scans that both arms have."""
+def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[RunPair]:
+    """Return one `RunPair` for each set of labelled scans that both arms have."""
     keys = {run.labelled_scans for run in scratch} & {run.labelled_scans for run in other}
     pairs = []
     for key in sorted(keys):
         members = [tuple(r for r in arm if r.labelled_scans == key) for arm in (scratch, other)]
         scans = common_scans([*members[0], *members[1]])
         if scans:
-            dice = [
-                float(np.mean([r.scores.scans[s].dice_mean for r in m for s in scans]))
-                for m in members
-            ]
-            pairs.append(Pair(key, members[0], members[1], dice[0], dice[1], len(scans)))
+            dice = [_dice_by_patient(arm, scans) for arm in members]
+            pairs.append(RunPair(key, members[0], members[1], dice[0], dice[1], len(scans)))
     return pairs
+
+
+def _dice_by_patient(runs: Sequence[RunRecord], scans: Collection[str]) -> dict[str, float]:
+    """Return the mean over runs of the Dice of each patient of some scans."""
+    rows = [run.scores.dice_by_patient(scans) for run in runs]
+    return {patient: float(np.mean([row[patient] for row in rows])) for patient in rows[0]}
+
+
+def gain_of(pairs: Sequence[RunPair]) -> PairedDifference:
+    """Return the gain of Dice over pairs, resampling labelled scans and test patients.
+
+    Where the pairs were tested on different patients, labelled scans alone are resampled.
+    """
+    if all(list(p.scratch_by_patient) == list(pairs[0].scratch_by_patient) for p in pairs):
+        return paired_difference(np.array([pair.gain_by_patient for pair in pairs]))
+    return paired_difference(np.array([[pair.gain] for pair in pairs]))
 
 
 def common_scans(runs: Sequence[RunRecord]) -> list[str]:
@@ -111,16 +141,6 @@ def shown_runs(runs: Sequence[RunRecord]) -> tuple[list[RunRecord], str]:
         ordered = sorted(members, key=lambda run: run.scores.dice_mean)
         chosen.append(ordered[(len(ordered) - 1) // 2])
     return chosen, "the run with the median Dice of each starting point"
-
-
-def interval_95(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % Student-t interval of the mean of two or more values."""
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1))
-    half /= math.sqrt(len(values))
-    centre = float(np.mean(values))
-    return centre - half, centre + half
 
 
 def verdict(runs: Sequence[RunRecord]) -> list[str]:
@@ -156,24 +176,24 @@ def _comparison(scratch: Sequence[RunRecord], name: str, members: Sequence[RunRe
         )
     is_plain = name.startswith("pre-trained") and "+" not in name.rpartition(")")[2]
     subject = "Pre-training" if is_plain else name.capitalize()
-    gains = [pair.gain for pair in pairs]
     before = float(np.mean([pair.dice_scratch for pair in pairs]))
     after = float(np.mean([pair.dice_other for pair in pairs]))
-    gain = after - before
-    change = f"mean 3-D Dice {before:.3f} from scratch, {after:.3f} {name}, {gain:+.3f}"
+    change = f"mean 3-D Dice {before:.3f} from scratch, {after:.3f} {name}, {after - before:+.3f}"
     if len(pairs) == 1:
-        start = "gave more" if gain > 0 else "did not help"
+        start = "gave more" if after > before else "did not help"
         facts = f"{change}; one pair cannot tell this from chance"
         return f"{subject} {start} in one pair of runs: {facts}."
-    low, high = interval_95(gains)
-    up = sum(value > 0 for value in gains)
+    gain = gain_of(pairs)
+    low, high = gain.interval_95
     facts = (
-        f"{change} (95 % interval {low:+.3f} to {high:+.3f}; up in {up} of {len(pairs)} pairs "
+        f"{change} (95 % interval {gain.interval_text}; up in {gain.up} of {gain.pairs} pairs "
         "with the same labelled scans)"
     )
+    if low > 0 and len(pairs) < MIN_PAIRS:
+        return f"{subject} gave more, in too few pairs of runs to tell it from chance: {facts}."
     if low > 0:
         return f"{subject} helped: {facts}."
-    if gain <= 0:
+    if gain.mean <= 0:
         extra = "" if high < 0 else ", and the interval holds zero"
         return f"{subject} did not help: {facts}{extra}."
     return f"{subject} gave more on average, but the interval holds zero: {facts}."

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.compare import SCRATCH
 from spcl_fast.segmentation.report.figures import Picture
+from spcl_fast.segmentation.report.reproduction_record import count_order
 from spcl_fast.segmentation.report.runs import RunRecord
-from spcl_fast.segmentation.report.summaries import count_order
 
 ALL = "all"
 MAX_ARMS = 8

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from spcl_fast.segmentation.report import figures
+from spcl_fast.segmentation.report.audit_record import ORACLE, PLAIN, Audit, AuditRow
 from spcl_fast.segmentation.report.figures import Picture
-from spcl_fast.segmentation.report.summaries import Audit, AuditRow
-from spcl_fast.segmentation.report.tables import Table, mean_and_spread, text
+from spcl_fast.segmentation.report.tables import Table, mean_and_spread
 
-PLAIN = "none"
-NAMES = {PLAIN: "none (plain SupCon)", "oracle": "oracle (wrong labels left out)"}
+NAMES = {PLAIN: "none (plain SupCon)", ORACLE: "oracle (wrong labels left out)"}
 MAX_COLUMNS = 4
 MARGIN = 0.02  # of the noise axis
 RATES = np.linspace(0, 1, 201)
@@ -24,7 +23,7 @@ PACE_COLOURS = {
     "linear": figures.COLOURS[0],
     "relative": figures.COLOURS[2],
     "quantile": figures.COLOURS[3],
-    "oracle": figures.COLOURS[4],
+    ORACLE: figures.COLOURS[4],
 }
 ROC_CAPTION = (
     "A share of the slices got a wrong meta-label on purpose. Each curve asks whether 1 - w, one "
@@ -43,7 +42,7 @@ TREND_CAPTION = (
 
 def roc_picture(audit: Audit) -> Picture | None:
     """Draw one panel a noise level, one ROC curve a pace; None if no row has a curve."""
-    levels = [n for n in audit.noise if any(r.roc is not None for r in _at(audit, noise=n))]
+    levels = [n for n in audit.noise if any(r.roc is not None for r in audit.at(noise=n))]
     if not levels:
         return None
     columns = min(MAX_COLUMNS, len(levels))
@@ -55,7 +54,7 @@ def roc_picture(audit: Audit) -> Picture | None:
         figures.style_curves(ax, f"{level:.0%} wrong", xlabel="sound pairs taken for wrong")
         ax.plot([0, 1], [0, 1], color=figures.FAINT, lw=1, ls=(0, (4, 3)))
         for pace in audit.paces:
-            rows = [row for row in _at(audit, pace, level) if row.roc is not None]
+            rows = [row for row in audit.at(pace, level) if row.roc is not None]
             if rows:
                 _roc_curve(ax, pace, rows, colours[pace])
         ax.set_xlim(-0.02, 1.02)
@@ -78,16 +77,8 @@ def trend_picture(audit: Audit) -> Picture | None:
     colours = _colours(audit)
     for pace in audit.paces:
         style: dict[str, Any] = {"color": colours[pace], "label": NAMES.get(pace, pace)}
-        scores: dict[float, list[float]] = {}
-        values: dict[float, list[float]] = {}
-        for row in _at(audit, pace):
-            score = row.auc_loss if pace == PLAIN else row.auc
-            if score is not None:
-                scores.setdefault(row.noise, []).append(score)
-            if row.dice:
-                values.setdefault(row.noise, []).extend(row.dice)
-        _trend(auc, scores, style)
-        _trend(dice, values, style)
+        _trend(auc, _by_noise(audit.at(pace), _score), style)
+        _trend(dice, _by_noise(audit.at(pace), lambda row: row.dice), style)
     for ax, title in ((auc, "AUC of finding wrong pairs"), (dice, "Mean 3-D Dice")):
         figures.style_curves(ax, title, xlabel="slices with a wrong meta-label")
         ax.set_xticks(audit.noise, [f"{level:.0%}" for level in audit.noise])
@@ -112,10 +103,11 @@ def audit_table(audit: Audit) -> Table:
     rows = []
     for level in audit.noise:
         for pace in audit.paces:
-            members = _at(audit, pace, level)
+            members = audit.at(pace, level)
             if not members:
                 continue
             dice = [value for row in members for value in row.dice]
+            gain = audit.gain(pace, level)
             rows.append(
                 [
                     f"{level:.0%}",
@@ -125,19 +117,33 @@ def audit_table(audit: Audit) -> Table:
                     mean_and_spread([row.auc_loss for row in members], 3),
                     mean_and_spread([row.mean_weight for row in members], 2),
                     mean_and_spread(dice, 3),
-                    _gain(audit, members, level),
+                    *([gain.mean_text, gain.interval_text] if gain else ["-", "-"]),
                 ]
             )
     header = ["Wrong", "Pace", "Seeds", "AUC of 1 - w", "AUC of the loss", "Mean weight"]
+    header += ["Dice", "Gain", "95 % interval"]
     caption = (
         "Means over seeds, and over fine-tunings for Dice, with standard deviations. Gain: mean "
-        "difference of Dice to plain SupCon at the same noise, seed and labelled scans."
+        "difference of Dice to plain SupCon at the same noise, seed and labelled scans, with a "
+        "bootstrap interval over seeds, labelled scans and test patients."
     )
-    return Table(caption, [*header, "Dice", "Gain"], rows, num_text=2, may_fold=False)
+    return Table(caption, header, rows, num_text=2, may_fold=False)
 
 
-def _at(audit: Audit, pace: str | None = None, noise: float | None = None) -> list[AuditRow]:
-    return [r for r in audit.rows if pace in (None, r.pace) and noise in (None, r.noise)]
+def _score(row: AuditRow) -> tuple[float, ...]:
+    """Return the AUC of the weights, of the loss for plain SupCon, if there is one."""
+    auc = row.auc_loss if row.pace == PLAIN else row.auc
+    return () if auc is None else (auc,)
+
+
+def _by_noise(
+    rows: Sequence[AuditRow], values_of: Callable[[AuditRow], Sequence[float]]
+) -> dict[float, list[float]]:
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        if values := values_of(row):
+            found.setdefault(row.noise, []).extend(values)
+    return found
 
 
 def _colours(audit: Audit) -> dict[str, str]:
@@ -164,16 +170,3 @@ def _trend(ax: Axes, values: dict[float, list[float]], style: dict[str, Any]) ->
         many = values[level]
         ax.scatter([level] * len(many), many, color=style["color"], s=16, alpha=0.4, lw=0)
     ax.plot(levels, [float(np.mean(values[x])) for x in levels], marker="o", ms=5, lw=2, **style)
-
-
-def _gain(audit: Audit, members: Sequence[AuditRow], level: float) -> str:
-    if members[0].pace == PLAIN:
-        return "-"
-    plain = {row.seed: row.dice for row in _at(audit, PLAIN, level)}
-    gains = [
-        ours - base
-        for row in members
-        if len(row.dice) == len(plain.get(row.seed, ()))
-        for ours, base in zip(row.dice, plain[row.seed], strict=True)
-    ]
-    return f"{np.mean(gains):+.3f}" if gains else text(None)

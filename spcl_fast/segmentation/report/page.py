@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from spcl_fast._version import __version__
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.report import compare
-from spcl_fast.segmentation.report.runs import find_runs
-from spcl_fast.segmentation.report.sections import build_sections
+from spcl_fast.segmentation.report.runs import RunRecord, find_runs
+from spcl_fast.segmentation.report.sections import Section, build_sections
+from spcl_fast.segmentation.report.summaries import SUMMARY_FILES
 from spcl_fast.segmentation.report.tables import what_was_run
 
 MAX_VERDICTS = 5
 MAX_OPEN_PROBLEMS = 8
 MAX_CONFIGURATIONS = 12
-
-SUMMARIES = ("audit", "reproduction")
 
 
 def write_report(runs: Path, output: Path) -> Path:
@@ -37,18 +37,26 @@ def write_report(runs: Path, output: Path) -> Path:
         ValueError: If there is no run, audit or reproduction below the folder.
         OSError: If the page cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     runs, output = Path(runs), Path(output)
     records, problems = find_runs(runs)
-    if not records and not any(next(runs.rglob(f"{name}.json"), None) for name in SUMMARIES):
+    if not records and not any(next(runs.rglob(name), None) for name in SUMMARY_FILES):
         raise ValueError(
             f"runs must be a folder with pre-training or fine-tuning runs, found none in {runs}"
         )
     sections, more_problems = build_sections(runs, records)
     problems += more_problems
     problems += [f"{run.name}: {text}" for run in records for text in run.problems]
-    verdicts = compare.verdict([run for run in records if run.stage == "finetune"])
+    html = _render(records, sections, problems)
+    with atomic_file(output) as partial:
+        partial.write_text(html, encoding="utf-8")
+    return output
+
+
+def _render(
+    records: Sequence[RunRecord], sections: Sequence[Section], problems: Sequence[str]
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("spcl_fast.segmentation", "report"),
         autoescape=True,
@@ -56,7 +64,8 @@ def write_report(runs: Path, output: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("template.html").render(
+    verdicts = compare.verdict([run for run in records if run.stage == "finetune"])
+    return environment.get_template("template.html").render(
         sentences=verdicts[:MAX_VERDICTS],
         more_sentences=verdicts[MAX_VERDICTS:],
         what_was_run=what_was_run(records),
@@ -68,6 +77,3 @@ def write_report(runs: Path, output: Path) -> Path:
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
     )
-    with atomic_file(output) as partial:
-        partial.write_text(html, encoding="utf-8")
-    return output

@@ -16,7 +16,7 @@ from spcl_fast.segmentation.report.meta_grid import meta_grid_picture
 from spcl_fast.segmentation.report.noise_audit import audit_table, roc_picture, trend_picture
 from spcl_fast.segmentation.report.overlays import overlay_picture
 from spcl_fast.segmentation.report.pairs import weight_picture
-from spcl_fast.segmentation.report.paper_table import reproduction_picture, reproduction_table
+from spcl_fast.segmentation.report.reproduction import reproduction_picture, reproduction_table
 from spcl_fast.segmentation.report.runs import RunRecord, look_up
 from spcl_fast.segmentation.report.summaries import find_audits, find_reproductions
 from spcl_fast.segmentation.report.tables import Table
@@ -77,10 +77,10 @@ def _results(tuned: Sequence[RunRecord]) -> Section:
 def _reproduction(root: Path) -> tuple[Section, list[str]]:
     section = Section("Reproduction of the paper")
     found, problems = find_reproductions(root)
-    for result in found[:MAX_SUMMARIES]:
+    for name, result in list(found.items())[:MAX_SUMMARIES]:
         section.tables.append(reproduction_table(result))
         draw = partial(reproduction_picture, result)
-        _add(section, draw, f"{result.name} holds no Dice of ours yet, so it is not drawn.")
+        _add(section, draw, f"{name} holds no Dice of ours yet, so it is not drawn.")
     if not found:
         section.notes.append(
             "There is no readable reproduction.json here; spcl-fast reproduce writes one."
@@ -91,12 +91,12 @@ def _reproduction(root: Path) -> tuple[Section, list[str]]:
 def _audit(root: Path) -> tuple[Section, list[str]]:
     section = Section("Noise audit")
     found, problems = find_audits(root)
-    for audit in found[:MAX_SUMMARIES]:
+    for name, audit in list(found.items())[:MAX_SUMMARIES]:
         section.tables.append(audit_table(audit))
         draw = partial(roc_picture, audit)
-        _add(section, draw, f"{audit.name} holds no ROC curve (no noise, or no pace).")
+        _add(section, draw, f"{name} holds no ROC curve (no noise, or no pace).")
         draw = partial(trend_picture, audit)
-        _add(section, draw, f"{audit.name} holds neither AUC nor Dice.")
+        _add(section, draw, f"{name} holds neither AUC nor Dice.")
     if not found:
         section.notes.append("There is no readable audit.json here; spcl-fast audit writes one.")
     return section, problems

@@ -104,14 +104,19 @@ def _pair_table(by_arm: dict[str, list[RunRecord]]) -> Table | None:
         if name == SCRATCH:
             continue
         for pair in compare.pairs_of(by_arm.get(SCRATCH, []), members):
-            dice = [text(pair.dice_scratch), text(pair.dice_other), f"{pair.gain:+.3f}"]
-            rows.append([listing(pair.labelled_scans), name, *dice, str(pair.num_scans)])
+            gain = compare.gain_of([pair])
+            cells = [text(pair.dice_scratch), text(pair.dice_other), gain.mean_text]
+            has_interval = len(pair.scratch_by_patient) > 1
+            cells += [gain.interval_text if has_interval else "-", str(pair.num_scans)]
+            rows.append([listing(pair.labelled_scans), name, *cells])
     if not rows:
         return None
-    header = ["Labelled scans", "Arm", "Dice of scratch", "Dice of the arm", "Gain", "Test scans"]
+    header = ["Labelled scans", "Arm", "Dice of scratch", "Dice of the arm", "Gain"]
+    header += ["95 % interval", "Test scans"]
     caption = (
         "Mean Dice in pairs of runs with the same labelled scans, over the test scans of both. The "
-        "gain of a pair is free of the luck of which scans were labelled."
+        "gain of a pair does not depend on how well the labelled scans were chosen. Its bootstrap "
+        "interval is over test patients alone: it does not cover the seeds of the trainings."
     )
     return Table(caption, header, rows, num_text=2, title=f"All {len(rows)} pairs")
 

@@ -25,6 +25,7 @@ from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import auc
+from spcl_fast.segmentation.report.reproduction_record import Reproduction
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split, split_scans
 
@@ -156,7 +157,10 @@ def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, ca
     dice = {row["key"]: row["dice"] for row in result["methods"]}
     assert len(dice["scratch"]["1"]) == 1
     assert dice["entropy"] == {}
-    assert markdown(result)[-1] == "| Entropy minimisation | 60.5 (1.0) | - |  |"
+    assert (
+        markdown(Reproduction.from_json(result))[-1]
+        == "| Entropy minimisation | 60.5 (1.0) | - |  |"
+    )
 
 
 def test_missing_labelled_scans_are_named(small_preset, labelled, phantom, tmp_path):
@@ -231,8 +235,8 @@ def test_gains_of_an_audit_that_is_not_complete(tmp_path):
         content = {"classes": ["x"], "scans": {"a1": {"patient": "a", "dice": {"x": dice}}}}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(content))
     gain = audit_module._paired(config, "linear")["0.4"]
-    assert gain["by_run"] == pytest.approx([0] * 6 + [0.4] * 6)
-    assert gain["interval_95"] == pytest.approx([0, 0.4])  # of two seeds, whatever their scans
+    assert gain.by_run == pytest.approx([0] * 6 + [0.4] * 6)
+    assert gain.interval_95 == pytest.approx([0, 0.4])  # of two seeds, whatever their scans
     assert audit_module._paired(config, "hard") == {}
 
 

@@ -1,5 +1,6 @@
 """A folder of small synthetic runs, written as the trainer writes them."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -150,7 +151,12 @@ def write_audit(root: Path) -> None:
                     row["roc"] = {"fpr": fpr.tolist(), "tpr": (fpr ** (0.5 / k)).tolist()}
                     row["auc"] = 1 / (1 + 0.5 / k)
                 rows.append(row)
+    paired = {pace: {} for pace in ("hard", "linear")}
+    for noise, (k, pace) in itertools.product(("0", "0.1", "0.4"), enumerate(paired, 1)):
+        pair = {"mean": 0.05 * k, "interval_95": [0.04 * k, 0.06 * k], "by_run": [0.05 * k] * 6}
+        paired[pace][noise] = pair | {"up": 6, "pairs": 6}
     content = {"rows": rows, "paces": ["none", "hard", "linear"], "noise": [0.0, 0.1, 0.4]}
+    content |= {"paired_with": "none", "paired": paired}
     (root / "audit.json").write_text(json.dumps(content))
 
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from spcl_fast.segmentation.evaluate.paired import paired_difference
 from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.report import compare
 from spcl_fast.segmentation.report.runs import RunRecord
@@ -11,7 +13,7 @@ from spcl_fast.segmentation.report.runs import RunRecord
 
 def record(name, source, labelled, dice, *, settings=None):
     """Return an evaluated run with the Dice of its scans, one class."""
-    scans = {scan: ScanScores(scan, {"LV": value}) for scan, value in dice.items()}
+    scans = {scan: ScanScores(scan[0], {"LV": value}) for scan, value in dice.items()}
     run = RunRecord(Path(name), name, "finetune", {"finetune": settings or {}}, "")
     run.evaluation = Evaluation(("LV",), scans, (labelled,), 2, source)
     return run
@@ -43,16 +45,35 @@ def test_seeds_of_one_pair_are_averaged():
     assert pair.gain == pytest.approx(0.2)
 
 
-def test_interval_of_three_values():
-    # mean 2, deviation 1, t_(.975, 2) = 4.302653
-    assert compare.interval_95([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484138, 2 + 2.484138))
+def test_gain_of_pairs():
+    """Labelled scans and patients are resampled, of different patients the labelled scans alone."""
+    dice = {"a_1": 0.2, "a_2": 0.4, "b_1": 0.6}
+    runs = [record(f"s{k}", None, f"scan{k}", dice) for k in range(2)]
+    gains = ({"a_1": 0.2, "a_2": 0.4, "b_1": 0.8}, {"a_1": 0.5, "a_2": 0.7, "b_1": 0.6})
+    runs += [record(f"p{k}", "pre", f"scan{k}", after) for k, after in enumerate(gains)]
+    chosen = compare.pairs_of(runs[:2], runs[2:])
+    assert [pair.gain for pair in chosen] == pytest.approx([0.1, 0.15])  # a patient counts once
+    gain = compare.gain_of(chosen)
+    by_hand = paired_difference(np.array([[0.0, 0.2], [0.3, 0.0]]))
+    assert gain.by_run == pytest.approx(by_hand.by_run)
+    assert gain.interval_95 == pytest.approx(by_hand.interval_95)
+    assert gain.interval_95 == pytest.approx((0.0, 0.3))
+    other = compare.pairs_of(
+        [record("s", None, "c", {"z_1": 0.0})], [record("p", "pre", "c", {"z_1": 0.5})]
+    )
+    assert compare.gain_of([*chosen, *other]).interval_95 == pytest.approx((0.1, 0.5))
 
 
-# sure gain, likely gain, sure loss, likely loss, no change
+# sure gain, the same of few pairs, likely gain, sure loss, likely loss, no change
 @pytest.mark.parametrize(
     ("gains", "start", "end"),
     [
-        ((0.10, 0.11, 0.12), "Pre-training helped", "same labelled scans)."),
+        ((0.10, 0.11, 0.12) * 2, "Pre-training helped", "same labelled scans)."),
+        (
+            (0.10, 0.11, 0.12),
+            "Pre-training gave more, in too few pairs of runs to tell it from",
+            "",
+        ),
         ((0.30, -0.10, 0.05), "Pre-training gave more on average, but the interval holds zero", ""),
         ((-0.10, -0.11, -0.12), "Pre-training did not help", "same labelled scans)."),
         ((-0.30, 0.10, -0.05), "Pre-training did not help", "and the interval holds zero."),

@@ -8,26 +8,29 @@ import pytest
 from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.report.efficiency import efficiency_picture, labelled_count
 from spcl_fast.segmentation.report.noise_audit import audit_table
-from spcl_fast.segmentation.report.paper_table import reproduction_table
+from spcl_fast.segmentation.report.reproduction import reproduction_table
+from spcl_fast.segmentation.report.reproduction_record import count_order
 from spcl_fast.segmentation.report.runs import find_runs
-from spcl_fast.segmentation.report.summaries import count_order, find_audits, find_reproductions
+from spcl_fast.segmentation.report.summaries import find_audits, find_reproductions
 
 
 def test_the_table_of_an_audit(full_runs):
-    (audit,), problems = find_audits(full_runs)
+    found, problems = find_audits(full_runs)
+    audit = found["audit.json"]
     assert problems == []
     assert audit.noise == (0.0, 0.1, 0.4)
     rows = {(row[0], row[1]): row[2:] for row in audit_table(audit).rows}
     assert len(rows) == 9
     # auc of fpr ** (.5 / 2): .8; dice .6 - .2 + .1 + .00, .01, .02 for each of two seeds
     linear = ["2", "0.800 \u00b1 0.000", "0.705 \u00b1 0.007", "0.60 \u00b1 0.00"]
-    assert rows["40%", "linear"] == [*linear, "0.510 \u00b1 0.009", "+0.100"]
+    assert rows["40%", "linear"] == [*linear, "0.510 \u00b1 0.009", "+0.100", "+0.080 to +0.120"]
     assert rows["0%", "none (plain SupCon)"][1:3] == ["-", "-"]
     assert rows["0%", "none (plain SupCon)"][-1] == "-"
 
 
 def test_the_table_of_a_reproduction(full_runs):
-    (result,), problems = find_reproductions(full_runs)
+    found, problems = find_reproductions(full_runs)
+    result = found["reproduction.json"]
     assert problems == []
     assert result.title == "acdc, spcl protocol, cpu scale"
     rows = {(row[0], row[1]): row[2:] for row in reproduction_table(result).rows}
@@ -55,7 +58,7 @@ def test_the_table_of_a_reproduction(full_runs):
 def test_malformed_files_are_named(tmp_path, name, find, text, sentence):
     (tmp_path / f"{name}.json").write_text(text)
     found, problems = find(tmp_path)
-    assert found == []
+    assert found == {}
     assert sentence in problems[0]
     assert all(name in problem for problem in problems)
     page = write_report(tmp_path, tmp_path / "report.html").read_text()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from textwrap import fill
 
+from matplotlib.axes import Axes
+
+from spcl_fast.segmentation.evaluate.paired import PairedDifference
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.efficiency import draw_curve, style_counts
 from spcl_fast.segmentation.report.figures import Picture
-from spcl_fast.segmentation.report.summaries import Difference, Method, Reproduction
+from spcl_fast.segmentation.report.reproduction_record import MethodScores, Reproduction
 from spcl_fast.segmentation.report.tables import Table, percent_and_spread
 
 MAX_METHODS = 15
@@ -43,19 +46,17 @@ def reproduction_table(result: Reproduction) -> Table:
                     _difference(method.paired.get(count)),
                 ]
             )
-    caption = TABLE_CAPTION.format(reference=_reference_name(result))
+    caption = TABLE_CAPTION.format(reference=result.name_of(result.reference))
     header = ["Method", "Labelled", "Paper", "Ours", "Runs", "Difference"]
     return Table(caption, header, rows, may_fold=False)
 
 
 def reproduction_picture(result: Reproduction) -> Picture | None:
     """Draw ours, the paper's and the reference, one panel a method; None without any run."""
-    methods = [m for m in result.methods if m.key != result.reference and (m.dice or m.paper)]
-    reference = next((m for m in result.methods if m.key == result.reference and m.dice), None)
-    if not any(m.dice for m in result.methods):
+    if not any(method.dice for method in result.methods):
         return None
-    if not methods:
-        methods = [m for m in result.methods if m.dice]
+    others = [m for m in result.methods if m.key != result.reference and (m.dice or m.paper)]
+    methods = others or [m for m in result.methods if m.dice]
     left_out, methods = len(methods[MAX_METHODS:]), methods[:MAX_METHODS]
     columns = min(MAX_COLUMNS, len(methods))
     lines = -(-len(methods) // columns)
@@ -64,38 +65,37 @@ def reproduction_picture(result: Reproduction) -> Picture | None:
     )
     flat = [ax for row in axes for ax in row]
     for index, (ax, method) in enumerate(zip(flat, methods, strict=False)):
-        if reference is not None and reference is not method:
-            draw_curve(ax, _percent(reference), result.counts, figures.SCRATCH_COLOUR, lw=1.2, ms=3)
-        colour = figures.COLOURS[index % len(figures.COLOURS)]
-        if method.dice:
-            draw_curve(ax, _percent(method), result.counts, colour)
-        paper = [(k, method.paper[c][0]) for k, c in enumerate(result.counts) if c in method.paper]
-        if paper:
-            x, y = zip(*paper, strict=True)
-            ax.plot(x, y, color=figures.INK, ls=(0, (4, 3)), lw=1.2, marker="D", mfc="white", ms=5)
-        ylabel = "Dice, %" if index % columns == 0 else ""
-        style_counts(ax, result.counts, ylabel)
+        _method_panel(ax, method, result, figures.COLOURS[index % len(figures.COLOURS)])
+        style_counts(ax, result.counts, "Dice, %" if index % columns == 0 else "")
         title = fill(method.name, 24)
         ax.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=figures.INK)
     for ax in flat[len(methods) :]:
         ax.set_visible(False)
-    caption = CAPTION.format(reference=_reference_name(result))
+    caption = CAPTION.format(reference=result.name_of(result.reference))
     if left_out:
         caption += f" {left_out} more methods are in the table."
-    return Picture(f"Reproduction: {result.title}", caption, figures.to_png(figure))
+    title = ": ".join(["Reproduction", *([result.title] if result.title else [])])
+    return Picture(title, caption, figures.to_png(figure))
 
 
-def _percent(method: Method) -> dict[str, list[float]]:
+def _method_panel(ax: Axes, method: MethodScores, result: Reproduction, colour: str) -> None:
+    """Draw a method of ours and of the paper over the reference."""
+    reference = next((m for m in result.methods if m.key == result.reference and m.dice), None)
+    if reference is not None and reference is not method:
+        draw_curve(ax, _percent(reference), result.counts, figures.SCRATCH_COLOUR, lw=1.2, ms=3)
+    if method.dice:
+        draw_curve(ax, _percent(method), result.counts, colour)
+    paper = [(k, method.paper[c][0]) for k, c in enumerate(result.counts) if c in method.paper]
+    if paper:
+        x, y = zip(*paper, strict=True)
+        ax.plot(x, y, color=figures.INK, ls=(0, (4, 3)), lw=1.2, marker="D", mfc="white", ms=5)
+
+
+def _percent(method: MethodScores) -> dict[str, list[float]]:
     return {count: [100 * value for value in values] for count, values in method.dice.items()}
 
 
-def _reference_name(result: Reproduction) -> str:
-    names = {method.key: method.name for method in result.methods}
-    return names.get(result.reference, result.reference)
-
-
-def _difference(pair: Difference | None) -> str:
+def _difference(pair: PairedDifference | None) -> str:
     if pair is None:
         return "-"
-    interval = f"{100 * pair.mean:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f})"
-    return f"{interval}, {pair.up}/{pair.pairs}" if pair.pairs else interval
+    return f"{pair.percent_text}, {pair.up}/{pair.pairs}" if pair.pairs else pair.percent_text
