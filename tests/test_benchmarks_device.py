@@ -127,7 +127,7 @@ def test_the_peak_is_that_of_the_step(cuda):
     assert cuda.calls == ["wait", "reset", "wait", "wait"]
 
 
-# float32 has 4 bytes, half types 2.
+# float32 has 4 bytes, half precision 2.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ceilings(cuda, dtype):
     ceilings = device.Cuda("cpu").ceilings(32, dtype)
@@ -301,7 +301,7 @@ def test_rows_outlive_a_fault_of_the_device(cuda, tmp_path, monkeypatch):
 # A ragged number of rows; bfloat16 and float16 have eps 2^-7 and 2^-10.
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ALL)
-def test_half_types_pass_the_gate(kind, dtype):
+def test_half_precision_passes_the_gate(kind, dtype):
     gate = Gate(Problem(kind, 66, dim=37, classes=5, refs=131, dtype=dtype))
     for name in ("dense", "chunked"):
         step, errors = gate.admit(PROVIDERS[name])
@@ -316,7 +316,7 @@ def test_half_types_pass_the_gate(kind, dtype):
         gate.admit(Provider(ten_percent_off))
 
 
-def test_half_types_agree_beyond_the_rows_that_are_checked():
+def test_half_precision_agrees_beyond_the_rows_that_are_checked():
     gate = Gate(Problem("supcon", 64, dim=8, dtype="bfloat16"), most_rows=32)
     gate.admit(PROVIDERS["dense"])
     gate.admit(PROVIDERS["chunked"])

@@ -184,7 +184,7 @@ def test_autocast_and_scaler(dtype: torch.dtype, scale: float | None) -> None:
         scaler.step(optimizer)
         scaler.update()
         assert all(not torch.equal(x, before[name]) for name, x in model.state_dict().items())
-    # of a sum over chunks, every term is rounded to the half type
+    # of a sum over chunks, every term is rounded to half precision
     (loss0, plain), (loss1, mine) = results
     assert loss0 == loss1
     for x, y in zip(plain, mine, strict=True):

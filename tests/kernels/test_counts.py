@@ -45,7 +45,7 @@ def test_counts_are_of_the_present_configurations(
     assert [row["config"] for row in rows] == [vars(config) for config in now]
 
 
-# The products of half types are those of whole warp groups on sm_90.
+# Products in half precision are those of whole warp groups on sm_90.
 @pytest.mark.parametrize("arch", [80, 90])
 def test_a_pair_costs_what_the_tiling_implies(arch: int) -> None:
     rows = load("kernel_tables").read(f"sm_{arch}.json")["rows"]

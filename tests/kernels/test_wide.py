@@ -283,7 +283,7 @@ def by_ops(
     return results
 
 
-# Self-paced weights and class sums; half types too. 401 is no multiple of a step.
+# Self-paced weights and class sums; half precision too. 401 is no multiple of a step.
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
 @pytest.mark.parametrize(
     ("dim", "gamma"),

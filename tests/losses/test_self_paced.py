@@ -193,7 +193,7 @@ def test_learnable_tau() -> None:
 
 # Half types as they come out of a projector, with and without autocast around the call.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_and_autocast(dtype: torch.dtype) -> None:
+def test_half_precision_and_autocast(dtype: torch.dtype) -> None:
     z, labels = make_embeddings(40, 16, dtype=dtype), make_labels(40, 4)
     loss = SelfPacedContrastiveLoss()
     exact = loss(z.double(), labels, 4.0).loss

@@ -140,7 +140,7 @@ def test_the_kernels_check_their_arguments(name: str) -> None:
 
 # Half precision is computed in float32, under autocast too.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types(dtype: torch.dtype) -> None:
+def test_half_precision(dtype: torch.dtype) -> None:
     z = make_embeddings(200, 16, dtype=dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lse = pair_lse(z, 0.1, impl="native")

@@ -190,7 +190,7 @@ def test_the_rows_say_what_they_are() -> None:
     assert resolve_for("auto", torch.tensor(1.0)) == "native"  # for the checks to complain about
 
 
-# The CPU kernels multiply in float32, GPUs have units for half types.
+# The CPU kernels multiply in float32, GPUs have units for half precision.
 @pytest.mark.parametrize("name", ["triton", "native", "chunked"])
 def test_half_rows_stay_half_on_a_gpu(name: str) -> None:
     z, on_the_cpu = on_a_gpu(8, HALF), torch.zeros(3, 8, dtype=HALF)

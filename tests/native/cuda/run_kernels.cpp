@@ -355,7 +355,7 @@ void run(const Case& c, bool is_short) {
 
 }  // namespace
 
-// The argument "short" leaves out the half types.
+// The argument "short" leaves out half precision.
 int main(int argc, char** argv) {
   const bool is_short = argc > 1 && std::strcmp(argv[1], "short") == 0;
   SIMULATOR::seed = 1;

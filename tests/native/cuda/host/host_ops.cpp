@@ -11,7 +11,7 @@
 
 namespace at {
 
-// Products of half types that come in float32 are CUDA's alone.
+// Only CUDA multiplies half precision into float32.
 inline Tensor& host_mm_out(Tensor& out, const Tensor& a, const Tensor& b) {
   return mm_out(out, a, b);
 }
