@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What surrounds the kernels: public ops, half precision, autocast, compile, no waiting."""
-=======
-"""Around the kernels: public ops, half precision, autocast, compile, no wait for the device."""
->>>>>>> a8abbbd (half types are half precision)
 
 from __future__ import annotations
 
