@@ -40,12 +40,12 @@ def cached_step(
     `.backward()`: of the model, and of what `loss` holds, such as a learnable temperature. A batch
     of at most `chunk` rows is a plain step, except on several ranks.
 
-    Random numbers of torch are drawn once a chunk and replayed, so dropout is that of the chunks
+    Random numbers of torch are drawn per chunk and replayed, so dropout is that of the chunks
     run one after the other, and so is the random state afterwards; Python's and NumPy's are not
     replayed. Buffers that the forward changes are changed once. An autocast around the call holds
     for the forwards and the loss, not for the backwards.
 
-    `DistributedDataParallel` communicates in the last chunk alone. Parameters that only `loss`
+    `DistributedDataParallel` communicates only in the last chunk. Parameters that only `loss`
     uses must not be among those of the wrapped model: wrap a loss with parameters by itself.
 
     Example:

@@ -14,7 +14,7 @@ class MemoryQueue(nn.Module):
     """Keep the last `size` embeddings, and their labels.
 
     How many rows are filled is known on the host from the shapes of the batches, so that `rows`
-    and `labels` are the filled part alone, and nothing waits for the device. The state dict holds
+    and `labels` are only the filled part, and nothing waits for the device. The state dict holds
     rows, labels and positions. Keep the queue out of a `DistributedDataParallel` model, which
     would overwrite it with the first rank's.
 
@@ -26,11 +26,11 @@ class MemoryQueue(nn.Module):
     Args:
         size: rows of the full queue.
         dim: D, features of a row.
-        label: None for one label a row, or the names of several; `enqueue` then takes
-            a dict, and `labels` is one.
-        label_dtype: of the labels; floating for a loss with a window.
-        dtype: of the rows.
-        device: of rows and labels.
+        label: None for one label per row, or the names of several; `enqueue` then takes a dict, and
+            `labels` is one.
+        label_dtype: dtype of the labels; floating for a loss with a window.
+        dtype: dtype of the rows.
+        device: device of rows and labels.
 
     Raises:
         TypeError: `dtype` is not floating.

@@ -1,4 +1,4 @@
-"""What travels together from the losses to the kernels, for N rows, M references and D features.
+"""The tuples passed from the losses to the kernels, for N rows, M references and D features.
 
 Tuples, so that autograd, torch.func and torch.compile find the tensors inside.
 """
@@ -41,13 +41,13 @@ class Lse(NamedTuple):
     rows: Tensor
     """(N,), over the references or the other rows."""
     refs: Tensor | None
-    """(M,), over the rows, where there are references."""
+    """(M,), over the rows, if there are references."""
     cache: Tensor | None = None
     """What an implementation carries from its forward to its backward."""
 
 
 class PositivePairLoss(NamedTuple):
-    """What `positive_pair_loss` returns, one value a row."""
+    """What `positive_pair_loss` returns, one value per row."""
 
     loss: Tensor
     """(N,) float32 or float64, differentiable; 0 in a row without positives."""

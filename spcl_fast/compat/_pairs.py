@@ -1,4 +1,4 @@
-"""Losses over listed pairs, in memory of the order of the list."""
+"""Losses over listed pairs, in memory proportional to the list."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _PairSimilarities(torch.autograd.Function):
 
 
 def grouped_lse(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Return the log-sum-exp of the values of every group, -inf of none.
+    """Return the log-sum-exp of the values of every group, -inf for an empty one.
 
     Args:
         values: (pairs,), floating.

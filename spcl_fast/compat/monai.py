@@ -42,7 +42,7 @@ class ContrastiveLoss(nn.modules.loss._Loss):
 
         Args:
             input: (B, D), floating.
-            target: (B, D); row i shows what row i of `input` does.
+            target: (B, D); row i is the other view of row i of `input`.
 
         Returns:
             The loss, 0-dim, differentiable in both.

@@ -3,13 +3,13 @@
 Compared with pytorch-metric-learning 2.9.0. What differs:
 
 - `distance` is None (cosine similarity), `CosineSimilarity()` or `DotProductSimilarity()` with
-  power 1; embedding regularizers and `collect_stats` are not there.
+  power 1; embedding regularizers and `collect_stats` are not supported.
 - `reducer` may be any for `SupConLoss`; for `NTXentLoss` without an `indices_tuple` it is
-  `MeanReducer`, since any other needs one value a positive pair.
-- `NTXentLoss` has no smallest number added in its logarithm, which caps a loss at 87 in float32.
+  `MeanReducer`, since any other needs one value per positive pair.
+- `NTXentLoss` adds no smallest number in its logarithm; theirs caps a loss at 87 in float32.
 - With `indices_tuple`, memory is of the order of the tuple, and an invalid one is a ValueError.
-- `CrossBatchMemory` takes these losses as they are. `DistributedLossWrapper` accepts subclasses of
-  its own base class alone: give `spcl_fast.SupConLoss` a process group instead.
+- `CrossBatchMemory` wraps these losses unchanged. `DistributedLossWrapper` accepts only subclasses
+  of its own base class: give `spcl_fast.SupConLoss` a process group instead.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _PairLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            embeddings: (N, D), floating, of any length.
+            embeddings: (N, D), floating, rows of any norm.
             labels: (N,), of any dtype; equal ones are positive.
             indices_tuple: anchors, positives, anchors, negatives, or anchors, positives, negatives:
                 the only pairs that count.
@@ -197,13 +197,13 @@ class SupConLoss(_PairLoss):
 
 
 class NTXentLoss(_PairLoss):
-    """NT-Xent as that library has it: the other positives of an anchor are in no denominator.
+    """NT-Xent as that library defines it: other positives of an anchor are in no denominator.
 
         L = mean over positive pairs ij of  log(1 + exp(nlse_i - s_ij))
         nlse_i = log sum_{negatives a of i} exp(s_ia)      s = z_i . z_j / temperature
 
-    Similarities are computed by blocks of rows, which the backward computes again; with two rows
-    a class it is the loss of `spcl_fast.NTXentLoss`, which is faster.
+    Similarities are computed by panels of rows, which the backward recomputes; with two rows per
+    class it is the loss of `spcl_fast.NTXentLoss`, which is faster.
 
     Example:
         >>> loss = NTXentLoss(temperature=0.07)

@@ -87,7 +87,7 @@ class SelfPacedSupConLoss(nn.Module):
             proj_feat2: (B, D), the other view.
             target: (B,), equal values are positive; without target and mask the two views of an
                 image are.
-            mask: (B, B), 1 where image j is a positive of image i; taken rather than `target`.
+            mask: (B, B), 1 where image j is a positive of image i; used instead of `target`.
                 Costs one more visit of all pairs.
             kwargs: ignored.
 

@@ -9,7 +9,7 @@ Every rank computes the same scalar loss L from a share of the pairs. What cross
 
 The W in the first line is what DistributedDataParallel divides by: the average of the gradients
 that W ranks compute from W dx is the gradient of L. A replicated tensor, such as a temperature or a
-memory bank, has the whole gradient on every rank, which the average leaves as it is.
+memory bank, has the whole gradient on every rank, which averaging does not change.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def share(
 ) -> Shared:
     """Gather rows, and let the gradients of all inputs be summed over the ranks.
 
-    The numbers of rows are read by the host, the only synchronisation. With a gradient needed on
-    any rank all ranks take part in the backward, also one whose inputs need none.
+    The host reads the numbers of rows, the only synchronisation. If any rank needs a gradient, all
+    ranks take part in the backward, including those whose inputs need none.
 
     Args:
         rows: (n, D) each, floating; n may differ between ranks and be 0.
         replicated: floating, the same on every rank.
         group: the ranks.
-        dtype: of the gathered rows.
+        dtype: dtype of the gathered rows.
 
     Raises:
         ValueError: the ranks differ in the number of features, the dtype, or the shape of what is
@@ -190,7 +190,7 @@ def _exchange(facts: list[int], group: Any, device: torch.device) -> list[list[i
 
 
 def _gather(x: Tensor, sizes: list[int], group: Any) -> Tensor:
-    """Return the rows of all ranks; fewer rows than the most of a rank travel padded."""
+    """Return the rows of all ranks, padded for the transfer to the most rows of a rank."""
     most = max(sizes)
     if most == 0:
         return x.clone()
@@ -221,7 +221,7 @@ def _own_rows_of_sum(x: Tensor, sizes: list[int], group: Any) -> Tensor:
 
 
 def has_reduce_scatter(device: torch.device, group: Any) -> bool:
-    """Return whether sums are scattered; gloo got it late, and is given an all-reduce instead."""
+    """Return whether sums are scattered; older gloo cannot, and uses an all-reduce instead."""
     return device.type != "cpu" and dist.get_backend(group) != "gloo"
 
 

@@ -1,6 +1,6 @@
 """`contrastive_rows` of a batch whose rows are spread over ranks: 2 N^2 D / W multiply-adds each.
 
-The N gathered rows are cut into W blocks of equal size, whoever owns the rows. In circular order of
+The N gathered rows are cut into W equal blocks, regardless of their owners. In circular order of
 the blocks, rank r compares block r with itself, and with the (W - 1) // 2 blocks that follow:
 both log-sum-exps of a pair of rows come from its one visit. For even W the opposite block is left,
 and is shared: the rank below W / 2 takes the first half of its rows against all of it, the other

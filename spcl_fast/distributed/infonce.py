@@ -1,4 +1,4 @@
-"""InfoNCE of pairs that are spread over ranks: each takes W-th part of the anchors.
+"""InfoNCE of pairs that are spread over ranks: each rank takes 1 / W of the anchors.
 
 Anchors and their references are gathered, and cut into W blocks of pairs. Rank r compares the
 anchors of block r with all references; the log-sum-exps of its rows are complete, those of the
@@ -33,7 +33,7 @@ class InfoNCERows(NamedTuple):
     lse: Tensor
     """(n,) of the anchors that this rank brought, detached."""
     pairs: list[PositivePairLoss]
-    """(N,) of the anchors; then of the references, if both directions were asked for."""
+    """(N,) of the anchors; then of the references, if symmetric."""
 
 
 def infonce_rows(
@@ -51,7 +51,7 @@ def infonce_rows(
         anchors: (n, D), floating; n may differ between ranks and be 0.
         refs: (n + M, D): the positives of the anchors, then a bank that is the same on every rank.
         tau: temperature, or a 0-dim floating tensor.
-        symmetric: the direction from the references too; needs M = 0.
+        symmetric: add the direction from the references; needs M = 0.
         group: process group with more than one rank.
         impl: implementation of the ops.
 

@@ -1,4 +1,4 @@
-"""Contrastive losses over embeddings, one module a file."""
+"""Contrastive losses over embeddings, one per file."""
 
 from spcl_fast.losses.infonce import InfoNCELoss
 from spcl_fast.losses.ntxent import NTXentLoss

@@ -1,4 +1,4 @@
-"""The rows that a loss is made of: of this process or of a group, with a memory bank or without."""
+"""The rows of a loss: of this process or of a group, with or without a memory bank."""
 
 from __future__ import annotations
 

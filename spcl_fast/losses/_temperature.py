@@ -12,7 +12,7 @@ class Temperature(nn.Module):
     """Hold tau.
 
     Args:
-        tau: temperature, finite and above 0; the start value where learnable.
+        tau: temperature, finite and above 0; the initial value if learnable.
         learnable: keep log tau as a parameter.
 
     Raises:
@@ -27,9 +27,9 @@ class Temperature(nn.Module):
         self.log_tau = nn.Parameter(torch.tensor(math.log(tau))) if learnable else None
 
     def forward(self) -> float | Tensor:
-        """Return tau, a 0-dim tensor where learnable."""
+        """Return tau, a 0-dim tensor if learnable."""
         return self._fixed if self.log_tau is None else self.log_tau.exp()
 
     def extra_repr(self) -> str:
-        """Return the start value for `repr`."""
+        """Return the initial value for `repr`."""
         return f"{self._fixed:g}, learnable={self.log_tau is not None}"

@@ -46,10 +46,10 @@ class SelfPacedContrastiveLoss(nn.Module):
         learnable_tau: make log tau a parameter that starts at `tau`.
         impl: implementation of the ops.
         group: process group whose ranks bring the rows of one batch together; None for this
-            process alone. Every rank computes a W-th of the pairs and returns the loss of the
+            process alone. Every rank computes 1 / W of the pairs and returns the loss of the
             whole batch; its gradient is scaled for DistributedDataParallel to average
             (docs/distributed.md). All ranks must call forward, and backward on the same terms of
-            the output: where one does not, the others wait for the timeout of the group.
+            the output: if one does not, the others wait for the timeout of the group.
 
     Raises:
         ValueError: `tau` or `mode` does not fit.

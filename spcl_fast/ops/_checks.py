@@ -49,7 +49,7 @@ def check_scalar(name: str, value: float | Tensor, z: Tensor, *, finite: bool) -
 
 
 def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: float | None) -> None:
-    """Raise unless `labels` holds one label a row, integer where there is no window."""
+    """Raise unless `labels` holds one label per row, integer without a window."""
     if window is not None and not 0 <= window < math.inf:
         raise ValueError(f"window must be finite and at least 0, got {window}")
     if labels.shape != (num_rows,):

@@ -3,7 +3,7 @@
 Eager calls go straight to the implementation. While torch.compile traces, the same call becomes one
 opaque op of the namespace `spcl_fast`, so that its shapes alone need to be known. The schema of the
 op follows from the annotations, as with `torch.library.custom_op`: the fields of a tuple follow one
-another, and what may be a number or a tensor travels as a number and an optional tensor.
+another, and what may be a number or a tensor is passed as a number and an optional tensor.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TYPES: dict[Any, str] = {
 
 
 class _Operand(NamedTuple):
-    """How a parameter travels."""
+    """How a parameter is passed to an op."""
 
     schema: str
     is_number_or_tensor: bool
@@ -124,7 +124,7 @@ def define_native(schema: str, fake: Callable[..., Any]) -> None:
 
     Args:
         schema: of an op of the namespace `spcl_fast`.
-        fake: takes those arguments of the op that it names, and returns empty results.
+        fake: takes the arguments of the op that it names, and returns empty results.
     """
     name, _, _ = schema.partition("(")
     torch.library.define(f"spcl_fast::{name}", schema.removeprefix(name))
@@ -158,7 +158,7 @@ def _joined(operand: _Operand, values: Iterator[Any]) -> Any:
 
 
 def _filled(results: Any, flat: Sequence[Any]) -> Any:
-    """Return tensors where there is nothing to return, and the strides that the fake states."""
+    """Return empty tensors for None, and the strides that the fake promises."""
     if isinstance(results, Tensor):
         return results.contiguous()
     like = next(x for x in flat if isinstance(x, Tensor))

@@ -1,6 +1,6 @@
 """What the Functions of the ops have in common: one derivative, in reverse, and no vmap.
 
-There is no jvp that says so too: torch.compile refuses Functions that have one.
+No jvp raises an error of its own, since torch.compile refuses Functions that define one.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class _Bound(NamedTuple):
 
 
 class _PositionalSignature(inspect.Signature):
-    """Parameters without defaults, given by position, so that nothing is left to bind."""
+    """Parameters without defaults, given by position, so that nothing has to be bound."""
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         return _Bound(args, kwargs)
 
 
 class OpFunction(torch.autograd.Function):
-    """A Function that `torch.func.grad` takes, and that says what vmap needs.
+    """A Function that supports `torch.func.grad`, and whose error under vmap says what to use.
 
     `forward` is given all of its arguments by position.
     """
 
     def __init_subclass__(cls) -> None:
-        """Work out now what `apply` asks for in every call, a tenth of a small step."""
+        """Compute once what `apply` would in every call, a tenth of a small step."""
         parameters = list(inspect.signature(cls.forward).parameters.values())
         cls.forward.__signature__ = _PositionalSignature(parameters)  # type: ignore[attr-defined]
 
@@ -52,7 +52,7 @@ class OpFunction(torch.autograd.Function):
 
 
 def save(ctx: Any, *values: Any) -> None:
-    """Save tensors, numbers and whatever else the backward needs."""
+    """Save tensors, numbers and other values for the backward."""
     ctx.constants = [None if isinstance(x, Tensor) else x for x in values]
     ctx.save_for_backward(*[x if isinstance(x, Tensor) else None for x in values])
 
@@ -64,7 +64,7 @@ def saved(ctx: Any) -> list[Any]:
 
 
 def tau_gradient(pairs: Pairs, dz: Tensor) -> Tensor:
-    """Return dtau = -<z, dz> / tau, half of it where every pair counts for both of its rows."""
+    """Return dtau = -<z, dz> / tau, halved if every pair counts for both of its rows."""
     z, refs, tau = pairs
     assert isinstance(tau, Tensor)
     product = z.to(dtype_of_results(z)) * dz

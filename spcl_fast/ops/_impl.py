@@ -96,7 +96,7 @@ def resolve(
     Raises:
         TypeError: `impl` is "native" or "triton", which do not compute in float64.
         ValueError: `impl` is not an implementation.
-        RuntimeError: `impl` is "native" or "triton", and not there or not for `device`.
+        RuntimeError: `impl` is "native" or "triton", and is not available for `device`.
     """
     if impl not in get_args(Impl):
         raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, got {impl!r}")
@@ -121,7 +121,7 @@ def resolve_for(impl: str, z: Tensor) -> str:
 
 
 def fused(name: str, function: str) -> Any:
-    """Return `function`, an op or its _fwd or _bwd, by the implementation `name`."""
+    """Return `function`, an op or its _fwd or _bwd, of the implementation `name`."""
     package = _IMPLEMENTATIONS[name].package
     if isinstance(package, str):
         op = function.removesuffix("_fwd").removesuffix("_bwd")

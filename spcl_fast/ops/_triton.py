@@ -15,7 +15,7 @@ _IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def version() -> str | None:
-    """Return the version of Triton, None where it is not installed."""
+    """Return the version of Triton, None if it is not installed."""
     if not _IS_INSTALLED:
         return None
     import triton
@@ -24,7 +24,7 @@ def version() -> str | None:
 
 
 def lacks(device: torch.device) -> str:
-    """Return what is missing to run kernels on tensors of `device`, "" where nothing is."""
+    """Return what is missing to run kernels on tensors of `device`, "" if nothing is."""
     found = version()
     if found is None:
         return "needs triton, which is not installed (the extra of spcl-fast is named triton)"

@@ -47,7 +47,7 @@ def contrastive_rows(
 ) -> tuple[Tensor, list[PositivePairLoss]]:
     """Compute the log-sum-exp of every row and the losses of its positives under every label.
 
-    The same as `pair_lse(z, tau)` and one `positive_pair_loss` a label, and faster.
+    The same as `pair_lse(z, tau)` and one `positive_pair_loss` per label, but faster.
 
     Args:
         z: (N, D), floating.
@@ -57,8 +57,8 @@ def contrastive_rows(
         impl: implementation of the ops.
 
     Returns:
-        lse (N,) and a `PositivePairLoss` a label. lse and the losses are differentiable in `z` and
-        a tensor `tau`.
+        lse (N,) and a `PositivePairLoss` per label. lse and the losses are differentiable in `z`
+        and a tensor `tau`.
 
     Raises:
         TypeError: a dtype does not fit; floating labels without a window.
@@ -189,7 +189,7 @@ def _backward(
     gradients: Sequence[LabelGradient],
     mode: Mode,
 ) -> Tensor:
-    """Return dz, float32 at least where several gradients are added."""
+    """Return dz, in at least float32 if several gradients are added."""
     if fuses(name, "contrastive_rows_bwd"):
         backward = fused(name, "contrastive_rows_bwd")
         return backward(pairs, lse, dlse, gradients, mode)  # type: ignore[no-any-return]

@@ -43,9 +43,9 @@ def pair_lse(
 def pair_lse(
     z: Tensor, tau: float | Tensor, *, refs: Tensor | None = None, impl: Impl = "auto"
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Compute log-sum-exp over the similarities of every row, without the row itself.
+    """Compute log-sum-exp over the similarities of every row, excluding the row itself.
 
-    Memory is O(N D) except with impl="reference", which alone can be differentiated twice.
+    Memory is O(N D) except with impl="reference", the only one that can be differentiated twice.
     Half precision is computed in float32, regardless of autocast; triton, and native on a GPU,
     multiply rows in half precision and compute everything after that in float32.
 

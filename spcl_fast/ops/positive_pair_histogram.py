@@ -29,7 +29,7 @@ def positive_pair_histogram(
 ) -> Tensor:
     """Count the losses lse_i - z_i . z_j / tau of all positive pairs in equal bins of [0, upper].
 
-    Not differentiable; nothing is copied to the host when `z` lies on an accelerator.
+    Not differentiable; nothing is copied from the device to the host.
 
     Args:
         z: (N, D), floating.

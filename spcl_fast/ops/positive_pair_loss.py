@@ -1,4 +1,4 @@
-"""Self-paced mean of the losses of positive pairs, the half of every loss that knows the labels.
+"""Self-paced mean of the losses of positive pairs, the half of every loss that needs labels.
 
     l_ij         = lse_i - z_i . z_j / tau
     loss_i       = 1 / |P(i)| sum_{j in P(i)} w_ij l_ij         P(i) = { j != i : y_j = y_i }
@@ -49,7 +49,7 @@ def positive_pair_loss(
 
     Half precision is computed in float32, regardless of autocast; triton, and native on a GPU,
     multiply rows in half precision and compute everything after that in float32.
-    impl="reference" alone can be differentiated twice.
+    Only impl="reference" can be differentiated twice.
 
     Args:
         z: (N, D), floating.
@@ -61,8 +61,8 @@ def positive_pair_loss(
         mode: "hard" or "linear".
         window: positive means |y_i - y_j| <= window, in float64, for labels of any real dtype;
             below 0 and NaN are unknown.
-        refs: (M, D), dtype and device of `z`: references, among which positives are looked for
-            instead of among the other rows of `z`.
+        refs: (M, D), dtype and device of `z`: references, which hold the positives instead of the
+            other rows of `z`.
         ref_labels: (M,), with `refs`.
         impl: "auto", "reference", "chunked", "native" or "triton".
 
@@ -88,7 +88,7 @@ def positive_pair_loss(
 
 
 def constant(gamma: float | Tensor) -> float | Tensor:
-    """Return a pace that takes no part in the gradient."""
+    """Return the pace, detached."""
     return gamma.detach() if isinstance(gamma, Tensor) else float(gamma)
 
 

@@ -51,7 +51,8 @@ def bank_rows(
         impl: implementation of the ops.
 
     Returns:
-        lse (N,) and a `PositivePairLoss` a label, differentiable in `z`, `bank` and a tensor `tau`.
+        lse (N,) and a `PositivePairLoss` per label, differentiable in `z`, `bank` and a tensor
+        `tau`.
 
     Raises:
         TypeError: a dtype does not fit; floating labels without a window.

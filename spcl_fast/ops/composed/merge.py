@@ -21,8 +21,8 @@ def merge_lse(
 
     Args:
         parts: (N,) each, floating; -inf where a row has nothing to compare.
-        maximum: takes the maximum of the parts at hand, (N,), to that of all parts, where others
-            are elsewhere.
+        maximum: turns the maximum of these parts, (N,), into that of all parts, if some are on
+            other ranks.
         total: the same for the sum of exp(part - maximum); differentiable.
 
     Returns:
