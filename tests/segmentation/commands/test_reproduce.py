@@ -1,13 +1,17 @@
 """The grids: the paper's comparison and the noise audit on a small phantom, their tables."""
 
 import json
+from concurrent.futures import Executor, Future
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 import yaml
 
 from spcl_fast.segmentation.commands import audit as audit_module
+from spcl_fast.segmentation.commands import grid_runs
 from spcl_fast.segmentation.commands import reproduce as module
 from spcl_fast.segmentation.commands.audit import AuditConfig, audit
 from spcl_fast.segmentation.commands.comparison import ReproduceConfig
@@ -53,6 +57,24 @@ def small_preset(tmp_path, monkeypatch):
         monkeypatch.setattr(grid, "preset_path", lambda name: file)
 
 
+class ThisProcess(Executor):
+    """Runs at once and quietly what it is given: no process that imports everything again."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def submit(self, function, *arguments):
+        future = Future()
+        with redirect_stderr(StringIO()):
+            future.set_result(function(*arguments))
+        return future
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    monkeypatch.setattr(grid_runs, "ProcessPoolExecutor", ThisProcess)
+
+
 @pytest.fixture
 def labelled(monkeypatch):
     """The phantom has patients 1 to 6; the protocol trains on 2 to 6 and tests on 1."""
@@ -67,7 +89,7 @@ def labelled(monkeypatch):
     monkeypatch.setattr(module, "protocol_split", split)
 
 
-def test_grid_table_and_resumption(small_preset, labelled, phantom, tmp_path, capfd):
+def test_grid_table_and_resumption(small_preset, labelled, one_process, phantom, tmp_path, capfd):
     methods = ("scratch", "teacher", "position", "self_paced", "ours")
     config = ReproduceConfig(
         "acdc", phantom, tmp_path / "out", seeds=2, methods=methods, labelled=("1", "all"), jobs=2
@@ -118,7 +140,9 @@ OTHER_STRUCTURES = {"promise12": ["prostate"], "mmwhs": ["AA", "LA", "LV", "MYO"
 @pytest.mark.parametrize(
     ("dataset", "num_patients", "count"), [("promise12", 46, "3"), ("mmwhs", 24, "1")]
 )
-def test_grid_of_another_data_set(dataset, num_patients, count, tmp_path, monkeypatch, capfd):
+def test_grid_of_another_data_set(
+    dataset, num_patients, count, one_process, tmp_path, monkeypatch, capfd
+):
     """Reader, protocol and preset of each, the preset's trainings cut short."""
     content = yaml.safe_load(preset_path(f"{dataset}-cpu").read_text())
     content["model"]["max_channels"] = 16
@@ -145,8 +169,9 @@ def test_grid_of_another_data_set(dataset, num_patients, count, tmp_path, monkey
 
 
 def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, capfd):
+    methods = ("scratch", "entropy")
     config = ReproduceConfig(
-        "acdc", phantom, tmp_path / "out", seeds=1, methods=("scratch", "entropy"), labelled=("1",)
+        "acdc", phantom, tmp_path / "out", seeds=1, methods=methods, labelled=("1",), jobs=2
     )
     bad = config.out / "10-1-entropy"
     bad.mkdir(parents=True)
@@ -194,7 +219,7 @@ def test_every_method_has_a_configuration(tmp_path):
                 assert (changed.dense_weight > 0) == (encoder == "contrastive")
 
 
-def test_audit_of_a_phantom(small_preset, phantom, tmp_path):
+def test_audit_of_a_phantom(small_preset, one_process, phantom, tmp_path):
     config = AuditConfig(
         phantom, tmp_path / "audit", noise=(0.0, 0.4), paces=("none", "quantile", "oracle"), picks=1
     )
