@@ -5,13 +5,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
 
-.PHONY: demo test sanitize lint types package clean
+.PHONY: demo test test-all sanitize lint types package clean
 
 demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
 
+# Without the tests marked slow, so that they can be run after every change.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-all: .venv/installed-dev
+	$(BIN)/python -m pytest -m 'not packaging' $(PYTEST_FLAGS)
 
 # The native ops with checks of memory and of undefined behaviour, in a build of their own.
 sanitize: .venv/installed-dev

@@ -328,6 +328,7 @@ def test_ratio_to_one_label():
     assert table[3].startswith("| 64 | 8, 50, 2 | 3.00 | - | 1.50 | 3.00 |")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
 @pytest.mark.parametrize("impl", ["native", "chunked"])  # with a cache and without
 def test_memory_of_a_step(impl, tmp_path, monkeypatch):

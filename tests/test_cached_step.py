@@ -383,6 +383,7 @@ def rank_step(rank: int, folder: Path) -> None:
 RANKS = (slice(0, 7), slice(7, N))
 
 
+@pytest.mark.slow
 def test_two_ranks(tmp_path: Path) -> None:
     if not torch.distributed.is_gloo_available():
         pytest.skip("needs gloo")

@@ -43,6 +43,7 @@ def check(output: str) -> None:
 
 
 # the fewest steps at which every number is well away from its limit
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
@@ -56,12 +57,14 @@ def test_runs(name: str, steps: int) -> None:
     check(run(name, "--steps", str(steps)))
 
 
+@pytest.mark.slow
 def test_lightning_runs() -> None:
     if importlib.util.find_spec("lightning") is None:
         pytest.skip("needs lightning")
     check(run("lightning_module.py", "--steps", "40"))
 
 
+@pytest.mark.slow
 def test_two_processes_run() -> None:
     if not dist.is_available() or not dist.is_gloo_available() or sys.platform == "win32":
         pytest.skip("needs gloo")

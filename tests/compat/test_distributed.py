@@ -19,6 +19,7 @@ if not dist.is_available() or not dist.is_gloo_available() or sys.platform == "w
 
 
 # An odd and an even number of ranks share the pairs in different ways.
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_equals_the_originals(world: int, tmp_path: Path) -> None:
     for package in ("open_clip", "lightly"):

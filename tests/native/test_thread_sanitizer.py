@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent / "thread_sanitizer"
 CSRC = Path(__file__).resolve().parents[2] / "csrc" / "cpu"
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))

@@ -58,6 +58,7 @@ def read_limits() -> dict[str, tuple[int, int]]:
     return {name.strip(): (int(registers), int(shared)) for name, registers, shared in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_within_limits(architecture: str, nvcc: str, tmp_path: Path) -> None:
     limits = read_limits()

@@ -89,6 +89,7 @@ def labelled(monkeypatch):
     monkeypatch.setattr(module, "protocol_split", split)
 
 
+@pytest.mark.slow
 def test_grid_table_and_resumption(small_preset, labelled, one_process, phantom, tmp_path, capfd):
     methods = ("scratch", "teacher", "position", "self_paced", "ours")
     config = ReproduceConfig(
@@ -168,6 +169,7 @@ def test_grid_of_another_data_set(
     assert result["methods"][1]["paper"][count] == list(paper)
 
 
+@pytest.mark.slow
 def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, capfd):
     methods = ("scratch", "entropy")
     config = ReproduceConfig(
@@ -219,6 +221,7 @@ def test_every_method_has_a_configuration(tmp_path):
                 assert (changed.dense_weight > 0) == (encoder == "contrastive")
 
 
+@pytest.mark.slow
 def test_audit_of_a_phantom(small_preset, one_process, phantom, tmp_path):
     config = AuditConfig(
         phantom, tmp_path / "audit", noise=(0.0, 0.4), paces=("none", "quantile", "oracle"), picks=1
