@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 import spcl_fast
+from spcl_fast import native
 from spcl_fast.atomic_file import atomic_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
-    """Return the command, the commit, versions and the processor."""
+    """Return the command, the commit, versions, the processor and the instructions used on it."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True
     )
@@ -29,6 +30,8 @@ def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "processor": processor(),
+        # "AMD EPYC" names CPUs with AVX2 alone and with AVX-512.
+        "cpu_kernels": native.build_info().get("cpu_kernels", "none"),
         "threads": torch.get_num_threads(),
     }
 

@@ -233,7 +233,9 @@ def both(result: dict[str, Any]) -> list[Row]:
 
 
 def processor(result: dict[str, Any]) -> str:
-    return str(result["processor"]).split(" x ")[0]
+    """Return the CPU and, where the file says so, the instruction set of the kernels."""
+    name = str(result["processor"]).split(" x ")[0]
+    return f"{name} with {result['cpu_kernels']}" if "cpu_kernels" in result else name
 
 
 def read(name: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from benchmarks.providers import (  # noqa: E402
     differentiate,
     ours,
 )
+from spcl_fast import native  # noqa: E402
 from spcl_fast.cli import main as cli  # noqa: E402
 
 CASES = [
@@ -283,6 +284,7 @@ def test_result_says_how_it_was_made(result):
     assert found["spcl_fast"] == spcl_fast.__version__
     assert found["torch"] == torch.__version__
     assert {"commit", "processor", "python", "threads", "libraries"} <= found.keys()
+    assert found["cpu_kernels"] == native.build_info().get("cpu_kernels", "none")
     (row,) = (r for r in found["rows"] if r["provider"] == "chunked" and r["n"] == 64)
     assert row["time_ms"] > 0
     assert 0 <= row["grad_error"] < 1e-5
