@@ -19,6 +19,7 @@ finetune: {steps: 4, batch_size: 2, val_every: 2, save_every: 2}
 """
 
 
+@pytest.mark.slow
 def test_demo_survives_an_interrupt(tmp_path, monkeypatch):
     preset = tmp_path / "toy.yaml"
     preset.write_text(TOY)
