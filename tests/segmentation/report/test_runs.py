@@ -83,7 +83,7 @@ def test_label_without_positive_pairs(pretrain_folder):
         arrays = dict(np.load(path))
         np.savez(path, **arrays | {"positive": np.zeros_like(arrays["positive"])})
     alone = weight_picture(only(pretrain_folder))
-    assert "no positive pair to weigh" in alone.caption
+    assert "no positive pairs to weight" in alone.caption
     height = [int.from_bytes(picture.png[20:24], "big") for picture in (alone, both)]
     assert height[0] < 0.6 * height[1]
 
