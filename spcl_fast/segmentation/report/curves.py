@@ -96,40 +96,49 @@ def finetuning_curves(runs: Sequence[RunRecord]) -> Picture | None:
         return None
     classes = _validated_classes(runs)
     figure, axes = figures.panels(1, 2 + len(classes), width=12.0, height=3.6)
-    loss, mean = axes[0][:2]
     colours = _arm_colours(runs)
-    alpha = 0.9 if len(runs) <= MANY_LINES else 0.55
-    caption = FINETUNING_CAPTION
     if len(runs) > MAX_RUN_LINES:
         arms, note = _largest_arms(runs, colours)
-        caption += note
-        for name, members in arms.items():
-            _arm_mean(loss, [r.series("step", "loss") for r in members], colours[name])
-            _arm_mean(mean, [r.series("val", "dice_mean") for r in members], colours[name])
-            for ax, class_name in zip(axes[0][2:], classes, strict=True):
-                _arm_mean(ax, [_class_series(r, class_name) for r in members], colours[name])
         colours = {name: colours[name] for name in arms}
+        for name, members in arms.items():
+            _draw_arm(axes[0], classes, members, colours[name])
     else:
-        caption += " One line a run."
+        note = " One line a run."
+        alpha = 0.9 if len(runs) <= MANY_LINES else 0.55
         for run in runs:
-            style: dict[str, Any] = {"color": colours[_arm(run)], "alpha": alpha}
-            steps, values = run.series("step", "loss")
-            loss.plot(steps, figures.smooth(values, max(1, len(values) // 30)), lw=1.2, **style)
-            mean.plot(*run.series("val", "dice_mean"), lw=1.6, marker="o", ms=2.5, **style)
-            for ax, name in zip(axes[0][2:], classes, strict=True):
-                ax.plot(*_class_series(run, name), lw=1.2, marker="o", ms=2, **style)
-    figures.style_curves(loss, "Training loss")
-    figures.style_curves(mean, "Validation Dice, mean")
-    for ax, name in zip(axes[0][2:], classes, strict=True):
-        figures.style_curves(ax, name)
+            _draw_run(axes[0], classes, run, {"color": colours[_arm(run)], "alpha": alpha})
+    titles = ("Training loss", "Validation Dice, mean", *classes)
+    for ax, title in zip(axes[0], titles, strict=True):
+        figures.style_curves(ax, title)
     for ax in axes[0][1:]:
         ax.set_ylim(-0.02, 1.02)
     for ax in axes[0]:
         if not ax.lines:
             figures.say_empty(ax, "nothing logged")
-    handles = [mean.plot([], [], color=c, lw=2, label=name)[0] for name, c in colours.items()]
+    handles = [axes[0][1].plot([], [], color=c, lw=2, label=n)[0] for n, c in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return Picture("Fine-tuning", caption, figures.to_png(figure))
+    return Picture("Fine-tuning", FINETUNING_CAPTION + note, figures.to_png(figure))
+
+
+def _draw_run(
+    row: Sequence[Axes], classes: Sequence[str], run: RunRecord, style: dict[str, Any]
+) -> None:
+    """Draw loss, mean Dice and the Dice of each class of a run."""
+    steps, values = run.series("step", "loss")
+    row[0].plot(steps, figures.smooth(values, max(1, len(values) // 30)), lw=1.2, **style)
+    row[1].plot(*run.series("val", "dice_mean"), lw=1.6, marker="o", ms=2.5, **style)
+    for ax, name in zip(row[2:], classes, strict=True):
+        ax.plot(*_class_series(run, name), lw=1.2, marker="o", ms=2, **style)
+
+
+def _draw_arm(
+    row: Sequence[Axes], classes: Sequence[str], runs: Sequence[RunRecord], colour: str
+) -> None:
+    """Draw the means of the same over runs."""
+    _arm_mean(row[0], [run.series("step", "loss") for run in runs], colour)
+    _arm_mean(row[1], [run.series("val", "dice_mean") for run in runs], colour)
+    for ax, name in zip(row[2:], classes, strict=True):
+        _arm_mean(ax, [_class_series(run, name) for run in runs], colour)
 
 
 def _one_seed_each(runs: Sequence[RunRecord]) -> list[RunRecord]:

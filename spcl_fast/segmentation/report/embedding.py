@@ -14,6 +14,13 @@ NEEDED = ("z", "position", "patient", "phase")
 MAX_COLUMNS = 4
 MAX_LEGEND = 6
 UNKNOWN_COLOUR = "#cbd2d9"
+CAPTION = (
+    "Every dot is a slice of the training scans, at the first two principal components of its "
+    "embedding ({first:.0%} and {second:.0%} of the variance), the same dots in each "
+    "panel. Position should run through the cloud as a gradient; if patients form islands "
+    "instead, the encoder has learned identity rather than position (patient colours only "
+    "separate neighbours). The kNN accuracy also sees what two components hide."
+)
 
 
 def embedding_picture(run: RunRecord) -> Picture | None:
@@ -54,13 +61,7 @@ def embedding_picture(run: RunRecord) -> Picture | None:
     figure.suptitle(
         f"{len(plane)} slices{known}", x=0.01, ha="left", fontsize=11, color=figures.INK
     )
-    caption = (
-        "Every dot is a slice of the training scans, at the first two principal components of its "
-        f"embedding ({share[0]:.0%} and {share[1]:.0%} of the variance), the same dots in each "
-        "panel. Position should run through the cloud as a gradient; if patients form islands "
-        "instead, the encoder has learned identity rather than position (patient colours only "
-        "separate neighbours). The kNN accuracy also sees what two components hide."
-    )
+    caption = CAPTION.format(first=share[0], second=share[1])
     return Picture(f"Embedding of {run.name}", caption, figures.to_png(figure))
 
 
