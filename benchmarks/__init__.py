@@ -1,1 +1,1 @@
-"""Benchmarks: one question a file, answered by a JSON in results/ that names its command."""
+"""Benchmarks: one question per file, answered by a JSON in results/ that names its command."""

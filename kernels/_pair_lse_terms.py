@@ -1,4 +1,4 @@
-"""What every backward of `pair_lse` shares: a weight a row, and tiles of h.
+"""What every backward of `pair_lse` shares: a weight per row, and tiles of h.
 
 The mathematics is in kernels/pair_lse.py.
 """

@@ -5,7 +5,7 @@
 // are not visited. A tile i <= j of a square matrix serves the pairs of both orders. With gamma =
 // inf and no window sums over classes replace the pairs (class_sums.h).
 //
-// Memory: O(N D): packed rows, the gradient, one tile a thread. Multiply-adds: 2 x (share of
+// Memory: O(N D): packed rows, the gradient, one tile per thread. Multiply-adds: 2 x (share of
 // positive pairs) x N^2 D.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>

@@ -2,7 +2,7 @@
 //
 // Memory: O(N D): rows, gradient, one panel (two in half precision), 1/8 of one for parts.
 // Multiply-adds, by cuBLAS: N^2 D / 2 forward, 3 N^2 D / 2 backward, for any D. Labels cost the
-// backward some operations a pair and no product.
+// backward some operations per pair and no product.
 #include "pair_lse.cuh"
 
 #include <ATen/core/LegacyTypeDispatch.h>

@@ -14,7 +14,7 @@ struct Positives {
   at::Tensor ranks;    // (M,) int32, padded
   at::Tensor num_pos;  // (N,) int64
 
-  // Costs a sort of the columns' labels and a search a row.
+  // Costs a sort of the columns' labels and a search per row.
   Positives(const at::Tensor& labels, const OptionalTensor& ref_labels,
             std::optional<double> window);
 };

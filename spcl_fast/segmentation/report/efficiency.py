@@ -19,8 +19,8 @@ MAX_ARMS = 8
 DODGE = 0.07  # between arms, in units of the distance of two counts
 CAPTION = (
     "Mean 3-D Dice on the test scans over the number of labelled scans. A pale dot is a run, a "
-    "line joins the means of an arm, its band is one standard deviation where there are two runs "
-    "or more; arms stand a little apart so that dots do not cover each other."
+    "line joins the means of an arm, and its band is one standard deviation if there are two or "
+    "more runs; arms are shifted slightly so that dots do not cover each other."
 )
 
 Values = Mapping[str, Sequence[float]]

@@ -22,7 +22,7 @@ CAPTION = (
 
 
 def meta_grid_picture(runs: Sequence[RunRecord], num_partitions: int) -> Picture | None:
-    """Draw the middle slice of each position partition, one row a scan.
+    """Draw the middle slice of each position partition, one row per scan.
 
     Args:
         runs: Evaluated runs.

@@ -26,17 +26,17 @@ PACE_COLOURS = {
     ORACLE: figures.COLOURS[4],
 }
 ROC_CAPTION = (
-    "A share of the slices got a wrong meta-label on purpose. Each curve asks whether 1 - w, one "
-    "minus the weight of a positive pair, tells pairs with a wrong label (true positives) from "
-    "sound ones (false positives); the dashed diagonal is chance. Curves are means over seeds; "
-    "the legend holds the area under each."
+    "A share of the slices got a wrong meta-label on purpose. Each curve shows how well 1 - w, one "
+    "minus the weight of a positive pair, separates pairs with a wrong label (true positives) from "
+    "correct ones (false positives); the dashed diagonal is chance. Curves are means over seeds; "
+    "the legend has the area under each."
 )
 TREND_CAPTION = (
-    "Left: area under the ROC curve over the share of wrong labels, 0.5 is chance; grey is the "
-    "pair loss of plain SupCon as the score, what an embedding knows that was trained without a "
-    "pace. Right: mean 3-D Dice after fine-tuning from each pre-training, grey plain SupCon. Dots "
-    "are single values, lines their means: where the lines of two paces are closer than their "
-    "dots are apart, they are not told apart."
+    "Left: area under the ROC curve over the share of wrong labels; 0.5 is chance. Grey scores "
+    "pairs by the loss of plain SupCon, that is by an embedding trained without a pace. Right: "
+    "mean 3-D Dice after fine-tuning from each pre-training; grey is plain SupCon. Dots are single "
+    "values, lines their means: two paces whose lines are closer than their dots are spread cannot "
+    "be distinguished."
 )
 
 
@@ -69,7 +69,7 @@ def roc_picture(audit: Audit) -> Picture | None:
 
 
 def trend_picture(audit: Audit) -> Picture | None:
-    """Draw AUC and Dice over the noise, one line a pace; None if no row has either."""
+    """Draw AUC and Dice over the noise, one line per pace; None if no row has either."""
     if all(row.auc is None and row.auc_loss is None and not row.dice for row in audit.rows):
         return None
     figure, axes = figures.panels(1, 2, width=11.0, height=4.4)

@@ -36,7 +36,7 @@ class Window:
 
 
 def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
-    """Draw the best, median and worst scan, one row a run, base to apex.
+    """Draw the best, median and worst scan, one row per run, base to apex.
 
     Args:
         runs: Evaluated runs with test scans in common.

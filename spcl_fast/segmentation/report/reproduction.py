@@ -16,9 +16,9 @@ from spcl_fast.segmentation.report.tables import Table, percent_and_spread
 MAX_METHODS = 15
 MAX_COLUMNS = 5
 CAPTION = (
-    "3-D Dice in % over the number of labelled scans, one panel a method: colour is ours (pale "
-    "dots are seeds, the band one standard deviation), hollow diamonds on a dashed line are the "
-    "paper's means where it has them, and grey is our reference, {reference}, the same in every "
+    "3-D Dice in % over the number of labelled scans, one panel per method: colour is ours (pale "
+    "dots are seeds, the band is one standard deviation), hollow diamonds on a dashed line are the "
+    "paper's means, if it reports them, and grey is our reference, {reference}, the same in every "
     "panel."
 )
 TABLE_CAPTION = (
@@ -29,7 +29,7 @@ TABLE_CAPTION = (
 
 
 def reproduction_table(result: Reproduction) -> Table:
-    """Return one row a method and count: the paper's Dice, ours, and the paired difference."""
+    """Return one row per method and count: the paper's Dice, ours, and the paired difference."""
     rows = []
     for method in result.methods:
         for count in result.counts:
@@ -52,7 +52,7 @@ def reproduction_table(result: Reproduction) -> Table:
 
 
 def reproduction_picture(result: Reproduction) -> Picture | None:
-    """Draw ours, the paper's and the reference, one panel a method; None without any run."""
+    """Draw ours, the paper's and the reference, one panel per method; None without any run."""
     if not any(method.dice for method in result.methods):
         return None
     others = [m for m in result.methods if m.key != result.reference and (m.dice or m.paper)]

@@ -1,4 +1,4 @@
-"""A picture of a data set: a row a scan, slices in file order, contours of the labels."""
+"""A picture of a data set: a row per scan, slices in file order, contours of the labels."""
 
 from __future__ import annotations
 
