@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from spcl_fast.segmentation.data import metaimage
-from spcl_fast.segmentation.data.arrays import AffineArray, FloatArray
+from spcl_fast.segmentation.data.arrays import FloatArray
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.geometry import Geometry, checked, nifti_geometry
 
-Contents = tuple[FloatArray, tuple[float, ...], AffineArray]
+Contents = tuple[FloatArray, Geometry]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 HDF5_SUFFIX = ".h5"
@@ -37,16 +38,17 @@ def load(
 
     Args:
         path: The file; its format is known by its suffix.
-        frame: Place along the fourth axis of a 4-D NIfTI file; None for a 3-D file.
+        frame: Place along the fourth axis of a 4-D NIfTI file; None for a 3-D file. Axes of
+            length 1 after the third do not count.
         dataset: Name of the array in an HDF5 file.
         may_lack_frames: Accept a 3-D file although a frame is given, and ignore the frame.
 
     Returns:
-        array (x, y, z) float32, voxel size (dx, dy, dz) in millimetres, affine (4, 4) float64.
+        array (x, y, z) float32, and where its voxels lie.
 
     Raises:
         DataError: The file is missing, of another format, incomplete, not real-valued, not 3-D,
-            or has no such frame or array.
+            has no such frame or array, or a geometry that is none.
     """
     if not path.name.endswith(SUFFIXES) or not path.is_file():
         raise DataError(f"{path} must be an existing {', '.join(SUFFIXES)} file, got none.")
@@ -57,7 +59,7 @@ def load(
     if path.suffix == HDF5_SUFFIX:
         return _load_hdf5(path, dataset)
     array, spacing_mm, affine = metaimage.read_metaimage(path)
-    return array.astype(np.float32), spacing_mm, affine
+    return array.astype(np.float32), checked(Geometry(path, array.shape, spacing_mm, affine))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -80,6 +82,9 @@ def _load_nifti(path: Path, frame: int | None, may_lack_frames: bool) -> Content
     try:
         nifti = nibabel.load(path, mmap=False)
         shape = tuple(nifti.shape)
+        num_axes = len(shape)
+        while len(shape) > (3 if frame is None or may_lack_frames else 4) and shape[-1] == 1:
+            shape = shape[:-1]
         if may_lack_frames and len(shape) == 3:
             frame = None
         if len(shape) != (3 if frame is None else 4) or 0 in shape:
@@ -90,14 +95,23 @@ def _load_nifti(path: Path, frame: int | None, may_lack_frames: bool) -> Content
         if nifti.get_data_dtype().kind not in "biuf":
             raise DataError(f"{path} must hold real numbers, got {nifti.get_data_dtype()}.")
         with np.errstate(all="ignore"):  # values beyond float32 become inf and are refused
-            source = nifti.dataobj if frame is None else nifti.dataobj[..., frame]
+            place = (slice(None),) * 3 + (frame or 0, *(0,) * (num_axes - 4))
+            source = nifti.dataobj if num_axes == 3 else nifti.dataobj[place]
             array = np.asarray(source, dtype=np.float32)
-        zooms = tuple(float(zoom) for zoom in nifti.header.get_zooms()[:3])
-        return array, zooms, np.asarray(nifti.affine, dtype=np.float64)
+        return array, nifti_geometry(path, nifti.header, _pixdim(path, type(nifti.header)))
     except DataError:
         raise
     except (*_CONTENT_ERRORS, ImageFileError, HeaderDataError) as error:
         raise DataError(f"{path} must be a complete NIfTI file, got: {_reason(error)}.") from error
+
+
+def _pixdim(path: Path, kind: Any) -> tuple[float, ...]:
+    """Return the voxel size in a NIfTI header as it is written."""
+    from nibabel.openers import ImageOpener
+
+    with ImageOpener(str(path)) as file:
+        header = kind(file.read(kind.template_dtype.itemsize), check=False)
+    return tuple(float(size) for size in header["pixdim"][1:4])
 
 
 def _load_hdf5(path: Path, dataset: str) -> Contents:
@@ -121,7 +135,8 @@ def _load_hdf5(path: Path, dataset: str) -> Contents:
         )
     with np.errstate(all="ignore"):
         volume = array.T.astype(np.float32)
-    return volume, NOMINAL_SPACING_MM, np.diag([*NOMINAL_SPACING_MM, 1.0])
+    affine = np.diag([*NOMINAL_SPACING_MM, 1.0])
+    return volume, Geometry(path, volume.shape, NOMINAL_SPACING_MM, affine, is_placed=False)
 
 
 def _reason(error: BaseException) -> str:

@@ -41,7 +41,7 @@ class Inspection:
         foreground_outside: Share of all foreground voxels that the grid does not cover.
         cropped_scans: Scans that lose more than 1 % of their foreground to the grid.
         meta_labels: Scans of each category (or ``"unknown"``) of each meta-label.
-        problems: One sentence for each scan that cannot be used.
+        problems: One sentence for each scan that cannot be used or contradicts itself.
         readable: The scans that can be read.
     """
 
@@ -110,6 +110,7 @@ def _describe_volumes(
             report.problems.append(str(error))
             continue
         readable.append(scan)
+        report.problems += volume.geometry.notes
         shapes.append(volume.image.shape)
         spacings.append(volume.spacing_mm)
         mask = torch.from_numpy(volume.mask)

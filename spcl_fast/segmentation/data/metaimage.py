@@ -37,7 +37,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 def read_metaimage(
     path: Path | str,
 ) -> tuple[NDArray[Any], tuple[float, ...], AffineArray]:
-    """Read a 3-D image of one channel.
+    """Read a 3-D image of one channel; further axes of length 1 are left out.
 
     Args:
         path: ``.mhd`` or ``.mha`` file.
@@ -53,7 +53,7 @@ def read_metaimage(
     path = Path(path)
     header, header_bytes = _read_header(path)
     shape, dtype = _shape(path, header), _dtype(path, header)
-    spacing = _numbers(path, header, ("ElementSpacing", "ElementSize"), "1 1 1")
+    spacing = _numbers(path, header, ("ElementSpacing", "ElementSize"), 1.0)
     affine = _affine(path, header, spacing)
     data = _data(path, header, header_bytes, math.prod(shape) * dtype.itemsize)
     array = np.frombuffer(data, dtype).reshape(shape, order="F")
@@ -138,27 +138,39 @@ def _is_true(header: dict[str, str], *keys: str) -> bool:
 
 
 def _numbers(
-    path: Path, header: dict[str, str], keys: tuple[str, ...], default: str, count: int = 3
+    path: Path, header: dict[str, str], keys: tuple[str, ...], default: float
 ) -> tuple[float, ...]:
-    """Return the numbers of the first of some keys that is present."""
-    text = next((header[key] for key in keys if key in header), default)
+    """Return the first three numbers of the first of some keys that is present."""
+    text = next((header[key] for key in keys if key in header), None)
+    return (default,) * 3 if text is None else _parsed(path, text, keys[0], _num_axes(header))[:3]
+
+
+def _num_axes(header: dict[str, str]) -> int:
+    text = header.get("NDims", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+
+
+def _parsed(path: Path, text: str, key: str, count: int) -> tuple[float, ...]:
     try:
         values = tuple(float(word) for word in text.split())
     except ValueError:
         values = ()
     if len(values) != count or not all(map(math.isfinite, values)):
-        raise DataError(f"{path} must have {count} numbers in {keys[0]}, got '{text[:60]}'.")
+        raise DataError(f"{path} must have {count} numbers in {key}, got '{text[:60]}'.")
     return values
 
 
 def _shape(path: Path, header: dict[str, str]) -> tuple[int, ...]:
-    if header.get("NDims") != "3":
+    num_axes = _num_axes(header)
+    if num_axes < 3:
         raise DataError(f"{path} must hold a 3-D volume, got NDims {header.get('NDims')}.")
-    sizes = _numbers(path, header, ("DimSize",), "")
+    sizes = _parsed(path, header.get("DimSize", ""), "DimSize", num_axes)
     shape = tuple(int(size) for size in sizes)
     if shape != sizes or min(shape) < 1:
         raise DataError(f"{path} must have positive sizes in DimSize, got {header['DimSize']}.")
-    return shape
+    if shape[3:] != (1,) * (num_axes - 3):
+        raise DataError(f"{path} must hold a 3-D volume, got NDims {num_axes}, sizes {shape}.")
+    return shape[:3]
 
 
 def _dtype(path: Path, header: dict[str, str]) -> np.dtype[Any]:
@@ -175,10 +187,13 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype[Any]:
 
 
 def _affine(path: Path, header: dict[str, str], spacing: tuple[float, ...]) -> AffineArray:
-    identity = "1 0 0 0 1 0 0 0 1"
     keys = ("TransformMatrix", "Rotation", "Orientation")
-    axes = np.reshape(_numbers(path, header, keys, identity, 9), (3, 3))
-    offset = _numbers(path, header, ("Offset", "Position", "Origin"), "0 0 0")
+    text = next((header[key] for key in keys if key in header), None)
+    axes, num_axes = np.eye(3), _num_axes(header)
+    if text is not None:
+        numbers = _parsed(path, text, keys[0], num_axes**2)
+        axes = np.reshape(numbers, (num_axes, num_axes))[:3, :3]
+    offset = _numbers(path, header, ("Offset", "Position", "Origin"), 0.0)
     affine = np.eye(4)
     affine[:3, :3] = _LPS_TO_RAS @ axes.T @ np.diag(spacing)
     affine[:3, 3] = _LPS_TO_RAS @ np.array(offset)

@@ -25,7 +25,7 @@ from spcl_fast.segmentation.data.image_file import files_of
 from spcl_fast.segmentation.data.scan import PHASES, Scan
 from spcl_fast.segmentation.data.volume import read_scan
 
-CACHE_FORMAT = 2  # part of every cache key: raise it when the processing changes
+CACHE_FORMAT = 3  # part of every cache key: raise it when the processing changes
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Read the images and labels of scans as arrays, and write labels back.
 
 Orientation: the array of a file is indexed (x, y, z). We hold (slice, row, column): the stack axis
-of the scan first, then the other two in reverse, exactly as stored. Volumes are not
+of the scan first, then the other two in reverse, exactly as stored. Images are not
 reoriented to a patient frame, because cardiac files often have a diagonal affine that is unrelated
-to the anatomy. The affine is kept and written back, so labels written by `write_labels` match the
-image they were predicted from voxel by voxel.
+to the anatomy. Masks are brought to the axes of their image, see `geometry`. The affine is kept and
+written back, so labels written by `write_labels` match the image they were predicted from voxel by
+voxel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data import image_file
 from spcl_fast.segmentation.data.arrays import AffineArray, FloatArray, LabelArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.geometry import Geometry, to_axes_of
 from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
 
 
@@ -30,14 +32,16 @@ class Volume:
     Attributes:
         image: (S, H, W) float32, the S slices in file order.
         mask: (S, H, W) uint8 classes.
-        spacing_mm: (dz, dy, dx) in millimetres, from the header of the image.
+        spacing_mm: (dz, dy, dx) in millimetres of the image.
         affine: (4, 4) float64 of the image, voxel (x, y, z) to millimetres.
+        geometry: Of the image.
     """
 
     image: FloatArray
     mask: LabelArray
     spacing_mm: Spacing
     affine: AffineArray
+    geometry: Geometry
 
 
 def read_image(
@@ -56,10 +60,10 @@ def read_image(
 
     Raises:
         DataError: The file is missing, unreadable, truncated, not 3-D (4-D with a frame), not
-            real-valued, has a voxel size that is not positive, or holds NaN or infinite values.
+            real-valued, has a geometry that is none, or holds NaN or infinite values.
     """
-    path = Path(path)
-    return _stack(path, image_file.load(path, frame, dataset), stack_axis)
+    array, geometry = image_file.load(Path(path), frame, dataset)
+    return _stack(array, geometry, stack_axis), _spacing(geometry, stack_axis), geometry.affine
 
 
 def read_labels(
@@ -69,6 +73,7 @@ def read_labels(
     frame: int | None = None,
     stack_axis: int = 2,
     classes: Mapping[int, int] | None = None,
+    image: Geometry | None = None,
 ) -> LabelArray:
     """Read the labels of a volume as classes.
 
@@ -78,16 +83,20 @@ def read_labels(
         frame: As in `Scan`; ignored where the file is 3-D.
         stack_axis: As in `Scan`.
         classes: As in `Scan`.
+        image: Of the image that the labels belong to: they are brought to its axes.
 
     Returns:
         (S, H, W) uint8.
 
     Raises:
-        DataError: As `read_image`, or a value is not a class.
+        DataError: As `read_image`, a value is not a class, or the labels lie elsewhere than the
+            image.
     """
     path = Path(path)
-    contents = image_file.load(path, frame, "label", may_lack_frames=True)
-    values, _, _ = _stack(path, contents, stack_axis)
+    array, geometry = image_file.load(path, frame, "label", may_lack_frames=True)
+    if image is not None:
+        array = to_axes_of(image, array, geometry)
+    values = _stack(array, geometry, stack_axis)
     labels = np.zeros(values.shape, np.uint8)
     bad: set[float] = set()
     for plane, out in zip(values, labels, strict=True):  # a slice at a time spares memory
@@ -113,46 +122,50 @@ def _class_of(value: float, classes: Mapping[int, int] | None) -> int | None:
     return classes.get(int(value), classes.get(OTHER_VALUES))
 
 
-def _stack(
-    path: Path, contents: image_file.Contents, stack_axis: int
-) -> tuple[FloatArray, Spacing, AffineArray]:
-    """Check an (x, y, z) volume and transpose it to (slice, row, column)."""
-    array, zooms, affine = contents
+def _stack(array: FloatArray, geometry: Geometry, stack_axis: int) -> FloatArray:
+    """Check the values of an (x, y, z) volume and transpose it to (slice, row, column)."""
     num_bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if num_bad:
-        raise DataError(f"{path} must hold finite values, got {num_bad} NaN or infinite voxels.")
-    if not all(np.isfinite(zoom) and zoom > 0 for zoom in zooms):
-        raise DataError(f"{path} must have a positive voxel size, got {zooms} mm.")
+        raise DataError(
+            f"{geometry.path} must hold finite values, got {num_bad} NaN or infinite voxels."
+        )
+    order = _order(stack_axis)
+    return np.require(array.transpose(order), requirements=("C_CONTIGUOUS", "WRITEABLE"))
+
+
+def _order(stack_axis: int) -> tuple[int, int, int]:
+    """Return the voxel axes of slice, row and column."""
     column, row = (axis for axis in range(3) if axis != stack_axis)
-    order = (stack_axis, row, column)
-    spacing_mm = (zooms[stack_axis], zooms[row], zooms[column])
-    volume = np.require(array.transpose(order), requirements=("C_CONTIGUOUS", "WRITEABLE"))
-    return volume, spacing_mm, affine
+    return stack_axis, row, column
+
+
+def _spacing(geometry: Geometry, stack_axis: int) -> Spacing:
+    slice_, row, column = _order(stack_axis)
+    sizes = geometry.spacing_mm
+    return sizes[slice_], sizes[row], sizes[column]
 
 
 def read_scan(scan: Scan) -> Volume:
     """Read the image and the labels of a scan.
 
     Returns:
-        The volume; spacing and affine are those of the image.
+        The volume; spacing and affine are those of the image, and the labels have its axes.
 
     Raises:
-        DataError: As `read_image` and `read_labels`, or image and labels differ in shape.
+        DataError: As `read_image` and `read_labels`.
     """
-    image, spacing_mm, affine = read_image(scan.image, frame=scan.frame, stack_axis=scan.stack_axis)
+    array, geometry = image_file.load(scan.image, scan.frame)
+    image = _stack(array, geometry, scan.stack_axis)
     labels = read_labels(
         scan.mask,
         len(scan.class_names),
         frame=scan.frame,
         stack_axis=scan.stack_axis,
         classes=scan.classes,
+        image=geometry,
     )
-    if image.shape != labels.shape:
-        raise DataError(
-            f"{scan.mask} must have the shape of its image, {image.shape[::-1]}, "
-            f"got {labels.shape[::-1]}."
-        )
-    return Volume(image, labels, spacing_mm, affine)
+    spacing_mm = _spacing(geometry, scan.stack_axis)
+    return Volume(image, labels, spacing_mm, geometry.affine, geometry)
 
 
 def write_labels(

@@ -44,6 +44,18 @@ def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
     return names
 
 
+def check_scans(scans: Sequence[Scan]) -> list[str]:
+    """Read scans before a training that ends in their evaluation.
+
+    Returns:
+        Sentences about files that contradict themselves.
+
+    Raises:
+        DataError: A scan cannot be read.
+    """
+    return [note for scan in scans for note in read_scan(scan).geometry.notes]
+
+
 @torch.no_grad()
 def segment_volume(
     model: nn.Module, image: Tensor, spacing_mm: tuple[float, float, float], grid: Grid

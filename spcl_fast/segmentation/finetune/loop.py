@@ -15,7 +15,12 @@ from pathlib import Path
 from torch import nn
 
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
-from spcl_fast.segmentation.evaluate.scans import check_classes, evaluate_scans, slice_dice
+from spcl_fast.segmentation.evaluate.scans import (
+    check_classes,
+    check_scans,
+    evaluate_scans,
+    slice_dice,
+)
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.step import Finetuning
 from spcl_fast.segmentation.runs.config import ConfigError
@@ -47,6 +52,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     if config.select == "best" and (val is None or config.val_every > config.steps):
         raise ConfigError("select must be last without a point of validation, got best")
     training = Finetuning(config, slices, device)
+    for note in check_scans(split.test):
+        say(note)
 
     run = Run.start(config.out, config, "finetune", resume=resume)
     if resume and (state := run.load_state()):

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spcl_fast.segmentation.data.volume import read_image, read_labels
+from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.volume import read_image, read_labels, read_scan
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.compare import SCRATCH, common_scans
 from spcl_fast.segmentation.report.figures import Picture
@@ -135,29 +136,36 @@ def read_scan_image(run: RunRecord, scan: str) -> tuple[np.ndarray, tuple[float,
 
 def _read(runs: Sequence[RunRecord], scan: str) -> tuple[dict[str, np.ndarray], Window]:
     """Return image, mask and each run's prediction by name, and the part to draw."""
-    image, spacing_mm = read_scan_image(runs[0], scan)
-    scores, num_classes = runs[0].scores.scans[scan], 1 + len(runs[0].scores.classes)
-    axis = scores.stack_axis
-    mask = read_labels(
-        _path(runs[0], scan, "mask"),
-        num_classes,
-        classes=scores.classes,
-        frame=scores.frame,
-        stack_axis=axis,
-    )
-    arrays = {"image": image, "mask": mask}
+    volume = read_scan(_scan(runs[0], scan))
+    image, spacing_mm = volume.image, volume.spacing_mm
+    num_classes, axis = 1 + len(runs[0].scores.classes), runs[0].scores.scans[scan].stack_axis
+    arrays: dict[str, np.ndarray] = {"image": image, "mask": volume.mask}
     for run in runs:
         path = _path(run, scan, "prediction")
-        arrays[f"prediction {run.name}"] = read_labels(path, num_classes, stack_axis=axis)
-    for name, array in arrays.items():
-        if array.shape != image.shape:
-            raise ValueError(f"{scan}: {name} must be {image.shape}, got {array.shape}")
+        arrays[f"prediction {run.name}"] = read_labels(
+            path, num_classes, stack_axis=axis, image=volume.geometry
+        )
     count = min(MAX_SLICES, len(image))
     slices = np.linspace(0, len(image) - 1, count).round().astype(int).tolist()
     rows, columns = _surroundings(arrays["mask"], spacing_mm)
     low, high = (float(value) for value in np.percentile(image, (1, 99)))
     aspect = spacing_mm[1] / spacing_mm[2]
     return arrays, Window(slices, rows, columns, aspect, low, max(high, low + 1e-6))
+
+
+def _scan(run: RunRecord, name: str) -> Scan:
+    scores = run.scores.scans[name]
+    return Scan(
+        name=name,
+        patient=scores.patient,
+        phase=None,
+        image=_path(run, name, "image"),
+        mask=_path(run, name, "mask"),
+        frame=scores.frame,
+        stack_axis=scores.stack_axis,
+        classes=scores.classes,
+        class_names=("background", *run.scores.classes),
+    )
 
 
 def _surroundings(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:

@@ -144,7 +144,10 @@ def test_write_metaimage_refuses(tmp_path):
     ("changes", "message"),
     [
         ({"ElementDataFile": None}, "header up to ElementDataFile, got none"),
-        ({"NDims": "4"}, "3-D volume, got NDims 4"),
+        ({"NDims": "4"}, "4 numbers in DimSize, got '4 3 2'"),
+        ({"NDims": "4", "DimSize": "4 3 2 2"}, "3-D volume, got NDims 4, sizes"),
+        ({"NDims": "2", "DimSize": "4 6"}, "3-D volume, got NDims 2"),
+        ({"NDims": "9" * 5000}, "3-D volume, got NDims 999"),
         ({"NDims": None}, "3-D volume, got NDims None"),
         ({"DimSize": "4 3"}, "3 numbers in DimSize, got '4 3'"),
         ({"DimSize": "4 3 0"}, "positive sizes in DimSize"),

@@ -170,7 +170,8 @@ def test_frames_of_one_file_are_entries_of_their_own(scans, tmp_path):
 def test_changed_voxels_of_a_metaimage_are_read_again(scans, tmp_path):
     path = tmp_path / "a.mhd"
     write_metaimage(path, np.zeros((3, 26, 30), np.int16), (8.0, 1.5, 1.5))
-    scan = replace(scans[0], image=path)
+    write_metaimage(tmp_path / "a_gt.mhd", np.zeros((3, 26, 30), np.uint8), (8.0, 1.5, 1.5))
+    scan = replace(scans[0], image=path, mask=tmp_path / "a_gt.mhd")
     assert not load_slices([scan], GRID, tmp_path / "cache").images.any()
     voxels = np.arange(3 * 26 * 30, dtype=np.int16)
     path.with_suffix(".raw").write_bytes(voxels.tobytes())  # the header stays as it is

@@ -140,7 +140,7 @@ def flat(value, dtype=np.float32):
         (lambda s: save(s.image, flat(np.inf)), "finite values"),
         (lambda s: save(s.image, flat(1e300, np.float64)), "finite values"),
         (lambda s: save(s.mask, flat(np.nan)), "_gt.nii.gz must hold finite values"),
-        (lambda s: save(s.image, flat(1)[..., None]), "must hold a 3-D volume"),
+        (lambda s: save(s.image, np.stack([flat(1)] * 2, 3)), "must hold a 3-D volume"),
         (lambda s: save(s.image, flat(1)[0]), "must hold a 3-D volume"),
         (lambda s: save(s.image, flat(1j, np.complex64)), "must hold real numbers"),
         (
