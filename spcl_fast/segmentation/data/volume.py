@@ -24,6 +24,8 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.geometry import Geometry, to_axes_of
 from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
 
+_LABEL_ROUNDING = 1e-3  # of labels that were resampled or scaled
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -107,7 +109,7 @@ def read_labels(
             else:
                 out[plane == value] = found
     if bad:
-        shown = ", ".join(f"{v:g}" for v in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
+        shown = ", ".join(map(_shown, sorted(bad)[:5])) + (", ..." if len(bad) > 5 else "")
         known = sorted(value for value in classes or {} if value != OTHER_VALUES)
         wanted = f"in {', '.join(map(str, known))}" if known else f"in 0..{num_classes - 1}"
         raise DataError(f"{path} must hold labels {wanted}, got {shown}.")
@@ -115,11 +117,18 @@ def read_labels(
 
 
 def _class_of(value: float, classes: Mapping[int, int] | None) -> int | None:
-    if value != round(value) or value < 0:
+    whole = round(value)
+    if abs(value - whole) > _LABEL_ROUNDING or whole < 0:
         return None
     if classes is None:
-        return int(value)
-    return classes.get(int(value), classes.get(OTHER_VALUES))
+        return whole
+    return classes.get(whole, classes.get(OTHER_VALUES))
+
+
+def _shown(value: float) -> str:
+    """Return a float32 value with as many digits as tell it from its neighbours."""
+    short = f"{value:g}"
+    return short if float(short) == value else str(np.float32(value))
 
 
 def _stack(array: FloatArray, geometry: Geometry, stack_axis: int) -> FloatArray:

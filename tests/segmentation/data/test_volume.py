@@ -196,6 +196,23 @@ def test_missing_image_or_other_format(tmp_path):
         read_image(tmp_path / "a.png")
 
 
+# float32 noise of a scale factor or a resampling, and what is none
+@pytest.mark.parametrize("change", [-1, 1])
+def test_labels_a_hair_away_from_whole_numbers(scan, change):
+    whole = np.random.default_rng(0).integers(0, 4, SHAPE).astype(np.float32)
+    save(scan.mask, np.nextafter(whole, np.float32(change * 9)))  # 0.99999994, 2.0000002, ...
+    np.testing.assert_array_equal(read_labels(scan.mask, 4), whole.T)
+    save(scan.mask, whole + np.float32(change * 9e-4))
+    np.testing.assert_array_equal(read_labels(scan.mask, 4), whole.T)
+    save(scan.mask, np.where(whole == 2, whole + np.float32(change * 2e-3), whole))
+    shown = "2.002" if change > 0 else "1.998"
+    with pytest.raises(DataError, match=rf"labels in 0\.\.3, got {shown}\.$"):
+        read_labels(scan.mask, 4)
+    save(scan.mask, flat(np.nextafter(np.float32(4), np.float32(0))))
+    with pytest.raises(DataError, match=r"labels in 0\.\.3, got 3\.9999998\.$"):
+        read_labels(scan.mask, 4)
+
+
 def test_number_of_classes(scan):
     assert read_scan(scan).mask.max() == 3
     with pytest.raises(DataError, match=r"labels in 0\.\.1, got 2, 3"):
