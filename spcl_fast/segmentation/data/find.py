@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
@@ -80,9 +81,13 @@ def find_data(
         problems: List that receives one sentence per faulty case or CSV file; the other cases are
             still returned. None: the first fault is raised.
 
+    Returns:
+        The scans by name. Cases that share a name are called by the folders that tell them apart
+        too, such as ``siteA_case1``.
+
     Raises:
-        DataError: `root` is not a folder in that layout, a case is incomplete, or the CSV file
-            does not fit.
+        DataError: `root` is not a folder in that layout, a case is incomplete, two cases cannot be
+            told apart by their folders, or the CSV file does not fit.
     """
     root = Path(root)
     name = recognise(root) if layout == "auto" else layout
@@ -94,7 +99,7 @@ def find_data(
     if problems is not None:
         problems += [str(one) for one in found if isinstance(one, DataError)]
         found = [one for one in found if not isinstance(one, DataError)]
-    scans = _all_scans(found)
+    scans = _with_own_names(_all_scans(found), problems)
     if csv is not None:
         try:
             scans = with_metadata(scans, read_metadata_csv(csv))
@@ -113,3 +118,42 @@ def _all_scans(found: Iterable[ScansOrError]) -> list[Scan]:
             raise one
         scans += one
     return sorted(scans, key=lambda scan: scan.name)
+
+
+def _with_own_names(scans: list[Scan], problems: list[str] | None) -> list[Scan]:
+    """Return the scans with distinct names, sorted; a scan without one is raised or told."""
+    counts = Counter(scan.name for scan in scans)
+    patients = {scan.patient for scan in scans if counts[scan.name] > 1}
+    named = [scan for scan in scans if scan.patient not in patients]
+    for patient in patients:
+        named += _told_apart([scan for scan in scans if scan.patient == patient])
+    kept: dict[str, Scan] = {}
+    for scan in sorted(named, key=lambda scan: scan.name):
+        other = kept.setdefault(scan.name, scan)
+        if other is not scan:
+            message = (
+                f"{scan.image} must have another name than {other.image}, "
+                f"got {scan.name} for both cases."
+            )
+            if problems is None:
+                raise DataError(message)
+            problems.append(message)
+    return list(kept.values())
+
+
+def _told_apart(scans: Sequence[Scan]) -> list[Scan]:
+    """Name scans of one patient name by the folders that not all of them have.
+
+    Folders of masks tell patients apart; several images of one mask are one patient's.
+    """
+    masks = [scan.mask.parent.parts for scan in scans]
+    images = [scan.image.parent.parts for scan in scans]
+    are_patients = len(set(masks)) > 1
+    folders = masks if are_patients else images
+    shared = set.intersection(*map(set, folders))
+    named = []
+    for scan, parts in zip(scans, folders, strict=True):
+        own = "".join(f"{part}_" for part in parts if part not in shared)
+        patient = own + scan.patient if are_patients else scan.patient
+        named.append(replace(scan, name=own + scan.name, patient=patient))
+    return named

@@ -115,8 +115,10 @@ def load_slices(scans: Sequence[Scan], grid: Grid, cache_dir: Path | None = None
         ValueError: `scans` is empty or a name repeats.
     """
     names = [scan.name for scan in scans]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"scans must be one or more scans with distinct names, got {names}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not names or repeated:
+        shown = f"{', '.join(repeated)} more than once" if repeated else "none"
+        raise ValueError(f"scans must be one or more scans with distinct names, got {shown}")
     images, masks, lengths = [], [], []
     for scan in scans:
         image, mask = _processed(scan, grid, cache_dir)

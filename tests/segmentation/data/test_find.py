@@ -103,3 +103,62 @@ def test_problems_are_collected(tmp_path):
     assert "got 'nobody'" in problems[1]
     with pytest.raises(DataError, match=r"Case07.mhd must exist"):
         find_data(root)
+
+
+def make_sites(root, pairs):
+    """Write a data set of the Decathlon whose cases lie in folders."""
+    for path in (root / name for pair in pairs for name in pair):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    training = [{"image": image, "label": label} for image, label in pairs]
+    content = {"labels": {"0": "a", "1": "b"}, "training": training}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def named(root, problems=None):
+    return [(scan.name, scan.patient) for scan in find_data(root, problems=problems).scans]
+
+
+def test_cases_of_one_name_in_two_folders(tmp_path):
+    names = ("A/000", "A/001", "B/000", "B/002")
+    pairs = [(f"imagesTr/{name}.nii.gz", f"labelsTr/{name}.nii.gz") for name in names]
+    root = make_sites(tmp_path, pairs)
+    expected = [("001", "001"), ("002", "002"), ("A_000", "A_000"), ("B_000", "B_000")]
+    assert named(root) == expected
+    for scan in find_data(root).scans[2:]:
+        assert scan.mask.parent.name == scan.name[0]
+
+
+def test_every_frame_of_a_repeated_patient_goes_with_it(tmp_path):
+    names = ("A/p1_frame01", "B/p1_frame01", "B/p1_frame07")
+    pairs = [(f"imagesTr/{name}.nii.gz", f"labelsTr/{name}.nii.gz") for name in names]
+    assert named(make_sites(tmp_path, pairs)) == [
+        ("A_p1_frame01", "A_p1"),
+        ("B_p1_frame01", "B_p1"),
+        ("B_p1_frame07", "B_p1"),
+    ]
+
+
+def test_two_images_of_one_mask_are_one_patient(tmp_path):
+    pairs = [(f"imagesTr/{kind}/000.nii.gz", "labelsTr/000.nii.gz") for kind in ("T1", "T2")]
+    assert named(make_sites(tmp_path, pairs)) == [("T1_000", "000"), ("T2_000", "000")]
+
+
+def test_parts_of_promise12(tmp_path):
+    for part in (1, 2):
+        for name in ("Case00.mhd", "Case00_segmentation.mhd"):
+            path = tmp_path / f"TrainingData_Part{part}" / name
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    names = ["TrainingData_Part1_Case00", "TrainingData_Part2_Case00"]
+    assert named(tmp_path) == [(name, name) for name in names]
+
+
+def test_a_case_that_is_listed_twice(tmp_path):
+    root = make_sites(tmp_path, [("imagesTr/000.nii.gz", "labelsTr/000.nii.gz")] * 2)
+    with pytest.raises(DataError, match=r"000.nii.gz must have another name than .*000.nii.gz"):
+        find_data(root)
+    problems = []
+    assert named(root, problems) == [("000", "000")]
+    assert len(problems) == 1
