@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +32,18 @@ class Metadata:
     rows: dict[str, dict[str, str]]
 
 
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the text of a file in UTF-8, with or without its mark, or UTF-16 with its mark.
+
+    Raises:
+        OSError: The file is unreadable.
+        UnicodeDecodeError: It is of another encoding, and `errors` is ``"strict"``.
+    """
+    content = path.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig", errors)
+
+
 def read_table(path: Path) -> list[list[str]]:
     """Return the cells of a comma-separated file stripped of outer blanks, without blank rows.
 
@@ -37,8 +51,8 @@ def read_table(path: Path) -> list[list[str]]:
         DataError: The file is unreadable.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+        rows = csv.reader(io.StringIO(read_text(path), newline=""))
+        return [[cell.strip() for cell in row] for row in rows if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a readable UTF-8 CSV file, got {error}.") from error
 

@@ -1,7 +1,8 @@
 """MetaImage files: ``.mhd`` with its ``.raw``, or both in one ``.mha``.
 
-A header of ``Key = value`` lines ends with ElementDataFile, the name of the data or LOCAL. Keys
-that do not change the array or its geometry are ignored, AnatomicalOrientation among them.
+A header of ``Key = value`` lines, in UTF-8 or Latin-1, ends with ElementDataFile, the name of the
+data or LOCAL. Keys that do not change the array or its geometry are ignored, AnatomicalOrientation
+among them.
 
 MetaImage positions are in the patient frame of DICOM: x to the left, y to the back, z to the head
 (LPS). NIfTI's x and y run the other way (RAS). With voxel index (i, j, k), spacing s and M whose
@@ -12,8 +13,12 @@ rows in the file are the directions of the image axes,
 
 from __future__ import annotations
 
+import codecs
 import math
+import os
+import unicodedata
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +77,16 @@ def data_file(path: Path | str) -> Path:
         return path
     if name.upper().startswith("LIST") or "%" in name:
         raise DataError(f"{path} must keep its voxels in one file, got ElementDataFile {name}.")
-    return path.parent / name
+    found = (path.parent / spelled for spelled in _spellings(name))
+    return next((file for file in found if file.is_file()), path.parent / name)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Yield a name of a data file as other systems and encodings have it on disk."""
+    yield name
+    yield from (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    yield name.encode(errors="replace").decode("latin-1")
+    yield os.fsdecode(name.encode("latin-1", errors="replace"))
 
 
 def write_metaimage(path: Path, array_zyx: NDArray[Any], spacing_mm: Spacing) -> None:
@@ -120,17 +134,24 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
     except OSError as error:
         raise DataError(f"{path} must be a readable MetaImage file, got {error}.") from error
     header: dict[str, str] = {}
-    position = 0
+    position = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
     while "ElementDataFile" not in header:
         end = start.find(b"\n", position)
         end = len(start) if end < 0 else end
-        key, equals, value = start[position:end].decode("latin-1").partition("=")
+        key, equals, value = _text(start[position:end]).partition("=")
         if position >= len(start) or not (equals or not key.strip()):
             raise DataError(f"{path} must be a MetaImage header up to ElementDataFile, got none.")
         if equals:
             header[key.strip()] = value.strip()
         position = end + 1
     return header, position
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def _is_true(header: dict[str, str], *keys: str) -> bool:

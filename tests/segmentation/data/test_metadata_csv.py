@@ -68,3 +68,9 @@ def test_csv_missing_or_binary(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"scan,\xff\xfe\n")
     with pytest.raises(DataError, match="readable UTF-8 CSV"):
         read_metadata_csv(tmp_path / "b.csv")
+
+
+def test_table_in_utf_16(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("patient,site\np1,Z\u00fcrich\n", encoding="utf-16")
+    assert read_metadata_csv(path).rows == {"p1": {"site": "Z\u00fcrich"}}

@@ -5,6 +5,7 @@ The affine of a file is checked against the definition of its header fields; the
 """
 
 import gzip
+import os
 import zlib
 
 import numpy as np
@@ -229,3 +230,31 @@ def test_real_case(real_data):
     # the labelled organ lies in the middle of the image, not mirrored into a corner
     centre = np.argwhere(mask).mean(axis=0) / mask.shape
     assert np.all(np.abs(centre - 0.5) < 0.2)
+
+
+# UTF-8 of two scripts; Latin-1; a file whose name another system wrote decomposed
+@pytest.mark.parametrize(
+    ("name", "encoding", "on_disk"),
+    [
+        ("Gr\u00f6\u00dfe 1.raw", "utf-8", "Gr\u00f6\u00dfe 1.raw"),
+        ("\u524d\u5217\u817a.raw", "utf-8", "\u524d\u5217\u817a.raw"),
+        ("Gr\u00f6\u00dfe.raw", "latin-1", "Gr\u00f6\u00dfe.raw"),
+        ("Gr\u00f6\u00dfe.raw", "latin-1", os.fsdecode(b"Gr\xf6\xdfe.raw")),
+        ("Gr\u00f6\u00dfe.raw", "utf-8", "Gr\u00c3\u00b6\u00c3\u009fe.raw"),
+        ("Gr\u00f6\u00dfe.raw", "utf-8", "Gro\u0308\u00dfe.raw"),
+    ],
+)
+def test_name_of_the_data_beyond_ascii(tmp_path, name, encoding, on_disk):
+    array = np.arange(24, dtype="<i2").reshape(4, 3, 2)
+    (tmp_path / on_disk).write_bytes(array.tobytes(order="F"))
+    header = f"NDims = 3\nDimSize = 4 3 2\nElementType = MET_SHORT\nElementDataFile = {name}\n"
+    (tmp_path / "a.mhd").write_bytes(header.encode(encoding))
+    np.testing.assert_array_equal(read_metaimage(tmp_path / "a.mhd")[0], array)
+
+
+def test_byte_order_mark_before_the_header(tmp_path):
+    data = np.arange(24, dtype="<i2").tobytes()
+    path = write(tmp_path, data, "a.mha", ElementDataFile="LOCAL")
+    expected = read_metaimage(path)[0]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().removeprefix(b"ObjectType = Image\n"))
+    np.testing.assert_array_equal(read_metaimage(path)[0], expected)

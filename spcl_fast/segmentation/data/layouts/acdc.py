@@ -26,6 +26,7 @@ from spcl_fast.segmentation.data.layouts.layout import (
     phase_frames,
     with_suffix,
 )
+from spcl_fast.segmentation.data.metadata_csv import read_text
 from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
 _SUBFOLDERS = (".", "training", "database", "database/training")
@@ -77,7 +78,7 @@ def _patient_scans(folder: Path) -> list[Scan]:
 
 def _read_info(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"{path} must exist and name the ED and ES frames, got {error}.") from error
     pairs = (line.partition(":") for line in lines if ":" in line)

@@ -22,6 +22,7 @@ from typing import Any
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.layouts.layout import LayoutReader, ScansOrError, attempt, existing
+from spcl_fast.segmentation.data.metadata_csv import read_text
 from spcl_fast.segmentation.data.scan import Scan
 
 _FRAME = re.compile(r"_frame\d+$")
@@ -50,7 +51,7 @@ def _find(root: Path) -> list[ScansOrError]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(path.read_text(encoding="utf-8-sig"))
+        description = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} must be a readable JSON file, got {error}.") from error
     if not isinstance(description, dict):

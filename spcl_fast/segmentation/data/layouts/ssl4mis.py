@@ -18,6 +18,7 @@ from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.layouts.layout import LayoutReader, ScansOrError, folders
+from spcl_fast.segmentation.data.metadata_csv import read_text
 from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
 SUBSETS = ("train", "val", "test")
@@ -60,7 +61,7 @@ def _read_lists(root: Path, names: set[str]) -> tuple[dict[str, str], list[DataE
     missing = []
     for subset in SUBSETS:
         path = root / f"{subset}.list"
-        lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        lines = read_text(path, errors="replace") if path.is_file() else ""
         for name in lines.split():
             if name in names:
                 subsets[name] = subset

@@ -119,3 +119,15 @@ def test_real_acdc(real_data):
     volume = read_scan(scans[0])
     assert set(np.unique(volume.mask)) == {0, 1, 2, 3}
     assert volume.spacing_mm == (10.0, 1.5, 1.5)
+
+
+# what Windows editors write; an old file in Latin-1 keeps its ASCII lines
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "latin-1"])
+def test_encodings_of_info_cfg(tmp_path, encoding):
+    folder = add_patient(tmp_path)
+    text = "ED: 1\nES: 7\nGroup: NOR\nDoctor: M\u00fcller\n"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    (folder / "Info.cfg").write_bytes(mark + text.encode(encoding))
+    scans = find_data(tmp_path, layout="acdc").scans
+    assert [scan.phase for scan in scans] == ["ED", "ES"]
+    assert scans[0].meta == {"group": "NOR"}
