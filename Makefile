@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
 # What compat and examples are compared and run with; two of them would bring another torchvision.
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
@@ -37,7 +38,7 @@ clean:
 # torch first: the extension is built against the one that will be used.
 .venv/python: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) torch numpy setuptools wheel
+	$(PIP) torch numpy setuptools wheel ninja
 	touch $@
 
 .venv/installed-train: .venv/python pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
@@ -45,7 +46,8 @@ clean:
 	$(BIN)/spcl-fast info
 	touch $@
 
+# The extension is compiled by then.
 .venv/installed-dev: .venv/installed-train
-	$(PIP) --no-build-isolation --editable '.[train,dev]'
+	SPCL_BUILD=none $(PIP) --no-build-isolation --editable '.[train,dev]'
 	$(PIP) --no-deps $(PEERS)
 	touch $@

@@ -1,6 +1,7 @@
 // spcl_fast._C: loading it registers the kernels; what it offers itself is small.
 
-#include <torch/extension.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/version.h>
 
 #include "cpu/cache_memory.h"
 #include "cpu/schedule.h"
@@ -25,21 +26,23 @@ void check_python_signals() {
   throw interrupt;
 }
 
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["torch"] = TORCH_VERSION;
+  info["compiler"] = __VERSION__;
+  info["cpu_kernels"] = spcl::best_tile_kernels().name;
+#ifdef SPCL_CUDA_ARCHITECTURES
+  info["cuda"] =
+      std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  info["cuda_architectures"] = SPCL_TEXT_OF(SPCL_CUDA_ARCHITECTURES);
+#endif
+  return info;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   spcl::check_interrupt = check_python_signals;
   m.def("release_kept_memory", &spcl::release_cache_memory);
-  m.def("build_info", [] {
-    pybind11::dict info;
-    info["torch"] = TORCH_VERSION;
-    info["compiler"] = __VERSION__;
-    info["cpu_kernels"] = spcl::best_tile_kernels().name;
-#ifdef SPCL_CUDA_ARCHITECTURES
-    info["cuda"] = std::to_string(CUDART_VERSION / 1000) + "." +
-                   std::to_string(CUDART_VERSION % 1000 / 10);
-    info["cuda_architectures"] = SPCL_TEXT_OF(SPCL_CUDA_ARCHITECTURES);
-#endif
-    return info;
-  });
+  m.def("build_info", &build_info);
 }
