@@ -1,5 +1,5 @@
-// Argument checks of the ops on CPUs; TORCH_CHECK_VALUE is a ValueError in Python, TORCH_CHECK_TYPE a
-// TypeError.
+// Argument checks of the ops on CPUs; TORCH_CHECK_VALUE is a ValueError in Python, TORCH_CHECK_TYPE
+// a TypeError.
 #pragma once
 
 #include <ATen/core/Tensor.h>

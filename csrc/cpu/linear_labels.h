@@ -38,8 +38,8 @@ class LinearLabels {
   std::vector<LabelTile> tile(int64_t row0, int64_t col0) const {
     std::vector<LabelTile> tiles;
     for (const Label& x : labels_) {
-      tiles.push_back({&x.rows[row0], &x.cols[col0], &x.b[row0], &x.b[col0], &x.c[row0],
-                       &x.c[col0], x.slope});
+      tiles.push_back(
+          {&x.rows[row0], &x.cols[col0], &x.b[row0], &x.b[col0], &x.c[row0], &x.c[col0], x.slope});
     }
     return tiles;
   }

@@ -38,17 +38,18 @@ class Operand {
   int64_t size(int64_t block) const { return std::min(block_, size() - begin(block)); }
   const Rows& rows() const { return rows_; }
 
-  // Packs every block for products with it: in panels for dot products, in slices for sums of rows.
-  void pack_panels() {
+  // Packs every block for products with it: in slivers for dot products, in slices for sums of
+  // rows.
+  void pack_slivers() {
     const TileKernels& kernels = best_tile_kernels();
-    const int64_t step = kernels.panel_rows;
-    panels_ = pack((size() + step - 1) / step * step * D(), D(), kernels.pack_panels);
+    const int64_t step = kernels.sliver_rows;
+    slivers_ = pack((size() + step - 1) / step * step * D(), D(), kernels.pack_slivers);
   }
   void pack_slices() {
     slices_ = pack(size() * slice_width(), slice_width(), best_tile_kernels().pack_slices);
   }
-  const float* panels(int64_t block) const {
-    return panels_.const_data_ptr<float>() + begin(block) * D();
+  const float* slivers(int64_t block) const {
+    return slivers_.const_data_ptr<float>() + begin(block) * D();
   }
   const float* slices(int64_t block) const {
     return slices_.const_data_ptr<float>() + begin(block) * slice_width();
@@ -85,7 +86,7 @@ class Operand {
   at::Tensor x_;
   Rows rows_;
   int64_t block_;
-  at::Tensor panels_, slices_;
+  at::Tensor slivers_, slices_;
 };
 
 // Values of the rows, with the padding that the kernels may read.

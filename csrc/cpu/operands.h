@@ -6,19 +6,19 @@ SPCL_INLINE const float* row_of(const Rows& rows, int64_t i) {
   return rows.data + (rows.order ? rows.order[i] : i) * rows.stride;
 }
 
-void pack_panels(const Rows& rows, int64_t begin, int64_t count, float* panels) {
+void pack_slivers(const Rows& rows, int64_t begin, int64_t count, float* slivers) {
   constexpr int64_t kLine = 16;  // floats of a cache line
   const int64_t D = rows.D;
-  for (int64_t j = 0; j < count; j += kCols, panels += kCols * D) {
+  for (int64_t j = 0; j < count; j += kCols, slivers += kCols * D) {
     const int64_t width = min_of(kCols, count - j);
     for (int64_t d = 0; d < D; d += kLine) {
       const int64_t depth = min_of(kLine, D - d);
       for (int64_t c = 0; c < width; ++c) {
         const float* row = row_of(rows, begin + j + c) + d;
-        for (int64_t k = 0; k < depth; ++k) panels[(d + k) * kCols + c] = row[k];
+        for (int64_t k = 0; k < depth; ++k) slivers[(d + k) * kCols + c] = row[k];
       }
       for (int64_t c = width; c < kCols; ++c) {
-        for (int64_t k = 0; k < depth; ++k) panels[(d + k) * kCols + c] = 0;
+        for (int64_t k = 0; k < depth; ++k) slivers[(d + k) * kCols + c] = 0;
       }
     }
   }

@@ -19,8 +19,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(
     int64_t num_cached           // floats that cached tiles may take
 );
 
-// Returns dz (N, D) and drefs (M, D), (0, D) where not needed. Of a square problem dz takes along the
-// gradients of positive_pair_loss with linear weights, lse held fixed, for any number of labels.
+// Returns dz (N, D) and drefs (M, D), (0, D) where not needed. Of a square problem dz takes along
+// the gradients of positive_pair_loss with linear weights, lse held fixed, for any number of
+// labels.
 std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
     const at::Tensor& z,              // (N, D)
     const OptionalTensor& refs,       // (M, D)

@@ -18,11 +18,11 @@
 #include <limits>
 #include <optional>
 
-#include "checks.h"
-#include "ops.h"
 #include "cache_memory.h"
+#include "checks.h"
 #include "linear_labels.h"
 #include "operand.h"
+#include "ops.h"
 #include "schedule.h"
 
 namespace spcl {
@@ -69,7 +69,7 @@ struct Problem {
   Operand cols;
   bool is_square;
   double tau;
-  int64_t num_groups;  // of columns, each with row sums and gradients of its own
+  int64_t num_spans;  // of columns, each with row sums and gradients of its own
   bool is_bounded;
   Schedule schedule;
   int64_t cached_rows, cached_stride;  // of a cached tile
@@ -79,17 +79,17 @@ struct Problem {
         cols(refs ? *refs : z),
         is_square(!refs),
         tau(positive_scalar("tau", tau_tensor, true)),
-        num_groups(is_square ? 1 : groups(rows.num_blocks(), cols.num_blocks())),
+        num_spans(is_square ? 1 : spans(rows.num_blocks(), cols.num_blocks())),
         is_bounded(std::min(rows.size(), cols.size()) >= kMinTerms &&
                    exponent_bound() < kMaxExponent),
         schedule(is_square ? Schedule::triangle(rows.num_blocks())
-                           : Schedule::rectangle(rows.num_blocks(), cols.num_blocks(), num_groups)),
+                           : Schedule::rectangle(rows.num_blocks(), cols.num_blocks(), num_spans)),
         cached_rows(std::min(rows.block(), rows.size())),
         cached_stride(std::min(cols.block(), (cols.size() + kPad - 1) / kPad * kPad)) {}
 
-  void pack_panels() {
-    cols.pack_panels();
-    if (!is_square) rows.pack_panels();
+  void pack_slivers() {
+    cols.pack_slivers();
+    if (!is_square) rows.pack_slivers();
   }
   void pack_slices() {
     cols.pack_slices();
@@ -104,19 +104,19 @@ struct Problem {
     return is_bounded && cached_size() > 0 ? cache.numel() / cached_size() : 0;
   }
   int64_t row_block(const ScheduledTile& tile) const { return tile.i % rows.num_blocks(); }
-  int64_t group(const ScheduledTile& tile) const { return tile.i / rows.num_blocks(); }
+  int64_t span(const ScheduledTile& tile) const { return tile.i / rows.num_blocks(); }
   int64_t col_block(const ScheduledTile& tile) const {
-    return is_square ? tile.j : tile.j - num_groups * rows.num_blocks();
+    return is_square ? tile.j : tile.j - num_spans * rows.num_blocks();
   }
-  Tile tile(int64_t i, int64_t j, bool has_panels = true) const {
-    const float* row_panels = has_panels ? packed_rows().panels(i) : nullptr;
-    const float* col_panels = has_panels ? cols.panels(j) : nullptr;
-    return {row_panels, col_panels, rows.size(i), cols.size(j), rows.D(), is_square && i == j};
+  Tile tile(int64_t i, int64_t j, bool has_slivers = true) const {
+    const float* row_slivers = has_slivers ? packed_rows().slivers(i) : nullptr;
+    const float* col_slivers = has_slivers ? cols.slivers(j) : nullptr;
+    return {row_slivers, col_slivers, rows.size(i), cols.size(j), rows.D(), is_square && i == j};
   }
 
  private:
   // Few row blocks against many columns would leave threads without a block of their own.
-  static int64_t groups(int64_t num_rows, int64_t num_cols) {
+  static int64_t spans(int64_t num_rows, int64_t num_cols) {
     const int64_t wanted = num_rows > 0 ? 2 * at::get_num_threads() / num_rows : 1;
     return std::max<int64_t>(1, std::min(wanted, num_cols));
   }
@@ -168,7 +168,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
   check_refs(z, refs);
   TORCH_CHECK_VALUE(num_cached_floats >= 0, "num_kept must be at least 0, got ", num_cached_floats);
   Problem problem(z, refs, tau);
-  problem.pack_panels();
+  problem.pack_slivers();
   const TileKernels& kernels = best_tile_kernels();
   at::Tensor cache = cache_memory(num_cached_floats);
   float* cached = cache.mutable_data_ptr<float>();
@@ -176,14 +176,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
   TORCH_CHECK_VALUE(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
                     "num_kept must be a multiple of ", cached_size, ", got ", num_cached_floats);
   const int64_t num_rows = problem.rows.size();
-  LogSums row_sums(problem.num_groups * num_rows);
+  LogSums row_sums(problem.num_spans * num_rows);
   LogSums own_col_sums(problem.is_square ? 0 : problem.cols.size());
   LogSums& col_sums = problem.is_square ? row_sums : own_col_sums;
 
   run(problem.schedule, problem.is_bounded ? 0 : kTile * kTileStride,
       [&](const ScheduledTile& at, int64_t index, float* scratch) {
         const int64_t i = problem.row_block(at), j = problem.col_block(at);
-        const int64_t row0 = problem.group(at) * num_rows + problem.rows.begin(i);
+        const int64_t row0 = problem.span(at) * num_rows + problem.rows.begin(i);
         const int64_t col0 = problem.cols.begin(j);
         const Tile tile = problem.tile(i, j);
         float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
@@ -203,8 +203,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
         }
       });
 
-  for (int64_t group = 1; group < problem.num_groups; ++group) {
-    for (int64_t i = 0; i < num_rows; ++i) row_sums.add(i, row_sums, group * num_rows + i);
+  for (int64_t span = 1; span < problem.num_spans; ++span) {
+    for (int64_t i = 0; i < num_rows; ++i) row_sums.add(i, row_sums, span * num_rows + i);
   }
   const int64_t num_cols = problem.is_square ? 0 : problem.cols.size();
   return {finish(row_sums, num_rows, z), finish(own_col_sums, num_cols, z), cache};
@@ -231,7 +231,7 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   const float* cached = cache.const_data_ptr<float>();
   const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size();
   const int64_t num_tiles = static_cast<int64_t>(problem.schedule.tiles().size());
-  if (num_cached < num_tiles) problem.pack_panels();
+  if (num_cached < num_tiles) problem.pack_slivers();
   problem.pack_slices();
   const TileKernels& kernels = best_tile_kernels();
   const LinearLabels linear(labels, c, gamma, lse, problem.tau, problem.is_bounded ? kLog2E : 1);
@@ -241,41 +241,39 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   const RowGradient& col_gradient = refs ? *ref_gradient : row_gradient;
   const int64_t num_rows = problem.rows.size(), D = problem.rows.D();
   needs_refs = needs_refs && refs;
-  at::Tensor dz = at::zeros({problem.num_groups, needs_z ? num_rows : 0, D}, z.options());
+  at::Tensor dz = at::zeros({problem.num_spans, needs_z ? num_rows : 0, D}, z.options());
   at::Tensor drefs = at::zeros({needs_refs ? problem.cols.size() : 0, D}, z.options());
   float* dz_data = dz.mutable_data_ptr<float>();
   float* dcols_data = problem.is_square ? dz_data : drefs.mutable_data_ptr<float>();
   const bool needs_cols = problem.is_square ? needs_z : needs_refs;
 
-  run(problem.schedule, kTile * kTileStride,
-      [&](const ScheduledTile& at, int64_t index, float* h) {
-        const int64_t i = problem.row_block(at), j = problem.col_block(at);
-        const int64_t row0 = problem.rows.begin(i), col0 = problem.cols.begin(j);
-        const Tile tile = problem.tile(i, j, num_cached < num_tiles);
-        const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
-        const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
-        const LabelTiles positives = {label_tiles.data(), static_cast<int64_t>(label_tiles.size())};
-        if (index < num_cached) {
-          kernels.cached_softmax_gradient(tile, cached + index * cached_size, problem.cached_stride,
-                                          u_i, u_j, positives, h);
-        } else if (problem.is_bounded) {
-          kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, positives, h);
-        } else {
-          kernels.any_softmax_gradient(tile, problem.tau, &row_gradient.a[row0],
-                                       &col_gradient.a[col0], &row_gradient.lse[row0],
-                                       &col_gradient.lse[col0], positives, h);
-        }
-        float* out[kTile];
-        if (needs_z) {
-          row_pointers(dz_data, D, problem.group(at) * num_rows + row0, tile.m, out);
-          kernels.add_rows(tile, h, problem.cols.slices(j), nullptr, out);
-        }
-        if (needs_cols && !tile.is_diagonal) {
-          row_pointers(dcols_data, D, col0, tile.n, out);
-          kernels.add_columns(tile, h, problem.packed_rows().slices(i), nullptr, out);
-        }
-      });
-  return {problem.num_groups == 1 ? dz[0] : dz.sum(0), drefs};
+  run(problem.schedule, kTile * kTileStride, [&](const ScheduledTile& at, int64_t index, float* h) {
+    const int64_t i = problem.row_block(at), j = problem.col_block(at);
+    const int64_t row0 = problem.rows.begin(i), col0 = problem.cols.begin(j);
+    const Tile tile = problem.tile(i, j, num_cached < num_tiles);
+    const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
+    const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
+    const LabelTiles positives = {label_tiles.data(), static_cast<int64_t>(label_tiles.size())};
+    if (index < num_cached) {
+      kernels.cached_softmax_gradient(tile, cached + index * cached_size, problem.cached_stride,
+                                      u_i, u_j, positives, h);
+    } else if (problem.is_bounded) {
+      kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, positives, h);
+    } else {
+      kernels.any_softmax_gradient(tile, problem.tau, &row_gradient.a[row0], &col_gradient.a[col0],
+                                   &row_gradient.lse[row0], &col_gradient.lse[col0], positives, h);
+    }
+    float* out[kTile];
+    if (needs_z) {
+      row_pointers(dz_data, D, problem.span(at) * num_rows + row0, tile.m, out);
+      kernels.add_rows(tile, h, problem.cols.slices(j), nullptr, out);
+    }
+    if (needs_cols && !tile.is_diagonal) {
+      row_pointers(dcols_data, D, col0, tile.n, out);
+      kernels.add_columns(tile, h, problem.packed_rows().slices(i), nullptr, out);
+    }
+  });
+  return {problem.num_spans == 1 ? dz[0] : dz.sum(0), drefs};
 }
 
 TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {

@@ -26,18 +26,18 @@ SPCL_INLINE void strip_ranges(const Tile& tile, const PositiveTile& positive, Ra
 template <class Visit>
 SPCL_INLINE void for_each_positive(const Tile& tile, const PositiveTile& positive,
                                    const Range* used, Visit visit) {
-  for_each_micro_tile(tile, used, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width,
-                                      const float* sims) {
-    for (int64_t r = 0; r < num_rows; ++r) {
-      const Range p = positive.positives[i + r];
-      const int64_t begin = max_of(p.begin, j), end = min_of(p.end, j + width);
-      if (begin >= end) continue;
-      for (int64_t c = (begin - j) / kLanes * kLanes; c < end - j; c += kLanes) {
-        const Mask is_pair = in_range(j + c, p.begin, p.end, tile.is_diagonal ? i + r : -1);
-        visit(i + r, j + c, is_pair, load(sims + r * kCols + c));
-      }
-    }
-  });
+  for_each_micro_tile(
+      tile, used, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width, const float* sims) {
+        for (int64_t r = 0; r < num_rows; ++r) {
+          const Range p = positive.positives[i + r];
+          const int64_t begin = max_of(p.begin, j), end = min_of(p.end, j + width);
+          if (begin >= end) continue;
+          for (int64_t c = (begin - j) / kLanes * kLanes; c < end - j; c += kLanes) {
+            const Mask is_pair = in_range(j + c, p.begin, p.end, tile.is_diagonal ? i + r : -1);
+            visit(i + r, j + c, is_pair, load(sims + r * kCols + c));
+          }
+        }
+      });
 }
 
 template <bool kIsHard>

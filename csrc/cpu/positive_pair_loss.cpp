@@ -14,9 +14,9 @@
 #include <cmath>
 
 #include "checks.h"
-#include "ops.h"
 #include "class_sums.h"
 #include "operand.h"
+#include "ops.h"
 #include "schedule.h"
 #include "sorted_labels.h"
 #include "zero_products.h"
@@ -67,7 +67,7 @@ struct Problem {
         weight{static_cast<float>(positive_scalar("gamma", gamma_tensor, false)), is_hard},
         // Sums over a class would spread what is not finite to all of its rows.
         has_unit_weights(std::isinf(weight.gamma) && !window && is_finite()) {
-    if (!has_unit_weights) pack_panels();
+    if (!has_unit_weights) pack_slivers();
   }
 
   void pack_slices() {
@@ -77,8 +77,8 @@ struct Problem {
   // The rows as they were packed: of a square problem they are the columns.
   const Operand& packed_rows() const { return sorted.is_square ? cols : rows; }
   Tile tile(int64_t i, int64_t j) const {
-    return {packed_rows().panels(i), cols.panels(j), rows.size(i),
-            cols.size(j),            rows.D(),       sorted.is_square && i == j};
+    return {packed_rows().slivers(i),  cols.slivers(j), rows.size(i), cols.size(j), rows.D(),
+            sorted.is_square && i == j};
   }
 
   float scale() const { return static_cast<float>(1 / tau); }
@@ -97,9 +97,9 @@ struct Problem {
     return std::isfinite(rows.max_squared_norm()) &&
            (sorted.is_square || std::isfinite(cols.max_squared_norm()));
   }
-  void pack_panels() {
-    cols.pack_panels();
-    if (!sorted.is_square) rows.pack_panels();
+  void pack_slivers() {
+    cols.pack_slivers();
+    if (!sorted.is_square) rows.pack_slivers();
   }
 };
 

@@ -2,8 +2,9 @@
 // SPCL_ROWS and SPCL_VECTORS leave some for the vectors of the right operand and a broadcast value.
 //
 // Three forms of an operand:
-//   panels  z^T, kCols rows of z each, (D, kCols): both sides of a dot product. A multiple of kRows,
-//           so that a strip of kRows rows lies in one panel.
+//   slivers  z^T, kCols rows of z each, (D, kCols): both sides of a dot product. A multiple of
+//   kRows,
+//           so that a strip of kRows rows lies in one sliver.
 //   slices  z, 1 to kVectors vectors of features each, (rows, width): the right side of h z.
 //   h       row-major of stride kTileStride, read along rows (h z) or columns (h^T z).
 // So all strides but the one along D are constants, and the inner loops hold nothing but loads,
@@ -57,21 +58,20 @@ SPCL_INLINE void multiply(int64_t K, const float* a, const float* b, F finish) {
 
 template <int64_t V>
 SPCL_ALONE void dot_products(int64_t D, const float* a, const float* b, float* sims) {
-  multiply<V, 1, kCols, kCols>(D, a, b, [&](int64_t r, int64_t v, Vec x) {
-    store(sims + r * kCols + v * kLanes, x);
-  });
+  multiply<V, 1, kCols, kCols>(
+      D, a, b, [&](int64_t r, int64_t v, Vec x) { store(sims + r * kCols + v * kLanes, x); });
 }
 
-// Where a strip that starts at row i lies in the panels.
-SPCL_INLINE const float* strip_of(const float* panels, int64_t D, int64_t i) {
-  return panels + i / kCols * kCols * D + i % kCols;
+// Where a strip that starts at row i lies in the slivers.
+SPCL_INLINE const float* strip_of(const float* slivers, int64_t D, int64_t i) {
+  return slivers + i / kCols * kCols * D + i % kCols;
 }
 
-// Calls visit(i, num_rows, j, width, sims) for every micro-tile of the tile: rows [i, i + num_rows),
-// columns [j, j + width), and their dot products, of stride kCols. `used`, where given, has for each
-// strip the columns that matter; micro-tiles without any are left out.
+// Calls visit(i, num_rows, j, width, sims) for every micro-tile of the tile: rows [i, i +
+// num_rows), columns [j, j + width), and their dot products, of stride kCols. `used`, where given,
+// has for each strip the columns that matter; micro-tiles without any are left out.
 //
-// A panel of columns stays in the first-level cache while all strips of rows pass it.
+// A sliver of columns stays in the first-level cache while all strips of rows pass it.
 template <class Visit>
 SPCL_INLINE void for_each_micro_tile(const Tile& tile, const Range* used, Visit visit) {
   alignas(64) float sims[kRows * kCols];
@@ -102,7 +102,7 @@ SPCL_INLINE void for_each_slice(int64_t D, F f) {
 // Adds a (kRows, K) times b (K, V * kLanes) to features [d, D) of the first num_rows of `out`.
 template <int64_t V, int64_t kRowStride, int64_t kDepthStride>
 SPCL_ALONE void add_product(int64_t K, const float* a, const float* b, int64_t D, int64_t d,
-                             int64_t num_rows, float* const* out) {
+                            int64_t num_rows, float* const* out) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t v = 0; v < V; ++v) __builtin_prefetch(out[r] + d + v * kLanes, 1);
   }
@@ -127,10 +127,9 @@ void add_rows(const Tile& tile, const float* h, const float* x_j, const Range* u
       for (int64_t i = 0; i < tile.m; i += kRows) {
         const Range range = used ? used[i / kRows] : Range{0, tile.n};
         if (range.begin >= range.end) continue;
-        add_product<V, kTileStride, 1>(
-            range.end - range.begin, h + i * kTileStride + range.begin,
-            x + range.begin * V * kLanes, tile.D, first * kLanes, min_of(kRows, tile.m - i),
-            out_i + i);
+        add_product<V, kTileStride, 1>(range.end - range.begin, h + i * kTileStride + range.begin,
+                                       x + range.begin * V * kLanes, tile.D, first * kLanes,
+                                       min_of(kRows, tile.m - i), out_i + i);
       }
     });
   });

@@ -64,18 +64,18 @@ Schedule Schedule::intervals(const std::vector<int32_t>& first, const std::vecto
   return schedule;
 }
 
-Schedule Schedule::rectangle(int64_t num_rows, int64_t num_cols, int64_t num_groups) {
-  Schedule schedule(num_groups * num_rows + num_cols);
+Schedule Schedule::rectangle(int64_t num_rows, int64_t num_cols, int64_t num_spans) {
+  Schedule schedule(num_spans * num_rows + num_cols);
   schedule.tiles_.reserve(num_rows * num_cols);
-  const int64_t width = (num_cols + num_groups - 1) / num_groups;
+  const int64_t width = (num_cols + num_spans - 1) / num_spans;
   const int64_t shorter = std::min(num_rows, width), longer = std::max(num_rows, width);
   for (int64_t round = 0; round < longer; ++round) {
     for (int64_t k = 0; k < shorter; ++k) {
       const int64_t other = (round + k) % longer;
       const int64_t i = num_rows <= width ? k : other, j = num_rows <= width ? other : k;
-      for (int64_t group = 0; group < num_groups; ++group) {
-        const int64_t col = group * width + j;
-        if (col < num_cols) schedule.add(group * num_rows + i, num_groups * num_rows + col);
+      for (int64_t span = 0; span < num_spans; ++span) {
+        const int64_t col = span * width + j;
+        if (col < num_cols) schedule.add(span * num_rows + i, num_spans * num_rows + col);
       }
     }
   }

@@ -38,10 +38,10 @@ class Schedule {
   // Tiles of row blocks i against column blocks [first[i], last[i]], numbered after the row blocks.
   static Schedule intervals(const std::vector<int32_t>& first, const std::vector<int32_t>& last,
                             int64_t num_cols);
-  // Every tile of row blocks against column blocks. The columns come in `num_groups` groups of
-  // equal size (but the last); the row blocks of group g are g num_rows + i, the column blocks
-  // follow after those of all groups.
-  static Schedule rectangle(int64_t num_rows, int64_t num_cols, int64_t num_groups);
+  // Every tile of row blocks against column blocks. The columns come in `num_spans` spans of
+  // equal size (but the last); the row blocks of span g are g num_rows + i, the column blocks
+  // follow after those of all spans.
+  static Schedule rectangle(int64_t num_rows, int64_t num_cols, int64_t num_spans);
 
   const std::vector<ScheduledTile>& tiles() const { return tiles_; }
   int64_t num_blocks() const { return static_cast<int64_t>(counts_.size()); }

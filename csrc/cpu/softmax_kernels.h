@@ -20,28 +20,28 @@ void exp_sums(const Tile& tile, Scale scale, float* row_sums, float* col_sums, f
   Vec row_totals[kTile], col_totals[kTile / kLanes];
   for (int64_t i = 0; i < tile.m; ++i) row_totals[i] = Vec{};
   for (int64_t j = 0; j < tile.n; j += kLanes) col_totals[j / kLanes] = Vec{};
-  for_each_micro_tile(tile, nullptr, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width,
-                                         const float* sims) {
-    const auto add = [&](auto is_partial) {
-      for (int64_t c = 0; c < width; c += kLanes) {
-        Vec col_total = col_totals[(j + c) / kLanes];
-        for (int64_t r = 0; r < num_rows; ++r) {
-          const Vec x = times(load(sims + r * kCols + c), scale);
-          if (cached) store(cached + (i + r) * cached_stride + j + c, x);
-          Vec e = exp2_bounded(x);
-          if (is_partial.value) e = select(pairs_of(tile, i + r, j + c), e, Vec{});
-          row_totals[i + r] += e;
-          col_total += e;
+  for_each_micro_tile(
+      tile, nullptr, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width, const float* sims) {
+        const auto add = [&](auto is_partial) {
+          for (int64_t c = 0; c < width; c += kLanes) {
+            Vec col_total = col_totals[(j + c) / kLanes];
+            for (int64_t r = 0; r < num_rows; ++r) {
+              const Vec x = times(load(sims + r * kCols + c), scale);
+              if (cached) store(cached + (i + r) * cached_stride + j + c, x);
+              Vec e = exp2_bounded(x);
+              if (is_partial.value) e = select(pairs_of(tile, i + r, j + c), e, Vec{});
+              row_totals[i + r] += e;
+              col_total += e;
+            }
+            col_totals[(j + c) / kLanes] = col_total;
+          }
+        };
+        if (width % kLanes || has_diagonal(tile, i, num_rows, j, width)) {
+          add(Int<true>{});
+        } else {
+          add(Int<false>{});
         }
-        col_totals[(j + c) / kLanes] = col_total;
-      }
-    };
-    if (width % kLanes || has_diagonal(tile, i, num_rows, j, width)) {
-      add(Int<true>{});
-    } else {
-      add(Int<false>{});
-    }
-  });
+      });
   for (int64_t i = 0; i < tile.m; ++i) row_sums[i] = sum(row_totals[i]);
   __builtin_memcpy(col_sums, col_totals, sizeof(float) * tile.n);
 }
@@ -56,18 +56,18 @@ void shifted_exp_sums(const Tile& tile, float tau, float* scratch, float* row_sh
   alignas(64) float shifts[kTile], sums[kTile] = {};
   for (int64_t i = 0; i < tile.m; ++i) row_tops[i] = minus_inf;
   for (int64_t j = 0; j < kTile; ++j) shifts[j] = -__builtin_inff();
-  for_each_micro_tile(tile, nullptr, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width,
-                                         const float* sims) {
-    for (int64_t r = 0; r < num_rows; ++r) {
-      for (int64_t c = 0; c < width; c += kLanes) {
-        const Vec s = select(pairs_of(tile, i + r, j + c), load(sims + r * kCols + c) / tau,
-                             minus_inf);
-        store(scratch + (i + r) * kTileStride + j + c, s);
-        row_tops[i + r] = larger(s, row_tops[i + r]);
-        store(shifts + j + c, larger(s, load(shifts + j + c)));
-      }
-    }
-  });
+  for_each_micro_tile(
+      tile, nullptr, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width, const float* sims) {
+        for (int64_t r = 0; r < num_rows; ++r) {
+          for (int64_t c = 0; c < width; c += kLanes) {
+            const Vec s =
+                select(pairs_of(tile, i + r, j + c), load(sims + r * kCols + c) / tau, minus_inf);
+            store(scratch + (i + r) * kTileStride + j + c, s);
+            row_tops[i + r] = larger(s, row_tops[i + r]);
+            store(shifts + j + c, larger(s, load(shifts + j + c)));
+          }
+        }
+      });
   for (int64_t j = 0; j < kTile; ++j) shifts[j] = finite_or_zero(shifts[j]);
   for (int64_t i = 0; i < tile.m; ++i) {
     row_shifts[i] = finite_or_zero(maximum(row_tops[i]));
@@ -118,13 +118,14 @@ SPCL_INLINE void row_gradient(const Tile& tile, int64_t i, int64_t j, int64_t wi
 template <class Exponent, class Gradient>
 SPCL_INLINE void tile_gradient(const Tile& tile, LabelTiles labels, float* h, Exponent exponent,
                                Gradient gradient) {
-  for_each_micro_tile(
-      tile, nullptr, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width, float* sims) {
-        for (int64_t r = 0; r < num_rows; ++r, sims += kCols) {
-          for (int64_t c = 0; c < width; c += kLanes) store(sims + c, exponent(load(sims + c)));
-          row_gradient(tile, i + r, j, width, sims, labels, h, gradient);
-        }
-      });
+  for_each_micro_tile(tile, nullptr,
+                      [&](int64_t i, int64_t num_rows, int64_t j, int64_t width, float* sims) {
+                        for (int64_t r = 0; r < num_rows; ++r, sims += kCols) {
+                          for (int64_t c = 0; c < width; c += kLanes)
+                            store(sims + c, exponent(load(sims + c)));
+                          row_gradient(tile, i + r, j, width, sims, labels, h, gradient);
+                        }
+                      });
 }
 
 void softmax_gradient(const Tile& tile, Scale scale, const float* u_i, const float* u_j,

@@ -30,7 +30,7 @@ struct Rows {
 };
 
 struct Tile {
-  const float *rows, *cols;  // panels of m and n rows
+  const float *rows, *cols;  // slivers of m and n rows
   int64_t m, n, D;
   bool is_diagonal;  // leave out the pairs of a row with itself
 };
@@ -76,10 +76,10 @@ struct LabelTiles {
 
 struct TileKernels {
   const char* name;
-  int64_t panel_rows;  // pack_panels() rounds the number of rows up to a multiple of it
+  int64_t sliver_rows;  // pack_slivers() rounds the number of rows up to a multiple of it
 
-  // Writes rows [begin, begin + count) in panels, or in slices of at most (D + kPad) count floats.
-  void (*pack_panels)(const Rows& rows, int64_t begin, int64_t count, float* panels);
+  // Writes rows [begin, begin + count) in slivers, or in slices of at most (D + kPad) count floats.
+  void (*pack_slivers)(const Rows& rows, int64_t begin, int64_t count, float* slivers);
   void (*pack_slices)(const Rows& rows, int64_t begin, int64_t count, float* slices);
   // Returns the largest squared norm of the rows, inf if any is not finite.
   double (*max_squared_norm)(const Rows& rows, int64_t begin, int64_t count);

@@ -25,7 +25,7 @@ namespace {
   extern const TileKernels table = {     \
       label,                             \
       SPCL_ISA::kCols,                   \
-      SPCL_ISA::pack_panels,             \
+      SPCL_ISA::pack_slivers,            \
       SPCL_ISA::pack_slices,             \
       SPCL_ISA::max_squared_norm,        \
       SPCL_ISA::exp_sums,                \

@@ -47,11 +47,11 @@ __global__ __launch_bounds__(kThreads) void sum_exponentials(const float* __rest
   alignas(16) __shared__ ColumnParts parts;
   alignas(16) __shared__ float col_top[kTileCols];
   __shared__ float top_of[kWarps], low_of[2 * kWarps];
-  const Share share(panel, blockIdx.y, blockIdx.x);
+  const Fragment fragment(panel, blockIdx.y, blockIdx.x);
   const Scale to_log2 = {scale[2], scale[3]};
 
   float x[kRowsOfWarp][kColsOfLane], by_row[kRowsOfWarp], by_col[kColsOfLane];
-  load_products(products, panel, share, x);
+  load_products(products, panel, fragment, x);
 #pragma unroll
   for (int c = 0; c < kColsOfLane; ++c) by_col[c] = -kInf;
 #pragma unroll
@@ -59,7 +59,7 @@ __global__ __launch_bounds__(kThreads) void sum_exponentials(const float* __rest
     by_row[r] = -kInf;
 #pragma unroll
     for (int c = 0; c < kColsOfLane; ++c) {
-      x[r][c] = share.has(r, c) ? to_log2(x[r][c]) : -kInf;
+      x[r][c] = fragment.has(r, c) ? to_log2(x[r][c]) : -kInf;
       by_row[r] = fmaxf(by_row[r], x[r][c]);
       by_col[c] = fmaxf(by_col[c], x[r][c]);
     }
@@ -116,7 +116,7 @@ __global__ __launch_bounds__(kThreads) void sum_exponentials(const float* __rest
   }
 
   const float row_sum = reduce_rows(by_row, Add());
-  const int64_t row = share.row + lane() / kLanesOfRow;
+  const int64_t row = fragment.row + lane() / kLanesOfRow;
   if (lane() % kLanesOfRow == 0 && row < panel.num_rows) {
     rows[blockIdx.x * panel.num_rows + row] = log_sum(row_shift, row_sum);
   }
@@ -170,22 +170,22 @@ __global__ __launch_bounds__(kThreads, 2) void pair_gradient(
     const float* __restrict__ col_lse, const float* __restrict__ col_a, LinearLabels labels,
     const int2* __restrict__ ranges, const int* __restrict__ ranks, const float* __restrict__ c,
     const float* __restrict__ gamma) {
-  const Share share(panel, blockIdx.y, blockIdx.x);
-  if (share.rows == 0) return;  // a whole warp
+  const Fragment fragment(panel, blockIdx.y, blockIdx.x);
+  if (fragment.rows == 0) return;  // a whole warp
   const Scale to_similarity = {scale[0], scale[1]};
-  const bool has_cols = share.cols > 0;
+  const bool has_cols = fragment.cols > 0;
 
   // Lane l has row l / kLanesOfRow: rows and columns outside repeat one inside, with a factor of 0.
   const int own_row = lane() / kLanesOfRow;
-  const int64_t row = panel.row0 + share.row + (own_row < share.rows ? own_row : 0);
-  const float lse_i = row_lse[row], a_i = own_row < share.rows ? row_a[row] : 0;
+  const int64_t row = panel.row0 + fragment.row + (own_row < fragment.rows ? own_row : 0);
+  const float lse_i = row_lse[row], a_i = own_row < fragment.rows ? row_a[row] : 0;
   float lse_j[kColsOfLane], a_j[kColsOfLane];
-  load_columns<float, float4>(col_lse, panel.col0 + share.col, has_cols, lse_j);
-  load_columns<float, float4>(col_a, panel.col0 + share.col, has_cols, a_j);
+  load_columns<float, float4>(col_lse, panel.col0 + fragment.col, has_cols, lse_j);
+  load_columns<float, float4>(col_a, panel.col0 + fragment.col, has_cols, a_j);
   float top = lse_i, low = lse_i;
 #pragma unroll
   for (int k = 0; k < kColsOfLane; ++k) {
-    if (k >= share.cols) lse_j[k] = lse_i, a_j[k] = 0;
+    if (k >= fragment.cols) lse_j[k] = lse_i, a_j[k] = 0;
     top = lse_j[k] > top ? lse_j[k] : top;
     low = lse_j[k] < low ? lse_j[k] : low;
   }
@@ -193,7 +193,7 @@ __global__ __launch_bounds__(kThreads, 2) void pair_gradient(
   low = reduce_warp(low, Min());
 
   float x[kRowsOfWarp][kColsOfLane];
-  load_products(products, panel, share, x);
+  load_products(products, panel, fragment, x);
   // exp(s - lse_i) = exp(s - top) exp(top - lse_i): one power serves both terms, and s <= lse_i
   // keeps it below 1; the spread keeps the factors finite, and what is lost below 2^-62.
   const bool shares_powers = (top - low) * kLog2E <= kMostSpread;  // not if infinite
@@ -215,11 +215,11 @@ __global__ __launch_bounds__(kThreads, 2) void pair_gradient(
                   a_j[k] * exp2_fast((sim[k] - lse_j[k]) * kLog2E);
       }
     }
-    if (r < share.rows) {
-      add_linear_labels(labels, ranges, ranks, c, gamma, panel.row0 + share.row + r,
-                        panel.col0 + share.col, has_cols, own_lse, lse_j, sim, x[r]);
+    if (r < fragment.rows) {
+      add_linear_labels(labels, ranges, ranks, c, gamma, panel.row0 + fragment.row + r,
+                        panel.col0 + fragment.col, has_cols, own_lse, lse_j, sim, x[r]);
     }
-    store_row(h, h_stride, share, r, x[r]);
+    store_row(h, h_stride, fragment, r, x[r]);
   }
 }
 

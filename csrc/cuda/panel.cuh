@@ -33,12 +33,12 @@ struct Panel {
 };
 
 // The part of a tile that a thread holds: `row` and `col` are its first in the panel.
-struct Share {
+struct Fragment {
   int64_t row, col;
   int rows, cols;  // how many of them are in the panel
   int diagonal;    // c - r of the pairs (i, i)
 
-  __device__ Share(const Panel& panel, int64_t tile_row, int64_t tile_col)
+  __device__ Fragment(const Panel& panel, int64_t tile_row, int64_t tile_col)
       : row(tile_row * kTileRows + threadIdx.x / kWarpSize * kRowsOfWarp),
         col(tile_col * kTileCols + threadIdx.x % kWarpSize * kColsOfLane),
         rows(clip(panel.num_rows - row, kRowsOfWarp)),
@@ -79,13 +79,15 @@ __device__ inline int lane() { return threadIdx.x % kWarpSize; }
 __device__ inline int warp() { return threadIdx.x / kWarpSize; }
 
 // Products of the thread's pairs; outside the panel, they are those of the padding, or 0.
-__device__ inline void load_products(const float* products, const Panel& panel, const Share& share,
+__device__ inline void load_products(const float* products, const Panel& panel,
+                                     const Fragment& fragment,
                                      float (&x)[kRowsOfWarp][kColsOfLane]) {
 #pragma unroll
   for (int r = 0; r < kRowsOfWarp; ++r) {
     float4 v = {0, 0, 0, 0};
-    if (r < share.rows && share.cols > 0) {
-      v = *reinterpret_cast<const float4*>(products + (share.row + r) * panel.stride + share.col);
+    if (r < fragment.rows && fragment.cols > 0) {
+      v = *reinterpret_cast<const float4*>(products + (fragment.row + r) * panel.stride +
+                                           fragment.col);
     }
     x[r][0] = v.x, x[r][1] = v.y, x[r][2] = v.z, x[r][3] = v.w;
   }

@@ -22,29 +22,29 @@ __global__ __launch_bounds__(kThreads, 2) void count_positive_pairs(
     const float* __restrict__ products, Panel panel, const float* __restrict__ scale,
     const float* __restrict__ lse, const int2* __restrict__ ranges, const int* __restrict__ ranks,
     const float* __restrict__ upper, int64_t bins, Count* __restrict__ counts) {
-  const Share share(panel, blockIdx.y, blockIdx.x);
-  if (share.rows == 0) return;  // a whole warp
+  const Fragment fragment(panel, blockIdx.y, blockIdx.x);
+  if (fragment.rows == 0) return;  // a whole warp
   const Scale to_similarity = {scale[0], scale[1]};
   const int own_row = lane() / kLanesOfRow;
-  const float lse_i = own_row < share.rows ? lse[panel.row0 + share.row + own_row] : 0;
-  const int2 range_i = load_range(ranges, panel, share);
+  const float lse_i = own_row < fragment.rows ? lse[panel.row0 + fragment.row + own_row] : 0;
+  const int2 range_i = load_range(ranges, panel, fragment);
   float x[kRowsOfWarp][kColsOfLane], lse_j[kColsOfLane] = {};
   int rank[kColsOfLane];
-  load_columns<int, int4>(ranks, panel.col0 + share.col, share.cols > 0, rank);
+  load_columns<int, int4>(ranks, panel.col0 + fragment.col, fragment.cols > 0, rank);
   if (panel.is_square) {
-    load_columns<float, float4>(lse, panel.col0 + share.col, share.cols > 0, lse_j);
+    load_columns<float, float4>(lse, panel.col0 + fragment.col, fragment.cols > 0, lse_j);
   }
-  load_products(products, panel, share, x);
+  load_products(products, panel, fragment, x);
 #pragma unroll
   for (int r = 0; r < kRowsOfWarp; ++r) {
     const int2 range = range_of_row(range_i, r);
     const float own_lse = from_row(lse_i, r);
 #pragma unroll
     for (int c = 0; c < kColsOfLane; ++c) {
-      if (!share.has(r, c) || !is_positive(range, rank[c])) continue;
+      if (!fragment.has(r, c) || !is_positive(range, rank[c])) continue;
       const float sim = to_similarity(x[r][c]);
       atomicAdd(&counts[bin_of(own_lse - sim, upper[0], bins)], Count{1});
-      if (panel.is_square && share.col + c >= panel.first_col) {
+      if (panel.is_square && fragment.col + c >= panel.first_col) {
         atomicAdd(&counts[bin_of(lse_j[c] - sim, upper[0], bins)], Count{1});
       }
     }

@@ -27,22 +27,22 @@ __global__ __launch_bounds__(kThreads, 2) void sum_positive_pairs(
     const float* __restrict__ gamma, int64_t is_hard, PairSum* __restrict__ rows,
     PairSum* __restrict__ cols) {
   alignas(16) __shared__ ColumnParts parts;
-  const Share share(panel, blockIdx.y, blockIdx.x);
+  const Fragment fragment(panel, blockIdx.y, blockIdx.x);
   const Scale to_similarity = {scale[0], scale[1]};
   const PairWeight weight(gamma[0], is_hard);
   const bool sums_cols =
       panel.is_square && (blockIdx.x + 1) * static_cast<int64_t>(kTileCols) > panel.first_col;
 
   const int own_row = lane() / kLanesOfRow;
-  const float lse_i = own_row < share.rows ? lse[panel.row0 + share.row + own_row] : 0;
-  const int2 range_i = load_range(ranges, panel, share);
+  const float lse_i = own_row < fragment.rows ? lse[panel.row0 + fragment.row + own_row] : 0;
+  const int2 range_i = load_range(ranges, panel, fragment);
   float x[kRowsOfWarp][kColsOfLane], lse_j[kColsOfLane] = {};
   int rank[kColsOfLane];
-  load_columns<int, int4>(ranks, panel.col0 + share.col, share.cols > 0, rank);
+  load_columns<int, int4>(ranks, panel.col0 + fragment.col, fragment.cols > 0, rank);
   if (sums_cols) {
-    load_columns<float, float4>(lse, panel.col0 + share.col, share.cols > 0, lse_j);
+    load_columns<float, float4>(lse, panel.col0 + fragment.col, fragment.cols > 0, lse_j);
   }
-  load_products(products, panel, share, x);
+  load_products(products, panel, fragment, x);
 
   float row_loss[kRowsOfWarp] = {}, row_weight[kRowsOfWarp] = {};
   float col_loss[kColsOfLane] = {}, col_weight[kColsOfLane] = {};
@@ -52,7 +52,7 @@ __global__ __launch_bounds__(kThreads, 2) void sum_positive_pairs(
     const float own_lse = from_row(lse_i, r);
 #pragma unroll
     for (int c = 0; c < kColsOfLane; ++c) {
-      if (!share.has(r, c) || !is_positive(range, rank[c])) continue;
+      if (!fragment.has(r, c) || !is_positive(range, rank[c])) continue;
       const float sim = to_similarity(x[r][c]);
       const float w_ij = weight(own_lse - sim), w_ji = weight(lse_j[c] - sim);
       row_loss[r] += w_ij * (own_lse - sim);
@@ -63,7 +63,7 @@ __global__ __launch_bounds__(kThreads, 2) void sum_positive_pairs(
   }
 
   const PairSum row_sum = {reduce_rows(row_loss, Add()), reduce_rows(row_weight, Add())};
-  const int64_t row = share.row + own_row;
+  const int64_t row = fragment.row + own_row;
   if (lane() % kLanesOfRow == 0 && row < panel.num_rows) {
     rows[blockIdx.x * panel.num_rows + row] = row_sum;
   }
@@ -126,23 +126,23 @@ __global__ __launch_bounds__(kThreads, 2) void positive_gradient(
     const float* products, Panel panel, T* h, int64_t h_stride, const float* __restrict__ scale,
     const float* __restrict__ lse, const int2* __restrict__ ranges, const int* __restrict__ ranks,
     const float* __restrict__ c, const float* __restrict__ gamma, int64_t is_hard) {
-  const Share share(panel, blockIdx.y, blockIdx.x);
-  if (share.rows == 0) return;  // a whole warp
+  const Fragment fragment(panel, blockIdx.y, blockIdx.x);
+  if (fragment.rows == 0) return;  // a whole warp
   const Scale to_similarity = {scale[0], scale[1]};
   const PairWeight weight(gamma[0], is_hard);
 
   const int own_row = lane() / kLanesOfRow;
-  const int64_t row = panel.row0 + share.row + (own_row < share.rows ? own_row : 0);
+  const int64_t row = panel.row0 + fragment.row + (own_row < fragment.rows ? own_row : 0);
   const float lse_i = lse[row], own_c = c[row];
-  const int2 range_i = load_range(ranges, panel, share);
+  const int2 range_i = load_range(ranges, panel, fragment);
   float x[kRowsOfWarp][kColsOfLane], lse_j[kColsOfLane] = {}, c_j[kColsOfLane] = {};
   int rank[kColsOfLane];
-  load_columns<int, int4>(ranks, panel.col0 + share.col, share.cols > 0, rank);
+  load_columns<int, int4>(ranks, panel.col0 + fragment.col, fragment.cols > 0, rank);
   if (panel.is_square) {
-    load_columns<float, float4>(lse, panel.col0 + share.col, share.cols > 0, lse_j);
-    load_columns<float, float4>(c, panel.col0 + share.col, share.cols > 0, c_j);
+    load_columns<float, float4>(lse, panel.col0 + fragment.col, fragment.cols > 0, lse_j);
+    load_columns<float, float4>(c, panel.col0 + fragment.col, fragment.cols > 0, c_j);
   }
-  load_products(products, panel, share, x);
+  load_products(products, panel, fragment, x);
 #pragma unroll
   for (int r = 0; r < kRowsOfWarp; ++r) {
     const int2 range = range_of_row(range_i, r);
@@ -154,7 +154,7 @@ __global__ __launch_bounds__(kThreads, 2) void positive_gradient(
       if (panel.is_square) h_ij += c_j[k] * weight(lse_j[k] - sim);
       x[r][k] = is_positive(range, rank[k]) ? h_ij : 0;
     }
-    store_row(h, h_stride, share, r, x[r]);
+    store_row(h, h_stride, fragment, r, x[r]);
   }
 }
 

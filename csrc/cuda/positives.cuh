@@ -12,9 +12,10 @@ __device__ inline bool is_positive(int2 range, int rank) {
 }
 
 // The ranges of the rows of a warp: lane l has that of row l / kLanesOfRow.
-__device__ inline int2 load_range(const int2* ranges, const Panel& panel, const Share& share) {
+__device__ inline int2 load_range(const int2* ranges, const Panel& panel,
+                                  const Fragment& fragment) {
   const int r = lane() / kLanesOfRow;
-  return r < share.rows ? ranges[panel.row0 + share.row + r] : int2{0, 0};
+  return r < fragment.rows ? ranges[panel.row0 + fragment.row + r] : int2{0, 0};
 }
 
 __device__ inline int2 range_of_row(int2 range, int r) {

@@ -37,15 +37,15 @@ __device__ inline void store(Half* out, const float (&x)[kColsOfLane]) {
   store_vector(out, make_uint2(low, high));
 }
 
-// Row r of a share; excluded pairs become 0. Columns before the padding ends are written too.
+// Row r of a fragment; excluded pairs become 0. Columns before the padding ends are written too.
 template <class T>
-__device__ inline void store_row(T* h, int64_t stride, const Share& share, int r,
+__device__ inline void store_row(T* h, int64_t stride, const Fragment& fragment, int r,
                                  const float (&x)[kColsOfLane]) {
-  if (r >= share.rows || share.cols == 0) return;
+  if (r >= fragment.rows || fragment.cols == 0) return;
   float out[kColsOfLane];
 #pragma unroll
-  for (int c = 0; c < kColsOfLane; ++c) out[c] = share.has(r, c) ? x[c] : 0;
-  store(h + (share.row + r) * stride + share.col, out);
+  for (int c = 0; c < kColsOfLane; ++c) out[c] = fragment.has(r, c) ? x[c] : 0;
+  store(h + (fragment.row + r) * stride + fragment.col, out);
 }
 
 }  // namespace spcl::cuda
