@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:  # DataError, ConfigError, CheckpointError are ValueErrors
         return _fail(name, error, 2)
     except OSError as error:
-        return _fail(name, error.strerror or error, 1)
+        return _fail(name, _reason(error), 1)
     except ArithmeticError as error:
         return _fail(name, error, 1)
     except KeyboardInterrupt:
@@ -70,6 +70,11 @@ def _run_command(name: str, command: Command, words: list[str]) -> int:
         result = load(command.function)(config)
     _print(command.text(config, result))
     return command.exit_code(result)
+
+
+def _reason(error: OSError) -> object:
+    reason = error.strerror or error
+    return reason if error.filename is None else f"{error.filename} could not be used: {reason}"
 
 
 def _print(text: object) -> int:

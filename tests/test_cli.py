@@ -160,6 +160,17 @@ def test_more_test_patients_than_there_are(root, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_output_that_cannot_be_written_is_named(root, tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    assert run("finetune", root, taken, "--data.num-val", "0") == 1
+    assert f"spcl-fast finetune: {taken} could not be used: Not a directory" in only_sentence(
+        capsys
+    )
+    assert main(["data", "make-phantom", "--root", str(taken / "x")]) == 1
+    assert f"{taken}" in only_sentence(capsys)
+
+
 def test_loss_that_is_not_finite_stops_the_run(root, tmp_path, capsys):
     more = ["--optim.lr", "1e30", "--optim.warmup", "0", "--epochs", "4", "--optim.name", "adamw"]
     assert run("pretrain", root, tmp_path / "out", *more) == 1

@@ -33,6 +33,9 @@ def find_images(path: Path) -> Sequence[Path]:
     found = [p for p in files if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
     if not found:
         kinds = ", ".join(SUFFIXES)
+        if path.is_dir():
+            holds = "only other files and folders" if files else "an empty folder"
+            raise DataError(f"images must be a folder with {kinds} files, got {holds}: {path}")
         raise DataError(f"images must be a NIfTI file, another of {kinds}, or a folder, got {path}")
     return found
 

@@ -170,6 +170,15 @@ def test_output_that_cannot_be_written_or_computed(run, images, tmp_path, monkey
     assert sorted(os.listdir(out)) == ["a_pred.nii.gz", "c_pred.nii.gz"]  # and nothing partial
 
 
+def test_folders_that_cannot_be_made_are_named(run, images, tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    start = ["predict", "--run", str(run), "--images", str(images), "--device", "cpu", "--out"]
+    for words in ([taken], [taken / "x"], [tmp_path / "out", "--summary", taken / "s.csv"]):
+        assert main([*start, *map(str, words)]) == 1
+        assert f"spcl-fast predict: {taken}" in capsys.readouterr().err
+
+
 def test_one_file_and_again(run, images, tmp_path):
     config = PredictConfig(run, images / "b.nii.gz", tmp_path / "labels")
     (path,) = predict(config)
@@ -185,6 +194,8 @@ def test_what_cannot_work_is_said_before_anything_is_done(run, images, tmp_path)
         predict(PredictConfig(run, images, images / ".." / "images"))
     with pytest.raises(DataError, match="images must be a NIfTI file, another of"):
         predict(PredictConfig(run, tmp_path / "nowhere", out))
+    with pytest.raises(DataError, match=f"files, got only other files and folders: {tmp_path}"):
+        predict(PredictConfig(run, tmp_path, out))
     (images / "a.nii.gz").write_bytes((images / "b.nii.gz").read_bytes())
     with pytest.raises(DataError, match=r"got a\.nii and a\.nii\.gz for a_pred\.nii\.gz"):
         predict(PredictConfig(run, images, out))
