@@ -10,15 +10,35 @@ Both use the same h, w and offset, so the two are aligned. Slices are not mixed:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spcl_fast.segmentation.data.arrays import Spacing
 
 # of the foreground classes where the grid has no pixel; finite also in float16
 OUTSIDE_LOGIT = -1e4
+_FILL_WIDTHS = 5.0  # between fill and the other values, in widths of their central 98 %
+_LEAST_SHARE = 0.05  # of values between minimum and maximum; fewer say nothing about the two
+_MOST_FILLS = 4
+
+
+class IntensityRange(NamedTuple):
+    """What becomes 0 and 1 of a volume.
+
+    Attributes:
+        low: 0-dim, in the type and on the device of the image.
+        high: Likewise.
+        num_fill: Voxels that were left out as fill.
+    """
+
+    low: Tensor
+    high: Tensor
+    num_fill: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,24 @@ def image_to_grid(image: Tensor, spacing_mm: Spacing, grid: Grid) -> Tensor:
     Returns:
         (S, size, size); the interpolation can overshoot, so it is clipped again.
     """
-    return to_grid(normalize(image), spacing_mm, grid).clamp(0.0, 1.0)
+    return slices_to_grid(image, intensity_range(image), spacing_mm, grid)
+
+
+def slices_to_grid(
+    image: Tensor, window: IntensityRange, spacing_mm: Spacing, grid: Grid
+) -> Tensor:
+    """Return some slices of a volume as `image_to_grid` returns them with the others.
+
+    Args:
+        image: (n, H, W) slices of the volume.
+        window: Of the whole volume.
+        spacing_mm: (dz, dy, dx), in millimetres.
+        grid: Target.
+
+    Returns:
+        (n, size, size) in [0, 1].
+    """
+    return to_grid(_rescale(image, window), spacing_mm, grid).clamp(0.0, 1.0)
 
 
 def from_grid(logits: Tensor, shape: tuple[int, int], spacing_mm: Spacing, grid: Grid) -> Tensor:
@@ -141,14 +178,68 @@ def normalize(image: Tensor) -> Tensor:
         Same shape and dtype, in [0, 1]. Where the two percentiles coincide minimum and maximum
         take their place; a constant volume becomes zeros.
     """
-    values = image.flatten()
-    n = values.numel()
-    low = values.kthvalue(1 + round(0.01 * (n - 1))).values
-    high = values.kthvalue(1 + round(0.99 * (n - 1))).values
+    return _rescale(image, intensity_range(image))
+
+
+def intensity_range(image: Tensor) -> IntensityRange:
+    """Return the 1st and 99th percentile of a volume without its fill.
+
+    Fill is a minimum or maximum that reaches the percentile and lies far from all other values, as
+    -32768 around a round field of view does.
+
+    Args:
+        image: (S, H, W) floating point, finite.
+
+    Returns:
+        The percentiles; minimum and maximum where the two coincide.
+    """
+    values = image.detach().flatten().cpu()
+    kept: NDArray[Any] = (values.float() if image.dtype == torch.bfloat16 else values).numpy()
+    low, high = _percentiles(kept.copy())
+    for _ in range(_MOST_FILLS):
+        fills = _fill_values(kept, low, high)
+        if not fills:
+            break
+        kept = kept[~np.isin(kept, fills)]
+        low, high = _percentiles(kept.copy())
     if not low < high:
-        low, high = values.min(), values.max()
+        low, high = kept.min(), kept.max()
+    first, last = (torch.tensor(end, dtype=image.dtype, device=image.device) for end in (low, high))
+    return IntensityRange(first, last, values.numel() - kept.size)
+
+
+def _fill_values(values: NDArray[Any], low: Any, high: Any) -> list[Any]:
+    """Return minimum or maximum or both if they are fill; low and high are the percentiles."""
+    least, most = values.min(), values.max()
+    if least < low and high < most:
+        return []
+    others = values[(values != least) & (values != most)]
+    if others.size < max(1, _LEAST_SHARE * values.size):
+        return []
+    gaps = float(others.min()) - float(least), float(most) - float(others.max())
+    first, last = map(float, _percentiles(others))
+    if not first < last:
+        return []
+    far = [gap > _FILL_WIDTHS * (last - first) for gap in gaps]
+    is_reached = low == least, high == most
+    return [
+        end for end, *is_fill in zip((least, most), far, is_reached, strict=True) if all(is_fill)
+    ]
+
+
+def _percentiles(values: NDArray[Any]) -> tuple[Any, Any]:
+    """Return the 1st and 99th percentile; the values are put into another order."""
+    ranks = [round(share * (values.size - 1)) for share in (0.01, 0.99)]
+    values.partition(ranks)
+    return values[ranks[0]], values[ranks[1]]
+
+
+def _rescale(image: Tensor, window: IntensityRange) -> Tensor:
+    low, high, _ = window
     if not low < high:
         return torch.zeros_like(image)
+    if not torch.isfinite(high - low):  # half of each is within the type
+        image, low, high = image / 2, low / 2, high / 2
     return ((image - low) / (high - low)).clamp(0.0, 1.0)
 
 

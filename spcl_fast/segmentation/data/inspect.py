@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ import torch
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
-from spcl_fast.segmentation.data.grid import Grid, covered
+from spcl_fast.segmentation.data.grid import Grid, covered, intensity_range
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.volume import Volume, read_scan
@@ -34,6 +35,8 @@ class Inspection:
         scans: Number of scans.
         slices: Number of slices.
         unlabelled_slices: Slices without any foreground label.
+        fill_share: Share of all image voxels that hold a fill value and do not count in the
+            normalisation.
         shape_range: Minimum and maximum (S, H, W), per axis.
         spacing_range: Minimum and maximum (dz, dy, dx) in millimetres, per axis.
         label_voxels: Voxels of each class by name.
@@ -51,6 +54,7 @@ class Inspection:
     scans: int = 0
     slices: int = 0
     unlabelled_slices: int = 0
+    fill_share: float = 0.0
     shape_range: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     spacing_range: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     label_voxels: dict[str, int] = field(default_factory=dict)
@@ -102,7 +106,7 @@ def _describe_volumes(
     """Fill in the report."""
     shapes, spacings, readable = [], [], report.readable
     voxels: Counter[int] = Counter()
-    outside = 0
+    outside = fill = 0
     for scan in scans:
         try:
             volume = read_scan(scan)
@@ -112,6 +116,7 @@ def _describe_volumes(
         readable.append(scan)
         report.problems += volume.geometry.notes
         shapes.append(volume.image.shape)
+        fill += intensity_range(torch.from_numpy(volume.image)).num_fill
         spacings.append(volume.spacing_mm)
         mask = torch.from_numpy(volume.mask)
         counts = torch.bincount(mask.flatten(), minlength=len(class_names)).tolist()
@@ -127,6 +132,7 @@ def _describe_volumes(
     report.slices = sum(shape[0] for shape in shapes)
     report.label_voxels = {name: voxels[i] for i, name in enumerate(class_names)}
     report.foreground_outside = outside / max(1, sum(voxels[i] for i in range(1, len(class_names))))
+    report.fill_share = fill / max(1, sum(map(math.prod, shapes)))
     report.meta_labels = _count_meta_labels(readable)
     if readable:
         report.shape_range = _extremes(shapes)
@@ -168,6 +174,11 @@ def render(report: Inspection) -> list[str]:
             f"spacing mm  rows {dy:.2f}..{DY:.2f}, columns {dx:.2f}..{DX:.2f}, "
             f"slices {dz:.2f}..{DZ:.2f}",
         ]
+        if report.fill_share:
+            lines.append(
+                f"fill        {100 * report.fill_share:.2f} % of the voxels hold a value far from "
+                "all others, which the contrast leaves out"
+            )
         total = sum(report.label_voxels.values())
         for name, count in report.label_voxels.items():
             lines.append(f"label       {name}: {count} voxels ({100 * count / total:.2f} %)")

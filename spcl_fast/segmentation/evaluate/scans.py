@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.grid import Grid, from_grid, image_to_grid
+from spcl_fast.segmentation.data.grid import Grid, from_grid, intensity_range, slices_to_grid
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.data.volume import read_scan, write_labels
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
 from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
+
+BATCH_SLICES = 8  # bounds the memory of a volume of many slices
 
 
 def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
@@ -72,11 +74,16 @@ def segment_volume(
         (S, H, W) uint8.
     """
     device = next(model.parameters()).device
-    slices = image_to_grid(image, spacing_mm, grid)[:, None].to(device)
-    with evaluation_mode(model):
-        logits = model(slices).float().cpu()
     height, width = image.shape[1:]
-    return from_grid(logits, (height, width), spacing_mm, grid).argmax(1).to(torch.uint8)
+    labels = torch.empty(image.shape, dtype=torch.uint8)
+    window = intensity_range(image)
+    with evaluation_mode(model):
+        for start in range(0, len(image), BATCH_SLICES):
+            some = slice(start, start + BATCH_SLICES)
+            slices = slices_to_grid(image[some], window, spacing_mm, grid)[:, None].to(device)
+            logits = model(slices).float().cpu()
+            labels[some] = from_grid(logits, (height, width), spacing_mm, grid).argmax(1)
+    return labels
 
 
 def evaluate_scans(

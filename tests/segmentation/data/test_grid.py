@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spcl_fast.segmentation.data.grid import Grid, covered, from_grid, normalize, to_grid
+from spcl_fast.segmentation.data.grid import (
+    Grid,
+    covered,
+    from_grid,
+    image_to_grid,
+    intensity_range,
+    normalize,
+    slices_to_grid,
+    to_grid,
+)
 
 
 def disc(shape, spacing_mm, centre_mm, radius_mm):
@@ -154,6 +163,68 @@ def test_degenerate_volumes():
     spike = torch.zeros(1, 100, 100)
     spike[0, 0, 0] = 5.0
     assert torch.equal(normalize(spike), spike / 5.0)
+
+
+# NIfTI's and DICOM's paddings, float32's ends and other "no data" of tools, at either end or both
+@pytest.mark.parametrize(
+    "fills",
+    [
+        *((-32768.0,), (-3.4e38,), (3e38,), (32767.0,), (-9999.0,)),
+        *((-32768.0, 32767.0), (-3.4e38, -32768.0), (-1e20, 3.4e38)),
+    ],
+)
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.6])
+def test_fill_does_not_count(fills, share):
+    body = torch.arange(1001).float()[torch.randperm(1001)]
+    count = int(share / (1 - share) * 1001 / len(fills)) + 1
+    values = torch.cat([body, *(torch.full((count,), fill) for fill in fills)]).view(1, 1, -1)
+    result = normalize(values).flatten()
+    assert torch.equal(result[:1001], ((body - 10) / 980).clamp(0, 1))
+    for number, fill in enumerate(fills):
+        part = result[1001 + number * count :][:count]
+        assert torch.equal(part, torch.full((count,), float(fill > 0)))
+    assert intensity_range(values).num_fill == count * len(fills)
+
+
+# a dark background, a saturated end, CT with padding, a binary image with a few values between
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.cat([torch.zeros(900), torch.arange(200, 1300).float()]),
+        torch.cat([torch.arange(1000).float(), torch.full((300,), 1200.0)]),
+        torch.cat([torch.full((300,), -3024.0), torch.arange(-1024, 1500).float()]),
+        torch.cat([torch.zeros(900), torch.full((900,), 1000.0), torch.arange(499, 502).float()]),
+        torch.cat([torch.zeros(900), torch.full((100,), 7.0)]),
+    ],
+)
+def test_what_is_no_fill(values):
+    window = intensity_range(values)
+    assert window.num_fill == 0
+    n = len(values)
+    ranks = [1 + round(share * (n - 1)) for share in (0.01, 0.99)]
+    assert window.low == values.kthvalue(ranks[0]).values
+    assert window.high == values.kthvalue(ranks[1]).values
+
+
+def test_range_beyond_float32():
+    both = torch.full((4, 20, 20), -3e38)
+    both[:, 5:15] = 3e38
+    assert torch.equal(normalize(both), (both > 0).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_normalize_keeps_the_type(dtype):
+    values = torch.arange(201).to(dtype).view(1, 3, 67)
+    result = normalize(values)
+    assert torch.equal(result, ((values - 2) / 196).clamp(0, 1))
+    assert result.dtype == dtype
+
+
+def test_slices_of_a_volume_are_those_of_the_whole():
+    volume, grid = torch.randn(5, 21, 30), Grid(16, 2.0)
+    whole = image_to_grid(volume, (8.0, 1.5, 1.5), grid)
+    some = slices_to_grid(volume[3:], intensity_range(volume), (8.0, 1.5, 1.5), grid)
+    assert torch.equal(some, whole[3:])
 
 
 def test_errors():

@@ -79,6 +79,17 @@ def test_text(root):
     assert text.isascii()
 
 
+def test_share_of_fill(root):
+    assert inspect(root).fill_share == 0
+    image = np.arange(40 * 30 * 4, dtype=np.int16).reshape(40, 30, 4) % 1000
+    image[:6] = -32768
+    save(root / "patient001" / "patient001_frame01.nii.gz", image)
+    report = inspect(root)
+    assert report.fill_share == pytest.approx(6 * 30 * 4 / (2 * (40 * 30 * 4 + 44 * 36 * 6)))
+    line = next(line for line in render(report) if line.startswith("fill "))
+    assert "2.52 % of the voxels" in line
+
+
 def test_many_categories_are_shortened(root, tmp_path):
     for number in range(3, 13):
         add_patient(root, f"patient{number:03d}", f"g{number:02d}")
