@@ -63,24 +63,25 @@ def label_term(
         correct_grad: divide the loss by the mean weight where that is above 0, as the paper's
             authors do on request.
     """
-    loss = mean_over_anchors(pairs.loss, pairs.num_pos)
+    num_anchors = (pairs.num_pos > 0).sum()
+    loss = pairs.loss.sum() / num_anchors.clamp_min(1)
     mean_weight = pairs.weight_sum.sum() / pairs.num_pos.sum().clamp_min(1)
-    objective = _objective(loss.detach(), pairs, gamma, mode)
+    objective = loss.detach()
+    if not has_unit_weights(gamma, None):
+        share = (pairs.weight_sum / pairs.num_pos.clamp_min(1)).sum() / num_anchors.clamp_min(1)
+        objective = _objective(objective, share, gamma, mode)
     if correct_grad:
         loss = loss / torch.where(mean_weight > 0, mean_weight, 1)
-    return LabelTerm(loss, objective, mean_weight, (pairs.num_pos > 0).sum())
+    return LabelTerm(loss, objective, mean_weight, num_anchors)
 
 
-def _objective(loss: Tensor, pairs: PositivePairLoss, gamma: float | Tensor, mode: Mode) -> Tensor:
-    """Return L + R from the reductions at hand.
+def _objective(loss: Tensor, share: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor:
+    """Return L + R from the loss and the mean over the anchors of a row's mean weight.
 
     Over the pairs of a row, hard: w l + R = w l - gamma w. Linear: w = 1 - l / gamma where it is
     not 0, so w l + R = w l + gamma (w^2 / 2 - w) = (w l - gamma w) / 2.
     """
-    if has_unit_weights(gamma, None):
-        return loss
-    share = pairs.weight_sum / pairs.num_pos.clamp_min(1)
-    pace = gamma * mean_over_anchors(share, pairs.num_pos)
+    pace = gamma * share
     objective = loss - pace if mode == "hard" else (loss - pace) / 2
     if isinstance(gamma, Tensor):
         objective = torch.where(gamma.isinf(), loss, objective).detach()

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 
 from spcl_fast.losses._batch_rows import batch_rows
 from spcl_fast.losses._temperature import Temperature
-from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, label_term
-from spcl_fast.ops import Impl, Label
+from spcl_fast.losses.result import (
+    ContrastiveLossOutput,
+    LabelTerm,
+    collapse_index,
+    label_term,
+)
+from spcl_fast.ops import Impl, Label, PositivePairLoss
 from spcl_fast.pair_weights import Mode, check_mode
 
 if TYPE_CHECKING:
@@ -128,17 +133,30 @@ class SelfPacedContrastiveLoss(nn.Module):
             name: label_term(pairs[name], gammas[name], self.mode, correct_grad=self.correct_grad)
             for name in named
         }
-        num_pos = torch.stack([x.num_pos for x in pairs.values()])  # (labels, N)
-        weight_sum = torch.stack([x.weight_sum for x in pairs.values()])
+        mean_weight, num_anchors = _of_all_labels(rows.pairs, list(terms.values()))
         return ContrastiveLossOutput(
-            loss=torch.stack([lambdas[name] * term.loss for name, term in terms.items()]).sum(),
-            objective=torch.stack([lambdas[n] * term.objective for n, term in terms.items()]).sum(),
-            mean_weight=weight_sum.sum() / num_pos.sum().clamp_min(1),
-            num_anchors=(num_pos > 0).any(0).sum(),
+            loss=_total([lambdas[name] * term.loss for name, term in terms.items()]),
+            objective=_total([lambdas[name] * term.objective for name, term in terms.items()]),
+            mean_weight=mean_weight,
+            num_anchors=num_anchors,
             collapse=collapse_index(rows.z),
             lse=rows.lse,
             terms=terms if isinstance(labels, Mapping) else {},
         )
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    """Return the sum of 0-dim tensors; a single one costs nothing."""
+    return values[0] if len(values) == 1 else torch.stack(values).sum()
+
+
+def _of_all_labels(pairs: list[PositivePairLoss], terms: list[LabelTerm]) -> tuple[Tensor, Tensor]:
+    """Return mean_weight and num_anchors of all labels together."""
+    if len(terms) == 1:
+        return terms[0].mean_weight, terms[0].num_anchors
+    num_pos = torch.stack([x.num_pos for x in pairs])  # (labels, N)
+    weight_sum = torch.stack([x.weight_sum for x in pairs])
+    return weight_sum.sum() / num_pos.sum().clamp_min(1), (num_pos > 0).any(0).sum()
 
 
 def _by_name(

@@ -157,13 +157,14 @@ class _ContrastiveRows(OpFunction):
         pairs, lse = Pairs(z, None, tau), Lse(rows_lse, None, cache)
         drows = _tuples(PositivePairLoss, dothers[: 3 * ctx.num_labels])
         needs_z, needs_tau = ctx.needs_input_grad[:2]
-        dlse = torch.zeros_like(lse.rows) if dlse is None else dlse
         gradients: list[LabelGradient] = []
         for label, drow in zip(_tuples(_SavedLabel, values), drows, strict=True):
             if drow.loss is not None:
                 c = drow.loss / label.num_pos.clamp_min(1)
-                dlse = dlse + c * label.weight_sum
+                added = c * label.weight_sum
+                dlse = added if dlse is None else dlse + added
                 gradients.append(LabelGradient(Label(label.values, label.gamma, label.window), c))
+        dlse = torch.zeros_like(lse.rows) if dlse is None else dlse
         with no_autocast(z.device):
             dz = _backward(name, pairs, lse, dlse, gradients, mode)
         dtau = tau_gradient(pairs, dz) if needs_tau else None
