@@ -237,3 +237,22 @@ def test_inspect_names_what_disagrees(tmp_path):
     first, second = report.problems
     assert "patient001_frame01_gt.nii.gz must lie where its image" in first
     assert "patient001_frame09.nii.gz must have the voxel size of its affine" in second
+
+
+def test_directions_of_a_metaimage_that_are_none(tmp_path):
+    (tmp_path / "a.raw").write_bytes(TRUE.tobytes(order="F"))
+
+    def write(matrix):
+        (tmp_path / "a.mhd").write_text(
+            f"NDims = 3\nDimSize = 4 3 2\nElementSpacing = 1.5 1.25 8\nTransformMatrix = {matrix}\n"
+            "ElementType = MET_UCHAR\nElementDataFile = a.raw\n"
+        )
+
+    for matrix in ("0 0 0 0 0 0 0 0 0", "1 0 0 1 0 0 0 0 1"):
+        write(matrix)
+        with pytest.raises(DataError, match=r"a\.mhd must have a finite affine with an inverse"):
+            read_image(tmp_path / "a.mhd")
+    write("2 0 0 0 1 0 0 0 1")
+    volume = read_scan(Scan("a", "a", None, tmp_path / "a.mhd", tmp_path / "a.mhd"))
+    assert volume.spacing_mm == (8.0, 1.25, 3.0)
+    assert "(3, 1.25, 8) mm (used), got (1.5, 1.25, 8) mm" in volume.geometry.notes[0]
