@@ -166,7 +166,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
                                                                 int64_t num_cached_floats) {
   check_rows("z", z);
   check_refs(z, refs);
-  TORCH_CHECK_VALUE(num_cached_floats >= 0, "num_kept must be at least 0, got ", num_cached_floats);
+  TORCH_CHECK_VALUE(num_cached_floats >= 0, "cache_size must be at least 0, got ",
+                    num_cached_floats);
   Problem problem(z, refs, tau);
   problem.pack_slivers();
   const TileKernels& kernels = best_tile_kernels();
@@ -174,7 +175,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
   float* cached = cache.mutable_data_ptr<float>();
   const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size();
   TORCH_CHECK_VALUE(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
-                    "num_kept must be a multiple of ", cached_size, ", got ", num_cached_floats);
+                    "cache_size must be a multiple of ", cached_size, ", got ", num_cached_floats);
   const int64_t num_rows = problem.rows.size();
   LogSums row_sums(problem.num_spans * num_rows);
   LogSums own_col_sums(problem.is_square ? 0 : problem.cols.size());

@@ -127,11 +127,11 @@ void check_backward(const at::Tensor& z, const OptionalTensor& refs, const at::T
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cuda(const at::Tensor& z,
                                                                  const OptionalTensor& refs,
                                                                  const at::Tensor& tau,
-                                                                 int64_t num_kept) {
+                                                                 int64_t cache_size) {
   using namespace cuda;
   check_rows(z, refs);
   check_scalar("tau", tau, z, true);
-  TORCH_CHECK_VALUE(num_kept == 0, "num_kept must be 0 on a CUDA device, got ", num_kept);
+  TORCH_CHECK_VALUE(cache_size == 0, "cache_size must be 0 on a CUDA device, got ", cache_size);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::cuda::CUDAGuard guard(z.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
@@ -158,7 +158,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cuda(const at::Tenso
 std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cuda(
     const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& lse,
     const OptionalTensor& lse_refs, const at::Tensor& dlse, const OptionalTensor& dlse_refs,
-    const at::Tensor& tau, const at::Tensor& /*kept*/, at::TensorList labels, at::TensorList c,
+    const at::Tensor& tau, const at::Tensor& /*cache*/, at::TensorList labels, at::TensorList c,
     at::TensorList gamma, bool needs_z, bool needs_refs) {
   using namespace cuda;
   check_backward(z, refs, lse, lse_refs, dlse, dlse_refs, tau, labels, c, gamma);

@@ -78,10 +78,10 @@ def expected_lse(z: Tensor, refs: Tensor | None, dtype: torch.dtype) -> dict[str
 @pytest.mark.parametrize("name", list(SIZES))
 def test_pair_lse(ops: Any, name: str, dtype: torch.dtype) -> None:
     z, refs = rows(name, dtype)
-    lse, lse_refs, kept = ops.pair_lse_fwd(z, refs, scalar(TAU), 0)
+    lse, lse_refs, cache = ops.pair_lse_fwd(z, refs, scalar(TAU), 0)
     own = (z, refs, lse, lse_refs if refs is not None else None)
     dlse_refs = None if refs is None else upstream(len(refs))
-    last: tuple[Any, ...] = (scalar(TAU), kept, [], [], [], True, True)
+    last: tuple[Any, ...] = (scalar(TAU), cache, [], [], [], True, True)
     dz, drefs = ops.pair_lse_bwd(*own, upstream(len(z)), dlse_refs, *last)
     actual = {"lse": lse, "lse_refs": lse_refs, "dz": dz, "drefs": drefs}
     truth, eager = expected_lse(z, refs, torch.float64), expected_lse(z, refs, dtype)
@@ -150,10 +150,10 @@ def test_positive_pair_loss(ops: Any, name: str, how: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_joined_labels_are_their_own_gradients(ops: Any, dtype: torch.dtype) -> None:
     z, _ = rows("square", dtype)
-    lse, _, kept = ops.pair_lse_fwd(z, None, scalar(TAU), 0)
+    lse, _, cache = ops.pair_lse_fwd(z, None, scalar(TAU), 0)
     labels = [labels_of(len(z), None, seed) for seed in (0, 1)]
     c, gamma = [upstream(len(z)) / 50, upstream(len(z)).flip(0) / 50], [scalar(GAMMA), scalar(30)]
-    own = (z, None, lse, None, upstream(len(z)), None, scalar(TAU), kept)
+    own = (z, None, lse, None, upstream(len(z)), None, scalar(TAU), cache)
     joined, _ = ops.pair_lse_bwd(*own, labels, c, gamma, True, False)
     total = ops.pair_lse_bwd(*own, [], [], [], True, False)[0].double()
     for y, factor, pace in zip(labels, c, gamma, strict=True):
@@ -191,12 +191,12 @@ def test_any_layout_and_bit_for_bit(ops: Any) -> None:
 @pytest.mark.parametrize("N", [0, 1])
 def test_nothing_to_compare(ops: Any, N: int, M: int | None) -> None:
     z, refs = torch.ones(N, 5), None if M is None else torch.ones(M, 5)
-    lse, lse_refs, kept = ops.pair_lse_fwd(z, refs, scalar(1), 0)
+    lse, lse_refs, cache = ops.pair_lse_fwd(z, refs, scalar(1), 0)
     expected = 5 + torch.tensor(float(M or 0)).log()
     assert torch.equal(lse, expected.expand(N))
     assert torch.equal(lse_refs, (5 + torch.tensor(float(N)).log()).expand(M or 0))
     own = (z, refs, lse, lse_refs if M is not None else None, torch.ones(N))
-    last: tuple[Any, ...] = (scalar(1), kept, [], [], [], True, True)
+    last: tuple[Any, ...] = (scalar(1), cache, [], [], [], True, True)
     dz, drefs = ops.pair_lse_bwd(*own, None if M is None else torch.ones(M), *last)
     assert dz.shape == z.shape
     assert drefs.shape == (M or 0, 5)
@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "dim": ({"z": torch.ones(4)}, ValueError, r"z must be \(rows, features\)"),
     "refs": ({"refs": torch.ones(4, 3)}, ValueError, r"refs must be \(M, 2\) as z"),
     "tau": ({"tau": scalar(0)}, ValueError, "tau must be finite and above 0"),
-    "kept": ({"num_kept": 8}, ValueError, "num_kept must be 0 on a CUDA device, got 8"),
+    "cache": ({"cache_size": 8}, ValueError, "cache_size must be 0 on a CUDA device, got 8"),
 }
 
 
@@ -232,6 +232,6 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 def test_wrong_arguments(ops: Any, what: str) -> None:
     given, error, message = WRONG[what]
     arguments: dict[str, Any] = {"z": torch.ones(4, 2), "refs": None, "tau": scalar(1)}
-    arguments |= {"num_kept": 0} | given
+    arguments |= {"cache_size": 0} | given
     with pytest.raises(error, match=message):
         ops.pair_lse_fwd(*arguments.values())
