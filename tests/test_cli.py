@@ -268,3 +268,11 @@ def test_info_and_a_group_without_its_second_word(capsys):
     for words in (["data"], ["data", "draw"]):
         assert main(words) == 2
         assert "data must be followed by inspect or make-phantom" in only_sentence(capsys)
+
+
+@pytest.mark.parametrize("command", [["audit"], ["reproduce", "acdc"]])
+def test_comparison_on_a_missing_folder_stops_at_once(command, tmp_path, capsys):
+    missing, out = tmp_path / "missing", tmp_path / "out"
+    assert main([*command, "--root", str(missing), "--out", str(out)]) == 2
+    assert f"{missing} must be a folder, got no such folder" in capsys.readouterr().err
+    assert not out.exists()

@@ -34,6 +34,7 @@ from spcl_fast.segmentation.report import write_report
 from spcl_fast.segmentation.report.audit_record import ORACLE, PLAIN, Audit, AuditRow, noise_key
 from spcl_fast.segmentation.report.summaries import AUDIT_FILE
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
+from spcl_fast.segmentation.runs.dataset import split_scans
 from spcl_fast.segmentation.runs.device import Precision
 from spcl_fast.segmentation.runs.run import read_log
 
@@ -125,6 +126,7 @@ def audit(config: AuditConfig) -> Path:
     epochs, steps = config.epochs or stage1.epochs, config.steps or stage2.steps
     stage1 = replace(stage1, data=data, loss=loss, epochs=epochs, **share)
     stage2 = replace(stage2, data=data, steps=steps, predictions=False, **share)
+    split_scans(data)  # what cannot be used ends the audit before its first run
     config.out.mkdir(parents=True, exist_ok=True)
     cells = [
         (seed, noise, pace)
