@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+# ninja compiles the files of the extension beside each other.
+WITH_NINJA := PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP := $(WITH_NINJA) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 # What compat and examples are compared and run with; two of them would bring another torchvision.
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
@@ -20,7 +22,7 @@ test-all: .venv/installed-dev
 
 # The native ops with checks of memory and of undefined behaviour, in a build of their own.
 sanitize: .venv/installed-dev
-	tests/native/sanitize $(BIN)/python
+	$(WITH_NINJA) tests/native/sanitize $(BIN)/python
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
@@ -30,7 +32,7 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 package: .venv/installed-dev
-	$(BIN)/python -m pytest -m packaging
+	$(WITH_NINJA) $(BIN)/python -m pytest -m packaging
 
 clean:
 	rm -rf .venv build dist demo runs *.egg-info
