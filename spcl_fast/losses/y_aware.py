@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index
 from spcl_fast.ops import Impl, pair_lse
+from spcl_fast.ops._checks import check_labels
+from spcl_fast.ops._function import OpFunction
+from spcl_fast.precision import accumulator_dtype
 
 PANEL_ROWS = 1024  # rows of the kernel matrix in memory at a time
 
@@ -58,7 +61,8 @@ class YAwareLoss(nn.Module):
 
         Args:
             z: (N, D), floating, rows L2-normalised by the caller.
-            labels: (N,), any real dtype, below 0 where unknown: such a row is a negative only.
+            labels: (N,), any real dtype, below 0 or not finite where unknown: such a row is a
+                negative only. Differences are taken in float64.
 
         Returns:
             A `ContrastiveLossOutput` whose objective equals the loss and whose weights are 1; its
@@ -68,12 +72,12 @@ class YAwareLoss(nn.Module):
             TypeError: a dtype does not fit.
             ValueError: a shape or a device does not fit.
         """
-        if labels.shape != z.shape[:1]:
-            raise ValueError(f"labels must be ({z.shape[0]},), got {tuple(labels.shape)}")
         tau = self.temperature()
         lse = pair_lse(z, tau, impl=self.impl)
+        check_labels("labels", labels, z.shape[0], z, window=0)  # which any real dtype may have
         rows = z.to(lse.dtype)
-        centre, has_positives = _KernelMean.apply(rows, labels.to(lse.dtype), self.sigma)  # type: ignore[no-untyped-call]
+        values = labels.to(accumulator_dtype(z.device))
+        centre, has_positives, _ = _KernelMean.apply(rows, values, self.sigma)  # type: ignore[no-untyped-call]
         row_loss = torch.where(has_positives, lse - (rows * centre).sum(1) / tau, 0)
         loss = row_loss.sum() / has_positives.sum().clamp_min(1)
         num_anchors = has_positives.sum()
@@ -84,38 +88,42 @@ class YAwareLoss(nn.Module):
         )
 
 
-class _KernelMean(torch.autograd.Function):
+class _KernelMean(OpFunction):
     """m_i = sum_{j != i} k_ij z_j / sum_{j != i} k_ij by panels; not differentiated in k."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, labels: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """Return m (N, D), and (N,) bool: which rows have a positive."""
-        panels = [(k.sum(1), k @ z) for k in _panels(labels, sigma)] or [(labels, z)]
+    def forward(z: Tensor, labels: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return m (N, D), (N,) bool: which rows have a positive, and 1 / sum_j k_ij (N,)."""
+        panels = [(k.sum(1), k @ z) for k in _panels(labels, sigma, z.dtype)]
+        panels = panels or [(z.new_empty(0), z)]
         total, weighted = (torch.cat(column) for column in zip(*panels, strict=True))
         scale = torch.where(total > 0, 1 / total, 0)
-        mean = weighted * scale[:, None]
-        ctx.save_for_backward(labels, scale)
-        ctx.sigma = sigma
-        has_positives = total > 0
-        ctx.mark_non_differentiable(has_positives)
-        return mean, has_positives
+        return weighted * scale[:, None], total > 0, scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Save the labels and the sums, from which k is made again."""
+        _, labels, ctx.sigma = inputs
+        _, has_positives, scale = output
+        ctx.save_for_backward(labels, scale)
+        ctx.mark_non_differentiable(has_positives, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         """Return sum_i k_ij grad_i / sum_a k_ia, as k is symmetric."""
         labels, scale = ctx.saved_tensors
         scaled = grad * scale[:, None]
-        panels = _panels(labels, ctx.sigma)
+        panels = _panels(labels, ctx.sigma, grad.dtype)
         return torch.cat([k @ scaled for k in panels] or [scaled]), None, None
 
 
-def _panels(labels: Tensor, sigma: float) -> Iterator[Tensor]:
+def _panels(labels: Tensor, sigma: float, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield rows of k (panel, N), with zeros on the diagonal and where a label is unknown."""
-    known = labels >= 0
+    known = (labels >= 0) & labels.isfinite()
     for start in range(0, len(labels), PANEL_ROWS):
         rows = slice(start, start + PANEL_ROWS)
-        distance = labels[rows, None] - labels[None, :]
-        k = torch.exp(distance.square() * (-0.5 / sigma**2))
+        distance = (labels[rows, None] - labels[None, :]) / sigma
+        k = torch.exp(distance.square() * -0.5).to(dtype)
         k = torch.where(known[rows, None] & known[None, :], k, 0)
         k.diagonal(start).zero_()
         yield k

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 
+def check_tensor(name: str, x: object) -> None:
+    """Raise unless `x` is a tensor; an array of NumPy has a shape and a device too."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+
+
 def check_rows(name: str, x: Tensor) -> None:
     """Raise unless `x` is a floating (rows, features) matrix."""
+    check_tensor(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
     if x.ndim != 2:
@@ -50,6 +57,7 @@ def check_scalar(name: str, value: float | Tensor, z: Tensor, *, finite: bool) -
 
 def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: float | None) -> None:
     """Raise unless `labels` holds one label per row, integer without a window."""
+    check_tensor(name, labels)
     if window is not None and not 0 <= window < math.inf:
         raise ValueError(f"window must be finite and at least 0, got {window}")
     if labels.shape != (num_rows,):

@@ -72,3 +72,39 @@ def test_raises() -> None:
         YAwareLoss(sigma=0)
     with pytest.raises(ValueError, match=r"labels must be \(4,\), got \(3,\)"):
         YAwareLoss()(make_embeddings(4, 3), torch.zeros(3))
+
+
+# 20260101 to 20260107 are equal in float32 but for multiples of 2
+def test_differences_of_large_labels_are_exact() -> None:
+    z, days = make_embeddings(7, 4, dtype=torch.float64), torch.arange(20260101, 20260108)
+    expected = YAwareLoss(0.1, 1.5)(z, torch.arange(7)).loss
+    for labels in (days, days.double()):
+        torch.testing.assert_close(YAwareLoss(0.1, 1.5)(z.float(), labels).loss, expected.float())
+
+
+def test_infinite_labels_are_unknown() -> None:
+    z = make_embeddings(6, 4).requires_grad_()
+    inf = float("inf")
+    out = YAwareLoss()(z, torch.tensor([0.1, 0.2, inf, inf, float("nan"), -1.0]))
+    out.loss.backward()
+    assert out.num_anchors == 2
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_the_narrowest_kernel_has_equal_labels_for_positives() -> None:
+    z, y = make_embeddings(9, 5, dtype=torch.float64), torch.arange(9) % 3
+    torch.testing.assert_close(YAwareLoss(0.1, 1e-200)(z, y).loss, SupConLoss(0.1)(z, y).loss)
+
+
+def test_complex_labels_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"labels must be real, got torch\.complex64"):
+        YAwareLoss()(make_embeddings(4, 3), torch.zeros(4, dtype=torch.complex64))
+
+
+def test_functional_gradient() -> None:
+    z, y = make_embeddings(8, 4, dtype=torch.float64), torch.linspace(0, 1, 8)
+    leaf = z.clone().requires_grad_()
+    YAwareLoss(0.2, 0.3)(leaf, y).loss.backward()
+    gradient = torch.func.grad(lambda x: YAwareLoss(0.2, 0.3)(x, y).loss)(z)
+    torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
