@@ -91,7 +91,7 @@ class SortedLabels:
             last = torch.searchsorted(cols, rows + reach, right=True)
             last = torch.where(rows.isnan(), first, last)
         if self.is_square:  # only the pairs that no earlier row has seen
-            first = torch.arange(rows.shape[0])
+            first = torch.arange(rows.shape[0], device=rows.device)
             last = torch.where(last <= first + 1, first, last)
         return first.tolist(), last.tolist()
 

@@ -8,4 +8,6 @@ from torch import Tensor
 
 def as_tensor(value: float | Tensor) -> Tensor:
     """Return `value` as a 0-dim tensor, in which the C++ reads a number without a copy."""
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
