@@ -112,7 +112,7 @@ class SelfPacedSupConLoss(nn.Module):
             lse = pair_lse(z, self._t, impl=self.impl)
             pairs = _masked_rows(z, lse, positive, self._t, self._gamma, mode)
         else:
-            target = range(B) if target is None else target
+            target = list(range(B)) if target is None else target
             (positive,) = class_indices(torch.as_tensor(target, device=z.device))
             label = Label(positive.repeat(2), self._gamma)
             lse, (pairs,) = contrastive_rows(z, self._t, [label], mode=mode, impl=self.impl)
