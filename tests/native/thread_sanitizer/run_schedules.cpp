@@ -40,10 +40,10 @@ std::vector<Case> cases() {
     all.push_back({"triangle" + size, Schedule::triangle(n), true});
     all.push_back({"band" + size, Schedule::band(last), true});
     all.push_back({"intervals" + size, Schedule::intervals(first, end, n), false});
-    for (int64_t groups : {1, 2, 3}) {
-      const std::string name = "rectangle" + size + ", groups: " + std::to_string(groups);
-      all.push_back({name, Schedule::rectangle(n, 5, groups), false});
-      all.push_back({name + ", turned", Schedule::rectangle(2, n + 2, groups), false});
+    for (int64_t spans : {1, 2, 3}) {
+      const std::string name = "rectangle" + size + ", spans: " + std::to_string(spans);
+      all.push_back({name, Schedule::rectangle(n, 5, spans), false});
+      all.push_back({name + ", turned", Schedule::rectangle(2, n + 2, spans), false});
     }
   }
   return all;
@@ -68,13 +68,14 @@ class Rows {
   Rows(const TileKernels& kernels, int64_t num_blocks)
       : kernels_(kernels),
         z_(num_blocks * kRows * D),
-        panel_size_((kRows + kernels.panel_rows - 1) / kernels.panel_rows * kernels.panel_rows * D),
+        sliver_size_((kRows + kernels.sliver_rows - 1) / kernels.sliver_rows * kernels.sliver_rows *
+                     D),
         slice_size_(kRows * (D + spcl::kPad)),
-        panels_(num_blocks * panel_size_),
+        slivers_(num_blocks * sliver_size_),
         slices_(num_blocks * slice_size_) {
     for (size_t k = 0; k < z_.size(); ++k) z_[k] = static_cast<float>(k * 37 % 101) / 101 - 0.5f;
     for (int64_t b = 0; b < num_blocks; ++b) {
-      kernels.pack_panels(rows(), b * kRows, kRows, &panels_[b * panel_size_]);
+      kernels.pack_slivers(rows(), b * kRows, kRows, &slivers_[b * sliver_size_]);
       kernels.pack_slices(rows(), b * kRows, kRows, &slices_[b * slice_size_]);
     }
   }
@@ -119,7 +120,11 @@ class Rows {
   }
   Tile tile_of(const Case& c, const ScheduledTile& at) const {
     const bool is_diagonal = c.is_square && at.i == at.j;
-    return {&panels_[at.i * panel_size_], &panels_[at.j * panel_size_], kRows, kRows, D,
+    return {&slivers_[at.i * sliver_size_],
+            &slivers_[at.j * sliver_size_],
+            kRows,
+            kRows,
+            D,
             is_diagonal};
   }
   static void point_at(float* dz, int64_t block, float** targets) {
@@ -128,8 +133,8 @@ class Rows {
 
   const TileKernels& kernels_;
   std::vector<float> z_;
-  int64_t panel_size_, slice_size_;  // of a block
-  std::vector<float> panels_, slices_;
+  int64_t sliver_size_, slice_size_;  // of a block
+  std::vector<float> slivers_, slices_;
 };
 
 // An error in one worker ends the run, and reaches the caller.
