@@ -306,7 +306,7 @@ def test_panels_give_the_same(tau: float, monkeypatch: pytest.MonkeyPatch, devic
     z, refs = (make_embeddings(n, 2, device=device, seed=n) for n in (403, 300))
     whole = by_kernels(z, tau), by_kernels(z, tau, refs)
     monkeypatch.setattr(_pair_lse_pairs, "_PART_BYTES", 0)
-    monkeypatch.setattr(_pair_lse_pairs.Pairs, "num_programs", 7)
+    monkeypatch.setattr(_pair_lse_pairs.NormedPairs, "num_programs", 7)
     for once, by_panels in zip(whole, (by_kernels(z, tau), by_kernels(z, tau, refs)), strict=True):
         for name, value in once.items():
             atol = 1e-4 * value.abs().max().item()
