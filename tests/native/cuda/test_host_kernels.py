@@ -50,7 +50,7 @@ BARRIER = "  __syncthreads();\n"
 WRONG = {
     "diagonal left in": ("panel.cuh", " && c - r != diagonal", ""),
     "one column too many": ("panel.cuh", "c < cols && ", ""),
-    "read behind the panel": ("panel.cuh", "r < share.rows && share.cols > 0", "true"),
+    "read behind the panel": ("panel.cuh", "r < fragment.rows && fragment.cols > 0", "true"),
     "factors of rows and columns swapped": (
         "pair_lse.cuh",
         "a * exp2_fast((sim[k] - own_lse) * kLog2E) +\n                  a_j[k] *",
