@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.evaluate.classes import matched_by_name
+from spcl_fast.segmentation.evaluate.reading import reading_of
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
 from spcl_fast.segmentation.evaluate.scans import evaluate_scans
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
-from spcl_fast.segmentation.runs.dataset import split_scans
+from spcl_fast.segmentation.runs.dataset import DataConfig, split_scans
 from spcl_fast.segmentation.runs.device import Device, set_up_device
 from spcl_fast.segmentation.runs.network import load_segmenter
 from spcl_fast.segmentation.runs.progress import say
@@ -28,6 +32,7 @@ class EvaluateConfig:
         out: Folder for evaluation.json and predictions; None prints only.
         device: "auto" uses CUDA if available.
         layout: Layout of `root`; "auto" detects it.
+        match: Classes of `root` are those of the run with the same "name", or "number".
     """
 
     run: Path
@@ -35,6 +40,7 @@ class EvaluateConfig:
     out: Path | None = None
     device: Device = "auto"
     layout: LayoutName = "auto"
+    match: Literal["name", "number"] = "name"
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -45,7 +51,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
     if config.root:
-        scans = find_data(config.root, layout=config.layout).scans
+        scans = _other_scans(config, config.root, trained.data)
     else:
         scans = split_scans(trained.data).test
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
@@ -55,3 +61,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         write_evaluation(config.out / EVALUATION_FILE, evaluation)
     say(evaluation.summary())
     return evaluation
+
+
+def _other_scans(config: EvaluateConfig, root: Path, data: DataConfig) -> list[Scan]:
+    """Return the scans below a folder, with the classes of the run."""
+    scans = find_data(root, layout=config.layout, choice=data.choice).scans
+    names = reading_of(config.run).class_names
+    return scans if config.match == "number" or names is None else matched_by_name(scans, names)

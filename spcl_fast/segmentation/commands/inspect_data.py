@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from spcl_fast.segmentation.data.inspect import inspect, render
 from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.data.layouts.layout import Choice
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class InspectConfig:
         layout: Layout of the folder; "auto" detects it.
         thumbnails: PNG file to draw some of the scans to.
         json: Print JSON instead of text.
+        channel: Channel of images that have several (Decathlon, nnU-Net), from 0.
     """
 
     root: Path
@@ -28,6 +30,7 @@ class InspectConfig:
     layout: LayoutName = "auto"
     thumbnails: Path | None = None
     json: bool = False
+    channel: int = 0
 
 
 class Shown(NamedTuple):
@@ -48,7 +51,8 @@ def inspect_data(config: InspectConfig) -> Shown:
     Raises:
         DataError: The folder is not in the layout, or the picture cannot be written.
     """
-    found = inspect(config.root, config.csv, layout=config.layout)
+    choice = Choice(config.channel)
+    found = inspect(config.root, config.csv, layout=config.layout, choice=choice)
     if config.thumbnails is not None and found.readable:
         from spcl_fast.segmentation.report.thumbnails import write_thumbnails
 

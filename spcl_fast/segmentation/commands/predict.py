@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.evaluate.cases import Frame, VolumeChoice, cases_of
 from spcl_fast.segmentation.evaluate.predict import (
-    cases_of,
     out_file,
     segment_images,
     write_summary,
 )
+from spcl_fast.segmentation.evaluate.reading import Reading, reading_of
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
 from spcl_fast.segmentation.runs.device import Device, set_up_device
@@ -31,6 +33,10 @@ class PredictConfig:
         device: "auto" uses CUDA if available.
         summary: CSV file to write, with the seconds, the voxels and millilitres of each class, or
             the error of every case.
+        channel: Channel of images that have several, along their fourth axis or in files
+            NAME_0000, NAME_0001; "none" if they have none. None takes that of the run.
+        frame: Frame of 4-D images over time, from 0, or "all". None is "all" for a run that was
+            trained on such images.
     """
 
     run: Path
@@ -38,6 +44,8 @@ class PredictConfig:
     out: Path
     device: Device = "auto"
     summary: Path | None = None
+    channel: int | Literal["none"] | None = None
+    frame: Frame | None = None
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -50,8 +58,9 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, CheckpointError: The run cannot be used.
         DataError: There is no image, two of them would share an output, or some failed.
     """
-    cases = cases_of(config.images, config.out)
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
+    choice = _choice(config, trained, reading_of(config.run))
+    cases = cases_of(config.images, config.out, choice)
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     for folder in (config.out, *([config.summary.parent] if config.summary else [])):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,3 +75,16 @@ def predict(config: PredictConfig) -> list[Path]:
         images = f"{failed} of {len(cases)} images"
         raise DataError(f"{images} could not be read or segmented, see above")
     return written
+
+
+def _choice(config: PredictConfig, trained: FinetuneConfig, reading: Reading) -> VolumeChoice:
+    """Return which volumes are segmented: those that the options name, else as in training."""
+    if config.channel == "none":
+        return VolumeChoice(frame=config.frame, is_asked=True)
+    if config.channel is not None:
+        return VolumeChoice(config.channel, in_files=True, on_axis=config.frame is None)
+    if reading.channels is not None:
+        in_files = reading.channels == "files"
+        return VolumeChoice(trained.data.channel, in_files=in_files, on_axis=not in_files)
+    is_all = config.frame is None and reading.has_frames
+    return VolumeChoice(frame="all" if is_all else config.frame)

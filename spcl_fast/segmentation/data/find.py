@@ -17,7 +17,7 @@ from spcl_fast.segmentation.data.layouts import (
     promise12,
     ssl4mis,
 )
-from spcl_fast.segmentation.data.layouts.layout import ScansOrError
+from spcl_fast.segmentation.data.layouts.layout import FIRST_CHANNEL, Choice, ScansOrError
 from spcl_fast.segmentation.data.metadata_csv import read_metadata_csv, with_metadata
 from spcl_fast.segmentation.data.scan import Scan
 
@@ -71,6 +71,7 @@ def find_data(
     csv: Path | str | None = None,
     layout: LayoutName = "auto",
     problems: list[str] | None = None,
+    choice: Choice = FIRST_CHANNEL,
 ) -> DataSet:
     """Find the labelled scans below a folder; images are not read.
 
@@ -80,6 +81,7 @@ def find_data(
         layout: Name of the layout; ``"auto"`` recognises it.
         problems: List that receives one sentence per faulty case or CSV file; the other cases are
             still returned. None: the first fault is raised.
+        choice: What is read of images with several channels.
 
     Returns:
         The scans by name. Cases that share a name are called by the folders that tell them apart
@@ -93,7 +95,9 @@ def find_data(
     name = recognise(root) if layout == "auto" else layout
     if name not in LAYOUTS or not root.is_dir():
         raise DataError(f"{root} must be a folder in layout {name}, got no such folder or layout.")
-    found = LAYOUTS[name].find(root)
+    if choice.channel and name != "msd":
+        raise DataError(f"channel must be 0 in layout {name}, got {choice.channel}.")
+    found = LAYOUTS[name].find(root, choice)
     if not found:
         raise DataError(f"{root} must hold labelled scans in layout {name}, got none.")
     if problems is not None:

@@ -50,16 +50,44 @@ def load(
         DataError: The file is missing, of another format, incomplete, not real-valued, not 3-D,
             has no such frame or array, or a geometry that is none.
     """
-    if not path.name.endswith(SUFFIXES) or not path.is_file():
+    suffix = suffix_of(path).lower()
+    if not suffix or not path.is_file():
         raise DataError(f"{path} must be an existing {', '.join(SUFFIXES)} file, got none.")
-    if path.name.endswith(NIFTI_SUFFIXES):
+    if suffix in NIFTI_SUFFIXES:
         return _load_nifti(path, frame, may_lack_frames)
     if frame is not None and not may_lack_frames:
         raise DataError(f"{path} must be a 4-D NIfTI file to have frame {frame}, got {path.name}.")
-    if path.suffix == HDF5_SUFFIX:
+    if suffix == HDF5_SUFFIX:
         return _load_hdf5(path, dataset)
     array, spacing_mm, affine = metaimage.read_metaimage(path)
     return array.astype(np.float32), checked(Geometry(path, array.shape, spacing_mm, affine))
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of an image file as it is written, in any case; "" if it is none."""
+    name = path.name.lower()
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+    return path.name[len(name) - len(suffix) :]
+
+
+def num_volumes(path: Path) -> int:
+    """Return how many 3-D volumes an image holds: the length of its fourth axis, or 1.
+
+    Raises:
+        DataError: A NIfTI file cannot be read.
+    """
+    if suffix_of(path).lower() not in NIFTI_SUFFIXES or not path.is_file():
+        return 1
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    nifti: Any
+    try:
+        nifti = nibabel.load(path, mmap=False)
+    except (*_CONTENT_ERRORS, ImageFileError, HeaderDataError) as error:
+        raise DataError(f"{path} must be a complete NIfTI file, got: {_reason(error)}.") from error
+    return int(nifti.shape[3]) if len(nifti.shape) > 3 else 1
 
 
 def files_of(path: Path) -> list[Path]:
@@ -68,7 +96,7 @@ def files_of(path: Path) -> list[Path]:
     Raises:
         DataError: A MetaImage header cannot be read.
     """
-    if path.suffix in metaimage.SUFFIXES:
+    if suffix_of(path).lower() in metaimage.SUFFIXES:
         return [path, metaimage.data_file(path)]
     return [path]
 

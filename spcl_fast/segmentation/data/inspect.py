@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.grid import Grid, covered, intensity_range
 from spcl_fast.segmentation.data.layouts import LayoutName
-from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.layouts.layout import FIRST_CHANNEL, Choice
+from spcl_fast.segmentation.data.scan import IGNORED, Scan
 from spcl_fast.segmentation.data.volume import Volume, read_scan
 
 Number = TypeVar("Number", int, float)
@@ -40,6 +42,7 @@ class Inspection:
         shape_range: Minimum and maximum (S, H, W), per axis.
         spacing_range: Minimum and maximum (dz, dy, dx) in millimetres, per axis.
         label_voxels: Voxels of each class by name.
+        ignored_voxels: Voxels that the masks say are not annotated.
         grid: The grid that foreground is measured against.
         foreground_outside: Share of all foreground voxels that the grid does not cover.
         cropped_scans: Scans that lose more than 1 % of their foreground to the grid.
@@ -58,6 +61,7 @@ class Inspection:
     shape_range: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     spacing_range: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     label_voxels: dict[str, int] = field(default_factory=dict)
+    ignored_voxels: int = 0
     grid: Grid = field(default_factory=Grid)
     foreground_outside: float = 0.0
     cropped_scans: int = 0
@@ -77,6 +81,7 @@ def inspect(
     csv: Path | str | None = None,
     grid: Grid | None = None,
     layout: LayoutName = "auto",
+    choice: Choice = FIRST_CHANNEL,
 ) -> Inspection:
     """Read every scan below a folder and describe what is there.
 
@@ -85,6 +90,7 @@ def inspect(
         csv: Metadata file, see `spcl_fast.segmentation.data.metadata_csv.read_metadata_csv`.
         grid: Grid that the foreground is measured against; the default `Grid` if None.
         layout: Name of the layout; ``"auto"`` recognises it.
+        choice: What is read of images with several channels.
 
     Returns:
         The description. A scan that cannot be used, or a CSV file that does not fit, adds a
@@ -94,7 +100,7 @@ def inspect(
         DataError: `root` is not a folder in the layout, or has none or several.
     """
     report = Inspection(str(root), grid=grid or Grid())
-    found = find_data(root, csv, layout, report.problems)
+    found = find_data(root, csv, layout, report.problems, choice)
     report.layout = found.layout
     _describe_volumes(report, found.scans, found.class_names)
     return report
@@ -121,16 +127,18 @@ def _describe_volumes(
         mask = torch.from_numpy(volume.mask)
         counts = torch.bincount(mask.flatten(), minlength=len(class_names)).tolist()
         voxels.update(dict(enumerate(counts)))
-        if not sum(counts[1:]):
+        num_foreground = sum(counts[1 : len(class_names)])
+        if not num_foreground:
             report.problems.append(f"{scan.mask} must hold labelled voxels, got background only.")
-        report.unlabelled_slices += int((mask == 0).all(dim=(1, 2)).sum())
+        report.unlabelled_slices += int((~_foreground(mask)).all(dim=(1, 2)).sum())
         lost = _foreground_outside(volume, report.grid)
         outside += lost
-        report.cropped_scans += lost > CROPPED_SHARE * sum(counts[1:])
+        report.cropped_scans += lost > CROPPED_SHARE * num_foreground
     report.patients = len({scan.patient for scan in readable})
     report.scans = len(readable)
     report.slices = sum(shape[0] for shape in shapes)
     report.label_voxels = {name: voxels[i] for i, name in enumerate(class_names)}
+    report.ignored_voxels = voxels[IGNORED]
     report.foreground_outside = outside / max(1, sum(voxels[i] for i in range(1, len(class_names))))
     report.fill_share = fill / max(1, sum(map(math.prod, shapes)))
     report.meta_labels = _count_meta_labels(readable)
@@ -142,7 +150,11 @@ def _describe_volumes(
 def _foreground_outside(volume: Volume, grid: Grid) -> int:
     _, H, W = volume.mask.shape
     beyond = ~covered((H, W), volume.spacing_mm, grid).numpy()
-    return int((volume.mask[:, beyond] > 0).sum())
+    return int(_foreground(torch.from_numpy(volume.mask[:, beyond])).sum())
+
+
+def _foreground(mask: Tensor) -> Tensor:
+    return (mask != 0) & (mask != IGNORED)
 
 
 def _extremes(rows: Sequence[tuple[Number, ...]]) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
@@ -179,9 +191,12 @@ def render(report: Inspection) -> list[str]:
                 f"fill        {100 * report.fill_share:.2f} % of the voxels hold a value far from "
                 "all others, which the contrast leaves out"
             )
-        total = sum(report.label_voxels.values())
+        total = max(1, sum(report.label_voxels.values()) + report.ignored_voxels)
         for name, count in report.label_voxels.items():
             lines.append(f"label       {name}: {count} voxels ({100 * count / total:.2f} %)")
+        if report.ignored_voxels:
+            share = 100 * report.ignored_voxels / total
+            lines.append(f"not annotated  {report.ignored_voxels} voxels ({share:.2f} %)")
         grid = report.grid
         lines.append(
             f"grid        {grid.size} x {grid.size} pixels of {grid.spacing_mm:g} mm leave out "

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 PHASES = ("ED", "ES")  # end-diastole, end-systole
 SHORT_AXIS_CLASSES = ("background", "RV", "MYO", "LV")
 OTHER_VALUES = -1  # key of `Scan.classes` for all label values that are not listed
+IGNORED = 255  # in masks: not annotated, left out of losses and scores
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,11 @@ class Scan:
             that is 4-D too; None for 3-D files.
         stack_axis: Voxel axis of the file, 0 to 2 for x to z, along which the slices are stacked.
         classes: Class of each label value in the file; a value that is not listed takes the class
-            of the key ``OTHER_VALUES``, or is refused without that key. None: a value is its class.
+            of the key ``OTHER_VALUES``, or is refused without that key. ``IGNORED`` marks what is
+            not annotated. None: a value is its class.
         class_names: Names of the classes 0, 1, ..., the background first.
+        channels: How an image with channels keeps them: ``"axis"``, along its fourth axis, where
+            `frame` is the place of the one that is read; ``"files"``, in one file each.
     """
 
     name: str
@@ -40,3 +45,4 @@ class Scan:
     stack_axis: int = 2
     classes: Mapping[int, int] | None = None
     class_names: tuple[str, ...] = SHORT_AXIS_CLASSES
+    channels: Literal["axis", "files"] | None = None

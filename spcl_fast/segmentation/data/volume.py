@@ -22,7 +22,7 @@ from spcl_fast.segmentation.data import image_file
 from spcl_fast.segmentation.data.arrays import AffineArray, FloatArray, LabelArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.geometry import Geometry, to_axes_of
-from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
+from spcl_fast.segmentation.data.scan import IGNORED, OTHER_VALUES, Scan
 
 _LABEL_ROUNDING = 1e-3  # of labels that were resampled or scaled
 
@@ -33,7 +33,7 @@ class Volume:
 
     Attributes:
         image: (S, H, W) float32, the S slices in file order.
-        mask: (S, H, W) uint8 classes.
+        mask: (S, H, W) uint8 classes, ``IGNORED`` where nothing is annotated.
         spacing_mm: (dz, dy, dx) in millimetres of the image.
         affine: (4, 4) float64 of the image, voxel (x, y, z) to millimetres.
         geometry: Of the image.
@@ -88,7 +88,7 @@ def read_labels(
         image: Of the image that the labels belong to: they are brought to its axes.
 
     Returns:
-        (S, H, W) uint8.
+        (S, H, W) uint8, ``IGNORED`` where `classes` says so.
 
     Raises:
         DataError: As `read_image`, a value is not a class, or the labels lie elsewhere than the
@@ -104,10 +104,11 @@ def read_labels(
     for plane, out in zip(values, labels, strict=True):  # a slice at a time spares memory
         for value in np.unique(plane).tolist():
             found = _class_of(value, classes)
-            if found is None or not 0 <= found < num_classes:
-                bad.add(value)
-            else:
+            is_ignored = found == IGNORED and classes is not None
+            if found is not None and (0 <= found < num_classes or is_ignored):
                 out[plane == value] = found
+            else:
+                bad.add(value)
     if bad:
         shown = ", ".join(map(_shown, sorted(bad)[:5])) + (", ..." if len(bad) > 5 else "")
         known = sorted(value for value in classes or {} if value != OTHER_VALUES)

@@ -5,7 +5,8 @@ One policy for empty masks, stated here and nowhere else. For a class of a volum
     both empty          Dice 1, HD95 0 mm            nothing to find, nothing found
     exactly one empty   Dice 0, HD95 = the diagonal of the volume in mm, the largest error it allows
 
-so every value is finite and a mean over scans hides no failure.
+so every value is finite and a mean over scans hides no failure. Voxels that the mask does not
+annotate (IGNORED) are background in both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import warnings
 import numpy as np
 import torch
 from torch import Tensor
+
+from spcl_fast.segmentation.data.scan import IGNORED
 
 Labels = np.ndarray | Tensor
 """A volume of class numbers, (S, H, W), any integer or bool dtype."""
@@ -107,6 +110,9 @@ def _one_hot_pair(prediction: Labels, mask: Labels, num_classes: int) -> tuple[T
         if labels.ndim != 3 or labels.numel() == 0:
             raise ValueError(f"{name} must be a (S, H, W) volume, got {tuple(labels.shape)}")
         labels = labels.to(torch.int64)
+        if name == "mask":
+            is_known = labels != IGNORED
+            labels = torch.where(is_known, labels, 0)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise ValueError(
@@ -118,6 +124,7 @@ def _one_hot_pair(prediction: Labels, mask: Labels, num_classes: int) -> tuple[T
             "prediction and mask must have one shape, "
             f"got {tuple(pair[0].shape)} and {tuple(pair[1].shape)}"
         )
+    pair[0] = torch.where(is_known, pair[0], 0)
     classes = torch.arange(1, num_classes, device=pair[0].device).view(-1, 1, 1, 1)
     y_pred, y = ((labels == classes).float().unsqueeze(0) for labels in pair)
     return y_pred, y

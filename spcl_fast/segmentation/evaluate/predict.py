@@ -14,64 +14,20 @@ import torch
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.data.image_file import SUFFIXES
 from spcl_fast.segmentation.data.volume import read_image, write_labels
+from spcl_fast.segmentation.evaluate.cases import Case
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 
 
-def find_images(path: Path) -> Sequence[Path]:
-    """Return `path`, or the images in the folder `path`, sorted; hidden files are left out.
-
-    Raises:
-        DataError: There is none.
-    """
-    if path.is_file():
-        return [path]
-    files = sorted(path.iterdir()) if path.is_dir() else []
-    found = [p for p in files if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
-    if not found:
-        kinds = ", ".join(SUFFIXES)
-        if path.is_dir():
-            holds = "only other files and folders" if files else "an empty folder"
-            raise DataError(f"images must be a folder with {kinds} files, got {holds}: {path}")
-        raise DataError(f"images must be a NIfTI file, another of {kinds}, or a folder, got {path}")
-    return found
-
-
-def cases_of(images: Path, out: Path) -> dict[str, Path]:
-    """Return the images by the name that their output begins with.
-
-    Args:
-        images: An image, or a folder of them.
-        out: Folder for NAME_pred.nii.gz.
-
-    Raises:
-        DataError: There is no image, or an output would take the place of another file.
-    """
-    cases: dict[str, Path] = {}
-    for path in find_images(images):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), "")
-        case = path.name.removesuffix(suffix)
-        if case in cases:
-            raise DataError(
-                f"images must have different names, got {cases[case].name} and {path.name} "
-                f"for {case}_pred.nii.gz"
-            )
-        cases[case] = path
-    if images.is_dir() and out.resolve() == images.resolve():
-        raise DataError(f"out must be another folder than images, got {out}")
-    return cases
-
-
 def segment_images(
-    cases: Mapping[str, Path], out: Path, model: UNet, grid: Grid
+    cases: Mapping[str, Case], out: Path, model: UNet, grid: Grid
 ) -> list[dict[str, Any]]:
     """Write the labels of every image; a failure is reported and the others continue.
 
     Args:
-        cases: The images by name, from `cases_of`.
+        cases: The volumes by name, from `cases_of`.
         out: Existing folder for NAME_pred.nii.gz.
         model: Segmenter with 1 input channel.
         grid: The grid the model was trained on.
@@ -81,14 +37,14 @@ def segment_images(
     """
     rows: list[dict[str, Any]] = []
     with progress_bar("predict", len(cases)) as show:
-        for step, (case, path) in enumerate(cases.items(), 1):
+        for step, (name, case) in enumerate(cases.items(), 1):
             try:
-                rows.append({"case": case, **_segment(path, out_file(out, case), model, grid)})
+                rows.append({"case": name, **_segment(case, out_file(out, name), model, grid)})
             except Exception as error:  # one bad case must not stop the others
-                message = _sentence(path, error)
+                message = _sentence(case.path, error)
                 say(f"skipped: {message}")
-                rows.append({"case": case, "error": message})
-            show(step, path.name)
+                rows.append({"case": name, "error": message})
+            show(step, name)
     return rows
 
 
@@ -97,10 +53,12 @@ def out_file(out: Path, case: str) -> Path:
     return out / f"{case}_pred.nii.gz"
 
 
-def _segment(path: Path, target: Path, model: UNet, grid: Grid) -> dict[str, Any]:
-    """Write the labels of one image; return its figures."""
+def _segment(case: Case, target: Path, model: UNet, grid: Grid) -> dict[str, Any]:
+    """Write the labels of one volume; return its figures."""
     start = time.perf_counter()
-    image, spacing_mm, affine = read_image(path)
+    if case.error:
+        raise DataError(case.error)
+    image, spacing_mm, affine = read_image(case.path, frame=case.frame)
     label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
     write_labels(target, label.numpy(), affine)
     row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3)}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
+from spcl_fast.segmentation.evaluate.reading import Reading
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
 from spcl_fast.segmentation.evaluate.scans import (
     check_classes,
@@ -87,7 +88,8 @@ def _evaluate(
     config: FinetuneConfig, network: nn.Module, folder: Path, split: Split, chosen: list[int]
 ) -> Evaluation:
     """Save the network and evaluate it on the test scans; write and return the evaluation."""
-    metadata = segmenter_metadata(config.model)
+    reading = Reading.of_scans([*split.train, *split.val, *split.test])
+    metadata = segmenter_metadata(config.model) | reading.metadata()
     save_weights(folder / "segmenter.safetensors", network.state_dict(), metadata)
     predictions = folder / "predictions" if config.predictions else None
     evaluation = replace(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from spcl_fast.segmentation.data.scan import IGNORED
 
 
 def supervised_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor:
@@ -11,14 +14,19 @@ def supervised_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor
 
     Args:
         logits: (B, K, H, W).
-        masks: (B, H, W) int64.
+        masks: (B, H, W) int64; pixels that are IGNORED do not count.
         dice_weight: Weight of the Dice term, which pools the batch and averages the classes.
     """
-    loss = cross_entropy(logits, masks)
+    is_known = masks != IGNORED
+    loss = cross_entropy(logits, masks, ignore_index=IGNORED)
+    loss = torch.where(is_known.any(), loss, 0.0)  # the mean of nothing is NaN
     if dice_weight == 0:
         return loss
     from monai.losses.dice import DiceLoss
+    from monai.networks.utils import one_hot
 
-    dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    overlap: Tensor = dice(logits, masks[:, None])
+    weight = is_known[:, None].to(logits.dtype)
+    truth = one_hot(torch.where(is_known, masks, 0)[:, None], logits.shape[1]) * weight
+    dice = DiceLoss(include_background=False, batch=True)
+    overlap: Tensor = dice(logits.softmax(1) * weight, truth)
     return loss + dice_weight * overlap

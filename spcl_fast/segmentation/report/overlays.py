@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.scan import IGNORED, Scan
 from spcl_fast.segmentation.data.volume import read_image, read_labels, read_scan
 from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.compare import SCRATCH, common_scans
@@ -139,7 +139,10 @@ def _read(runs: Sequence[RunRecord], scan: str) -> tuple[dict[str, np.ndarray], 
     volume = read_scan(_scan(runs[0], scan))
     image, spacing_mm = volume.image, volume.spacing_mm
     num_classes, axis = 1 + len(runs[0].scores.classes), runs[0].scores.scans[scan].stack_axis
-    arrays: dict[str, np.ndarray] = {"image": image, "mask": volume.mask}
+    arrays: dict[str, np.ndarray] = {
+        "image": image,
+        "mask": np.where(volume.mask == IGNORED, 0, volume.mask),
+    }
     for run in runs:
         path = _path(run, scan, "prediction")
         arrays[f"prediction {run.name}"] = read_labels(

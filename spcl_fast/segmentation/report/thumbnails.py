@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.scan import IGNORED, Scan
 from spcl_fast.segmentation.data.volume import read_scan
 from spcl_fast.segmentation.report import figures
 
@@ -80,7 +80,7 @@ def _draw(
     _, dy, dx = spacing_mm
     ax.imshow(image, cmap="gray", vmin=levels[0], vmax=levels[1], aspect=dy / dx)
     for number in np.unique(mask).tolist():
-        if number and min(mask.shape) > 1:
+        if number not in (0, IGNORED) and min(mask.shape) > 1:
             # a rim of zeros closes contours that leave the slice
             region = np.pad((mask == number).astype(np.float32), 1)
             x, y = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)

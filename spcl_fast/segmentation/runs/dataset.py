@@ -13,6 +13,7 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import DataSet, find_data
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.data.layouts.layout import Choice
 from spcl_fast.segmentation.data.protocol import ProtocolSplit, load_protocol, split_by_protocol
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices, load_slices
@@ -39,6 +40,7 @@ class DataConfig:
             `select` "best" only.
         split_seed: Seed of the random split.
         layout: Layout of the folder; "auto" detects it.
+        channel: Channel of images that have several (Decathlon, nnU-Net), from 0.
     """
 
     root: Path | None = None
@@ -50,6 +52,12 @@ class DataConfig:
     num_val: int = 2
     split_seed: int = 0
     layout: LayoutName = "auto"
+    channel: int = 0
+
+    @property
+    def choice(self) -> Choice:
+        """What is read of a data set that holds more."""
+        return Choice(self.channel)
 
 
 class Split(NamedTuple):
@@ -67,7 +75,7 @@ def data_set(config: DataConfig) -> DataSet:
         DataError: The folder is not in the layout, or a file is missing.
     """
     if config.root is not None:
-        return find_data(config.root, config.csv, config.layout)
+        return find_data(config.root, config.csv, config.layout, choice=config.choice)
     root = config.cache / "phantom"
     write_phantom(PhantomConfig(), root)
     return find_data(root, config.csv or root / "metadata.csv", "acdc")

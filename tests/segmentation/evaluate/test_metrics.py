@@ -7,7 +7,10 @@ import pytest
 import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric
 
+from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
+
+ONE = (1.0, 1.0, 1.0)
 
 
 def cube(z: int, y: int, x: int, side: int = 4, label: int = 1) -> np.ndarray:
@@ -103,3 +106,14 @@ def test_messages():
     for spacing in ((1.0, 1.0), (1.0, 0.0, 1.0), (1.0, math.nan, 1.0)):
         with pytest.raises(ValueError, match="spacing_mm must be three positive numbers"):
             hd95_per_class(mask, mask, spacing, 2)
+
+
+def test_voxels_that_nobody_annotated():
+    mask, prediction = cube(2, 2, 2), cube(2, 2, 3)
+    (dice,), (hd95,) = dice_per_class(prediction, mask, 2), hd95_per_class(prediction, mask, ONE, 2)
+    assert (dice, hd95) == (0.75, 1.0)
+    mask[:, :, 6] = IGNORED  # the only column where the prediction is too much
+    assert dice_per_class(prediction, mask, 2) == [pytest.approx(2 * 48 / (64 + 48))]
+    mask[:, :, 2] = IGNORED  # and the one where it is too little
+    assert dice_per_class(prediction, mask, 2) == [1.0]
+    assert hd95_per_class(prediction, mask, ONE, 2) == [0.0]

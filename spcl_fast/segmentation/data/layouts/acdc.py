@@ -18,6 +18,8 @@ from pathlib import Path
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.image_file import NIFTI_SUFFIXES
 from spcl_fast.segmentation.data.layouts.layout import (
+    FIRST_CHANNEL,
+    Choice,
     LayoutReader,
     ScansOrError,
     attempt,
@@ -38,7 +40,7 @@ def _recognises(root: Path) -> bool:
     return any(_is_marked(folder) for parent in parents for folder in parent.iterdir())
 
 
-def _find(root: Path) -> list[ScansOrError]:
+def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
     for parent in folders(root, _SUBFOLDERS):
         if patients := sorted(filter(_is_patient, parent.iterdir())):
             return [attempt(_patient_scans, folder) for folder in patients]

@@ -14,6 +14,20 @@ ScansOrError: TypeAlias = list[Scan] | DataError  # of one patient or volume
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What is read of a data set that holds more.
+
+    Attributes:
+        channel: Channel of images that have several, from 0.
+    """
+
+    channel: int = 0
+
+
+FIRST_CHANNEL = Choice()
+
+
+@dataclass(frozen=True)
 class LayoutReader:
     """How the files of a data set become scans.
 
@@ -21,12 +35,12 @@ class LayoutReader:
         recognises: Returns whether a folder has this layout.
         class_names: Returns the names of the classes of a folder, the background first.
         find: Returns, for each patient or volume below a folder, its scans or what is wrong with
-            it; images are not read.
+            it; images are not read. Its second argument, a `Choice`, may be left out.
     """
 
     recognises: Callable[[Path], bool]
     class_names: Callable[[Path], tuple[str, ...]]
-    find: Callable[[Path], list[ScansOrError]]
+    find: Callable[..., list[ScansOrError]]
 
 
 def attempt(read: Callable[..., list[Scan]], *arguments: Any) -> ScansOrError:

@@ -19,10 +19,13 @@ The data: Zhuang and Shen, Medical Image Analysis 2016, doi 10.1016/j.media.2016
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from spcl_fast.segmentation.data.image_file import NIFTI_SUFFIXES
 from spcl_fast.segmentation.data.layouts.layout import (
+    FIRST_CHANNEL,
+    Choice,
     LayoutReader,
     ScansOrError,
     attempt,
@@ -46,7 +49,9 @@ def _recognises(root: Path) -> bool:
     return any("_label." in path.name for path in _files(root))
 
 
-def _find(root: Path, names: tuple[str, ...]) -> list[ScansOrError]:
+def _find(
+    root: Path, choice: Choice = FIRST_CHANNEL, names: tuple[str, ...] = CLASS_NAMES
+) -> list[ScansOrError]:
     stems = {path.parent / match[1] for path, match in _files(root).items()}
     return [attempt(_volume_scans, stem, names) for stem in sorted(stems)]
 
@@ -77,9 +82,9 @@ def _volume_scans(stem: Path, names: tuple[str, ...]) -> list[Scan]:
     ]
 
 
-LAYOUT = LayoutReader(_recognises, lambda root: CLASS_NAMES, lambda root: _find(root, CLASS_NAMES))
+LAYOUT = LayoutReader(_recognises, lambda root: CLASS_NAMES, _find)
 LAYOUT_OF_FOUR = LayoutReader(
     recognises=lambda root: False,  # same files as LAYOUT: must be requested by name
     class_names=lambda root: FOUR_CLASS_NAMES,
-    find=lambda root: _find(root, FOUR_CLASS_NAMES),
+    find=partial(_find, names=FOUR_CLASS_NAMES),
 )

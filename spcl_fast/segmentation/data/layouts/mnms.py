@@ -20,6 +20,8 @@ from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.layouts.layout import (
+    FIRST_CHANNEL,
+    Choice,
     LayoutReader,
     ScansOrError,
     attempt,
@@ -44,7 +46,7 @@ def _recognises(root: Path) -> bool:
     )
 
 
-def _find(root: Path) -> list[ScansOrError]:
+def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
     path = _information_file(root)
     rows = _read_information(path)
     for parent in folders(root, _SUBFOLDERS):

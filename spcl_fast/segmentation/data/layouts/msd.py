@@ -6,9 +6,11 @@
     <root>/labelsTr/<case>.nii.gz
 
 The Decathlon writes labels as ``{"1": "name"}``, nnU-Net v2 as ``{"name": 1}``; both are read. The
-first channel is the image. Cases of imagesTs have no labels and are left out, and so are the
-``._`` files that some archives carry. A case called ``<patient>_frame<number>``, as nnU-Net's copy
-of ACDC has them, belongs to that patient; any other case is a patient. There is no cardiac phase.
+label called ignore, if there is one, marks voxels that nobody annotated. One channel is the image,
+the first unless another is chosen. Cases of imagesTs have no labels and are left out, and so are
+the ``._`` files that some archives carry. A case called ``<patient>_frame<number>``, as nnU-Net's
+copy of ACDC has them, belongs to that patient; any other case is a patient. There is no cardiac
+phase.
 
 The data: Antonelli et al., Nature Communications 2022, doi 10.1038/s41467-022-30695-9.
 """
@@ -17,15 +19,39 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.layout import LayoutReader, ScansOrError, attempt, existing
+from spcl_fast.segmentation.data.layouts.layout import (
+    FIRST_CHANNEL,
+    Choice,
+    LayoutReader,
+    ScansOrError,
+    attempt,
+    existing,
+)
 from spcl_fast.segmentation.data.metadata_csv import read_text
-from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.data.scan import IGNORED, Scan
 
 _FRAME = re.compile(r"_frame\d+$")
+_IGNORE = "ignore"  # nnU-Net's name of what is not annotated
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What dataset.json says of every case, and the chosen channel."""
+
+    end: str
+    num_channels: int
+    channel: int
+    names: tuple[str, ...]
+    classes: dict[int, int] | None
+
+    def file_of(self, image: Path) -> Path:
+        """Return the file of the channel of an image without it in its name, as nnU-Net has it."""
+        return image.with_name(f"{image.name.removesuffix(self.end)}_{self.channel:04d}{self.end}")
 
 
 def _recognises(root: Path) -> bool:
@@ -34,19 +60,25 @@ def _recognises(root: Path) -> bool:
 
 
 def _names(root: Path) -> tuple[str, ...]:
-    return _class_names(root / "dataset.json", _read_json(root / "dataset.json"))
+    return _labels(root / "dataset.json", _read_json(root / "dataset.json"))[0]
 
 
-def _find(root: Path) -> list[ScansOrError]:
+def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
     path = root / "dataset.json"
     description = _read_json(path)
-    names = _class_names(path, description)
+    names, classes = _labels(path, description)
     channels = description.get("channel_names", description.get("modality", {}))
     end = description.get("file_ending", ".nii.gz")
     if not isinstance(channels, dict) or not isinstance(end, str):
         raise DataError(f"{path} must map channel numbers to names, got {channels!r}.")
-    pairs = _listed_pairs(path, description) or _pairs_on_disk(root, end)
-    return [attempt(_case_scans, *pair, end, len(channels), names) for pair in pairs]
+    if not 0 <= choice.channel < max(1, len(channels)):
+        raise DataError(
+            f"channel must be one of {path}, 0 to {max(1, len(channels)) - 1}, "
+            f"got {choice.channel}."
+        )
+    reading = _Reading(end, len(channels), choice.channel, names, classes)
+    pairs = _listed_pairs(path, description) or _pairs_on_disk(root, reading)
+    return [attempt(_case_scans, *pair, reading) for pair in pairs]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -59,18 +91,28 @@ def _read_json(path: Path) -> dict[str, Any]:
     return description
 
 
-def _class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]:
+def _labels(
+    path: Path, description: dict[str, Any]
+) -> tuple[tuple[str, ...], dict[int, int] | None]:
+    """Return the names of the classes, and the class of each value if some are not annotated."""
     labels = description.get("labels")
     pairs = list(labels.items()) if isinstance(labels, dict) else []
     if pairs and all(str(key).isdecimal() for key, _ in pairs):
         pairs = [(name, key) for key, name in pairs]
     try:
-        by_number = {int(number): str(name) for name, number in pairs}
+        values = {str(name): int(number) for name, number in pairs}
     except (TypeError, ValueError):  # nnU-Net's regions are lists of numbers
-        by_number = {}
-    if not by_number or sorted(by_number) != list(range(len(pairs))):
-        raise DataError(f"{path} must have labels numbered 0, 1, ..., got {labels!r}.")
-    return tuple(by_number[number] for number in range(len(pairs)))
+        values = {}
+    known = {value: name for name, value in values.items() if name.lower() != _IGNORE}
+    ignored = [value for name, value in values.items() if name.lower() == _IGNORE]
+    is_numbered = bool(known) and sorted(known) == list(range(len(known)))
+    if not is_numbered or len(known) + len(ignored) != len(pairs) or set(ignored) & set(known):
+        raise DataError(
+            f"{path} must have labels numbered 0, 1, ... with different names, got {labels!r}."
+        )
+    names = tuple(known[number] for number in range(len(known)))
+    classes = {value: value for value in known} | dict.fromkeys(ignored, IGNORED)
+    return names, classes if ignored else None
 
 
 def _listed_pairs(path: Path, description: dict[str, Any]) -> list[tuple[Path, Path]]:
@@ -83,24 +125,34 @@ def _listed_pairs(path: Path, description: dict[str, Any]) -> list[tuple[Path, P
     return [(root / image, root / mask) for image, mask in pairs if image.name[:1] != "."]
 
 
-def _pairs_on_disk(root: Path, end: str) -> list[tuple[Path, Path]]:
+def _pairs_on_disk(root: Path, reading: _Reading) -> list[tuple[Path, Path]]:
+    end = reading.end
     masks = sorted(path for path in (root / "labelsTr").glob(f"*{end}") if path.name[0] != ".")
-    return [(_first_channel(root / "imagesTr" / mask.name, end), mask) for mask in masks]
+    return [(reading.file_of(root / "imagesTr" / mask.name), mask) for mask in masks]
 
 
-def _first_channel(image: Path, end: str) -> Path:
-    return image.with_name(f"{image.name.removesuffix(end)}_0000{end}")
-
-
-def _case_scans(
-    image: Path, mask: Path, end: str, num_channels: int, names: tuple[str, ...]
-) -> list[Scan]:
-    case = mask.name.removesuffix(end)
-    image = existing(image, _first_channel(image, end), because="the data set has this case")
+def _case_scans(image: Path, mask: Path, reading: _Reading) -> list[Scan]:
+    case = mask.name.removesuffix(reading.end)
+    image = existing(image, reading.file_of(image), because="the data set has this case")
     mask = existing(mask, because="the data set has this case")
-    has_channels = num_channels > 1 and not image.name.endswith(f"_0000{end}")
-    frame = 0 if has_channels else None
-    return [Scan(case, _FRAME.sub("", case), None, image, mask, {}, frame, class_names=names)]
+    channels: Literal["axis", "files"] | None = None
+    if image.name == reading.file_of(mask).name:
+        channels = "files"
+    elif reading.num_channels > 1:
+        channels = "axis"
+    return [
+        Scan(
+            name=case,
+            patient=_FRAME.sub("", case),
+            phase=None,
+            image=image,
+            mask=mask,
+            frame=reading.channel if channels == "axis" else None,
+            classes=reading.classes,
+            class_names=reading.names,
+            channels=channels,
+        )
+    ]
 
 
 LAYOUT = LayoutReader(_recognises, _names, _find)

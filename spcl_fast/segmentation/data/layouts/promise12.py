@@ -13,6 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from spcl_fast.segmentation.data.layouts.layout import (
+    FIRST_CHANNEL,
+    Choice,
     LayoutReader,
     ScansOrError,
     attempt,
@@ -33,7 +35,7 @@ def _recognises(root: Path) -> bool:
     return any(path.stem.endswith(_MASK) for parent in parents for path in _headers(parent))
 
 
-def _find(root: Path) -> list[ScansOrError]:
+def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
     stems = {
         parent / path.stem.removesuffix(_MASK)
         for parent in folders(root, _SUBFOLDERS)

@@ -17,7 +17,13 @@ import re
 from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.data.layouts.layout import LayoutReader, ScansOrError, folders
+from spcl_fast.segmentation.data.layouts.layout import (
+    FIRST_CHANNEL,
+    Choice,
+    LayoutReader,
+    ScansOrError,
+    folders,
+)
 from spcl_fast.segmentation.data.metadata_csv import read_text
 from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
@@ -30,7 +36,7 @@ def _recognises(root: Path) -> bool:
     return bool(_volumes(root))
 
 
-def _find(root: Path) -> list[ScansOrError]:
+def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
     """Return the scans of each patient, and errors for listed volumes that do not exist."""
     volumes = _volumes(root)
     subsets, missing = _read_lists(root, {path.stem for path in volumes})

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 
 PSEUDO_WEIGHT = 0.5  # of the pixels with pseudo-labels
@@ -76,16 +77,19 @@ def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, H, W) floating point.
-        target: (B, H, W) int64.
+        target: (B, H, W) int64; pixels that are IGNORED do not count.
         region: (H, W) bool, the pixels to evaluate in every slice; at least one.
 
     Returns:
         (); the Dice loss pools the batch and averages over the classes except the first.
     """
-    weight = region.to(logits.dtype)
-    entropy = (cross_entropy(logits, target, reduction="none") * weight).mean() / weight.mean()
-    p = logits.softmax(1) * weight
-    y = one_hot(target, logits.shape[1]).movedim(3, 1) * weight
+    is_known = target != IGNORED
+    target = torch.where(is_known, target, 0)
+    weight = (region & is_known).to(logits.dtype)
+    share = weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
+    entropy = (cross_entropy(logits, target, reduction="none") * weight).mean() / share
+    p = logits.softmax(1) * weight[:, None]
+    y = one_hot(target, logits.shape[1]).movedim(3, 1) * weight[:, None]
     overlap, total = (p * y).sum((0, 2, 3)), (p + y).sum((0, 2, 3))
     dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
     return entropy + (1 - dice[1:]).mean()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 
 
@@ -32,6 +33,8 @@ class MixUp(Term):
         with batch.autocast():
             logits = batch.student(blends).float()
         # linear in y: no one-hot masks
-        own = cross_entropy(logits, masks, reduction="none").mean((1, 2))
-        other = cross_entropy(logits, masks[partner], reduction="none").mean((1, 2))
+        own, other = (
+            cross_entropy(logits, y, ignore_index=IGNORED, reduction="none").mean((1, 2))
+            for y in (masks, masks[partner])
+        )
         return torch.lerp(other, own, share).mean()

@@ -8,7 +8,10 @@ import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
+from spcl_fast.segmentation.data.inspect import inspect, render
+from spcl_fast.segmentation.data.layouts.layout import Choice
 from spcl_fast.segmentation.data.layouts.msd import LAYOUT
+from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.data.volume import read_scan
 
 SHAPE = (6, 5, 4)
@@ -103,6 +106,8 @@ def test_nnunet(tmp_path, has_list):
         ({"labels": {"0": "background", "2": "PZ"}}, "labels numbered 0, 1"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "labels numbered 0, 1"),
         ({"labels": ["background", "PZ"]}, "labels numbered 0, 1"),
+        ({"labels": {"background": 0, "PZ": 1, "ignore": 1}}, "labels numbered 0, 1"),
+        ({"labels": {"0": "background", "1": "PZ", "2": "PZ"}}, "labels numbered 0, 1"),
         (
             {"labels": {"0": "a"}, "training": [{"image": "x"}]},
             "each training case with image and label",
@@ -138,6 +143,69 @@ def test_incomplete_case(tmp_path, folder):
     bad, good = LAYOUT.find(tmp_path)
     assert isinstance(bad, DataError)
     assert good[0].name == "prostate_01"
+
+
+def test_another_channel(tmp_path):
+    make_msd(tmp_path)
+    scan = find_data(tmp_path, layout="msd", choice=Choice(channel=1)).scans[1]
+    array = np.asarray(nibabel.load(scan.image).dataobj)
+    np.testing.assert_array_equal(read_scan(scan).image, array[..., 1].T)
+    assert (scan.frame, scan.channels) == (1, "axis")
+    with pytest.raises(DataError, match=r"channel must be one of .*, 0 to 1, got 2"):
+        find_data(tmp_path, layout="msd", choice=Choice(channel=2))
+
+
+def test_another_channel_in_files(tmp_path):
+    for number in (0, 1):
+        save(tmp_path / "imagesTr" / f"a_000{number}.nii.gz", np.full(SHAPE, number, np.int16))
+    save(tmp_path / "labelsTr" / "a.nii.gz", np.ones(SHAPE, np.uint8))
+    names = {"0": "T2", "1": "ADC"}
+    describe(tmp_path, channel_names=names, labels={"background": 0, "PZ": 1})
+    (scan,) = find_data(tmp_path, choice=Choice(channel=1)).scans
+    assert (scan.name, scan.frame, scan.channels) == ("a", None, "files")
+    assert read_scan(scan).image.min() == 1
+    (tmp_path / "imagesTr" / "a_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"a_0001\.nii\.gz must exist"):
+        find_data(tmp_path, choice=Choice(channel=1))
+
+
+@pytest.mark.parametrize(
+    "labels",  # nnU-Net's way, the Decathlon's, and a value that is far from the others
+    [
+        {"background": 0, "PZ": 1, "TZ": 2, "ignore": 3},
+        {"0": "background", "1": "PZ", "2": "TZ", "3": "Ignore"},
+        {"background": 0, "PZ": 1, "TZ": 2, "ignore": 200},
+    ],
+)
+def test_what_is_not_annotated(tmp_path, labels):
+    make_msd(tmp_path, num_channels=1)
+    value = int(labels.get("ignore", 3))
+    mask = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3
+    mask[:2] = value
+    save(tmp_path / "labelsTr" / "prostate_00.nii.gz", mask.astype(np.uint8))
+    fields = json.loads((tmp_path / "dataset.json").read_text())
+    describe(tmp_path, **fields | {"labels": labels})
+    scan = find_data(tmp_path).scans[0]
+    assert scan.class_names == LAYOUT.class_names(tmp_path) == ("background", "PZ", "TZ")
+    np.testing.assert_array_equal(read_scan(scan).mask.T, np.where(mask == value, IGNORED, mask))
+    found = inspect(tmp_path)
+    assert found.problems == []
+    assert found.ignored_voxels == 2 * SHAPE[1] * SHAPE[2]
+    assert sum(found.label_voxels.values()) == 2 * np.prod(SHAPE) - found.ignored_voxels
+    assert any("not annotated" in line for line in render(found))
+
+
+def test_a_value_beyond_the_classes_is_refused_beside_ignore(tmp_path):
+    make_msd(tmp_path, num_channels=1)
+    fields = json.loads((tmp_path / "dataset.json").read_text())
+    labels = {"background": 0, "PZ": 1, "ignore": 2}
+    describe(tmp_path, **fields | {"labels": labels})
+    save(tmp_path / "labelsTr" / "prostate_00.nii.gz", np.full(SHAPE, 3, np.uint8))
+    with pytest.raises(DataError, match=r"must hold labels in 0, 1, 2, got 3"):
+        read_scan(find_data(tmp_path).scans[0])
+    save(tmp_path / "labelsTr" / "prostate_00.nii.gz", np.full(SHAPE, IGNORED, np.uint8))
+    with pytest.raises(DataError, match=r"must hold labels in 0, 1, 2, got 255"):
+        read_scan(find_data(tmp_path).scans[0])
 
 
 def test_real_hippocampus(real_data):
