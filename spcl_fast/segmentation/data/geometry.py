@@ -24,6 +24,8 @@ TOLERANCE_VOXELS = 0.1  # at the corners of the image
 _ROUNDING = 1e-3  # relative, between the voxel size in a header and in its affine
 _FLAT = 1e-6  # volume of a voxel over the product of its sides, below which axes coincide
 _LARGE_MM = 100.0  # no scan has such voxels
+_SKEW = 0.02  # cosine between axes, 1 degree from a right angle
+_SPACES = (3, 4)  # NIfTI codes of Talairach and MNI: such a sform is no place in the scanner
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI: metre, millimetre, micron
 
 
@@ -71,6 +73,9 @@ def checked(geometry: Geometry) -> Geometry:
             f"{path} must have the voxel size of its affine, {_listed(spacing)} mm (used), "
             f"got {_listed(stated)} mm in the header."
         )
+    axes = geometry.affine[:3, :3] / lengths
+    if np.abs(axes.T @ axes - np.eye(3)).max() > _SKEW:
+        notes.append(f"{path} must have axes at right angles, got others: its slices are skewed.")
     if max(spacing) > _LARGE_MM:
         notes.append(
             f"{path} must have voxels of at most {_LARGE_MM:g} mm, got {_listed(spacing)} mm: "
@@ -107,6 +112,10 @@ def nifti_geometry(path: Path, header: Any, stated: Sequence[float]) -> Geometry
         notes.append(
             f"{path} must have a finite sform with an inverse, got another; its qform is used."
         )
+    elif sform is not None and qform is not None:
+        is_same = is_affine(qform) and _agree(shape, sform, qform)
+        if not is_same and int(header["sform_code"]) not in _SPACES:
+            notes.append(f"{path} must have a sform and a qform that agree; its sform is used.")
     is_placed = affine is not None
     if affine is None:
         affine = header.get_base_affine()
@@ -152,7 +161,9 @@ def to_axes_of(image: Geometry, array: FloatArray, mask: Geometry) -> FloatArray
     signs = list(itertools.product((1, -1), repeat=3)) if may_move else [(1, 1, 1)]
     for order, sign in itertools.product(orders, signs):
         shape = tuple(mask.shape[axis] for axis in order)
-        if shape == image.shape and _agree(image, mask.affine @ _moved(shape, order, sign)):
+        if shape == image.shape and _agree(
+            shape, image.affine, mask.affine @ _moved(shape, order, sign)
+        ):
             return array.transpose(order)[tuple(slice(None, None, step) for step in sign)]
     raise DataError(
         f"{mask.path} must lie where its image {image.path} lies, to {TOLERANCE_VOXELS:g} voxel, "
@@ -170,10 +181,10 @@ def _moved(shape: Sequence[int], order: Sequence[int], sign: Sequence[int]) -> A
     return matrix
 
 
-def _agree(image: Geometry, affine: AffineArray) -> bool:
-    """Return whether an affine puts every corner of an image in its place."""
-    corners = np.array([*itertools.product(*((0, size - 1) for size in image.shape), (1,))])
-    difference: NDArray[np.float64] = np.linalg.solve(image.affine, affine) @ corners.T - corners.T
+def _agree(shape: Sequence[int], one: AffineArray, other: AffineArray) -> bool:
+    """Return whether two affines put every corner of an image in the same place."""
+    corners = np.array([*itertools.product(*((0, size - 1) for size in shape), (1,))])
+    difference: NDArray[np.float64] = np.linalg.solve(one, other) @ corners.T - corners.T
     return bool(np.abs(difference[:3]).max() <= TOLERANCE_VOXELS)
 
 

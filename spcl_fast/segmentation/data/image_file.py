@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,13 @@ def load(
     if suffix == HDF5_SUFFIX:
         return _load_hdf5(path, dataset)
     array, spacing_mm, affine = metaimage.read_metaimage(path)
-    return array.astype(np.float32), checked(Geometry(path, array.shape, spacing_mm, affine))
+    notes = (
+        ()
+        if metaimage.states_spacing(path)
+        else (f"{path} must have ElementSpacing, got none: 1 mm is used.",)
+    )
+    geometry = Geometry(path, array.shape, spacing_mm, affine, notes=notes)
+    return array.astype(np.float32), checked(geometry)
 
 
 def suffix_of(path: Path) -> str:
@@ -108,6 +115,7 @@ def _load_nifti(path: Path, frame: int | None, may_lack_frames: bool) -> Content
 
     nifti: Any
     try:
+        _check_stream(path)
         nifti = nibabel.load(path, mmap=False)
         shape = tuple(nifti.shape)
         num_axes = len(shape)
@@ -131,6 +139,14 @@ def _load_nifti(path: Path, frame: int | None, may_lack_frames: bool) -> Content
         raise
     except (*_CONTENT_ERRORS, ImageFileError, HeaderDataError) as error:
         raise DataError(f"{path} must be a complete NIfTI file, got: {_reason(error)}.") from error
+
+
+def _check_stream(path: Path) -> None:
+    """Read a compressed file to its end, where its checksum is; nibabel stops at the last voxel."""
+    if suffix_of(path).lower().endswith(".gz"):
+        with gzip.open(path) as file:
+            while file.read(1 << 16):
+                pass
 
 
 def _pixdim(path: Path, kind: Any) -> tuple[float, ...]:

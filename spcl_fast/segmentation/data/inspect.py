@@ -120,6 +120,8 @@ def _describe_volumes(
             report.problems.append(str(error))
             continue
         readable.append(scan)
+        if volume.image.min() == volume.image.max():
+            report.problems.append(f"{scan.image} must hold several values, got one.")
         report.problems += volume.geometry.notes
         shapes.append(volume.image.shape)
         fill += intensity_range(torch.from_numpy(volume.image)).num_fill

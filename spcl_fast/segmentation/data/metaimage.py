@@ -65,6 +65,11 @@ def read_metaimage(
     return array.astype(dtype.newbyteorder("="), copy=False), spacing, affine
 
 
+def states_spacing(path: Path) -> bool:
+    """Return whether a MetaImage states its voxel size; without it 1 mm is the default."""
+    return not {"ElementSpacing", "ElementSize"}.isdisjoint(_read_header(path)[0])
+
+
 def data_file(path: Path | str) -> Path:
     """Return the file that holds the voxels of a MetaImage, which may be the file itself.
 
@@ -245,6 +250,6 @@ def _data(path: Path, header: dict[str, str], header_bytes: int, num_bytes: int)
                 raise zlib.error("a stream that ends too early")
         except (zlib.error, OverflowError, MemoryError) as error:
             raise DataError(f"{source} must hold compressed voxels, got {error}.") from error
-    if len(content) < num_bytes:
+    if len(content) != num_bytes:
         raise DataError(f"{source} must hold {num_bytes} bytes of voxels, got {len(content)}.")
-    return content[:num_bytes]
+    return content

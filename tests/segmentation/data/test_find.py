@@ -162,3 +162,13 @@ def test_a_case_that_is_listed_twice(tmp_path):
     problems = []
     assert named(root, problems) == [("000", "000")]
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize("layout", ["acdc", "mmwhs", "promise12"])
+def test_two_files_of_one_image(tmp_path, layout):
+    root = make(tmp_path, layout)
+    path = find_data(root).scans[0].image
+    other = path.with_name(path.name.removesuffix(".gz") if path.suffix == ".gz" else "Case00.mha")
+    other.write_bytes(b"another")
+    with pytest.raises(DataError, match=rf"must hold one file of .*{other.name}"):
+        find_data(root)

@@ -256,3 +256,30 @@ def test_directions_of_a_metaimage_that_are_none(tmp_path):
     volume = read_scan(Scan("a", "a", None, tmp_path / "a.mhd", tmp_path / "a.mhd"))
     assert volume.spacing_mm == (8.0, 1.25, 3.0)
     assert "(3, 1.25, 8) mm (used), got (1.5, 1.25, 8) mm" in volume.geometry.notes[0]
+
+
+def test_axes_that_are_not_at_right_angles_are_noted(scan):
+    skewed = AFFINE.copy()
+    skewed[0, 1] = 0.2
+    for path, array in ((scan.image, TRUE.astype(np.int16)), (scan.mask, TRUE)):
+        save(path, array, skewed)
+    (note,) = read_scan(scan).geometry.notes
+    assert (
+        note == f"{scan.image} must have axes at right angles, got others: its slices are skewed."
+    )
+
+
+@pytest.mark.parametrize(("code", "is_noted"), [(1, True), (2, True), (4, False)])
+def test_sform_and_qform_that_disagree(scan, code, is_noted):
+    moved = AFFINE.copy()
+    moved[0, 3] += 3
+    image = nibabel.Nifti1Image(TRUE.astype(np.int16), AFFINE)
+    image.set_qform(moved, 1)
+    image.set_sform(AFFINE, code)
+    nibabel.save(image, scan.image)
+    notes = read_scan(scan).geometry.notes
+    assert (
+        any("must have a sform and a qform that agree; its sform is used" in n for n in notes)
+        == is_noted
+    )
+    np.testing.assert_allclose(read_scan(scan).affine, AFFINE, rtol=1e-6)

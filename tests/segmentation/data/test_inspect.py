@@ -24,7 +24,11 @@ def add_patient(root, name, group, shape=(40, 30, 4), spacing=1.5):
     mask[18:22, 10:20, 1:] = 3  # slice 0 has no label
     mask[0:2, 10:20, 1:] = 1
     for frame in ("01", "07"):
-        save(folder / f"{name}_frame{frame}.nii.gz", np.ones(shape, np.int16), spacing)
+        save(
+            folder / f"{name}_frame{frame}.nii.gz",
+            np.arange(np.prod(shape), dtype=np.int16).reshape(shape),
+            spacing,
+        )
         save(folder / f"{name}_frame{frame}_gt.nii.gz", mask, spacing)
     return folder
 
@@ -181,3 +185,9 @@ def test_real_prostate(real_data):
     assert (report.layout, report.scans, report.slices) == ("promise12", 1, 19)
     assert report.label_voxels["prostate"] > 10_000
     assert report.problems == []
+
+
+def test_image_of_one_value(root):
+    path = root / "patient001" / "patient001_frame01.nii.gz"
+    save(path, np.full((40, 30, 4), 7, np.int16))
+    assert inspect(root).problems == [f"{path} must hold several values, got one."]

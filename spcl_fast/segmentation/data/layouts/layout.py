@@ -69,12 +69,18 @@ def existing(*paths: Path, because: str) -> Path:
 
 
 def with_suffix(stem: Path, suffixes: Sequence[str], because: str) -> Path:
-    """Return the first existing file of a stem, which may contain dots, and a suffix.
+    """Return the only file of a stem, which may contain dots, and a suffix.
 
     Raises:
-        DataError: None exists; the message names the first.
+        DataError: None exists, or several do; the message names them.
     """
-    return existing(*(Path(f"{stem}{suffix}") for suffix in suffixes), because=because)
+    paths = [Path(f"{stem}{suffix}") for suffix in suffixes]
+    found = [path.name for path in paths if path.is_file()]
+    if len(found) > 1:
+        raise DataError(
+            f"{stem.parent} must hold one file of {stem.name}, got {' and '.join(found)}."
+        )
+    return existing(*paths, because=because)
 
 
 def frame_name(patient: str, frame: int) -> str:
