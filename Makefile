@@ -32,7 +32,7 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 package: .venv/installed-dev
-	$(WITH_NINJA) $(BIN)/python -m pytest -m packaging
+	$(WITH_NINJA) $(BIN)/python -m pytest -m packaging tests/test_packaging.py
 
 clean:
 	rm -rf .venv build dist demo runs *.egg-info

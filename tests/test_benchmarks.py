@@ -333,7 +333,7 @@ def test_ratio_to_one_label():
 @pytest.mark.slow
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
 @pytest.mark.parametrize("impl", ["native", "chunked"])  # with a cache and without
-def test_memory_of_a_step(impl, tmp_path, monkeypatch):
+def test_memory_of_a_step(impl, tmp_path):
     if impl == "native" and not spcl_fast.native.is_built():
         pytest.skip("needs the extension")
     path = tmp_path / "memory.json"
@@ -343,8 +343,14 @@ def test_memory_of_a_step(impl, tmp_path, monkeypatch):
     assert [row["tile_cache_mib"] for row in rows] == ([0, 4] if impl == "native" else [0])
     assert all(0 <= row["peak_mib"] <= row["limit_mib"] for row in rows)
     assert rows[0]["limit_mib"] == 3 * 1024 * 16 * 4 / 2**20 + (64 if impl == "native" else 128)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
+def test_memory_above_its_limit_fails(monkeypatch):
     monkeypatch.setattr(bench_memory, "FIXED_MIB", -1e3)
-    assert bench_memory.main(["--impl", impl, *sizes]) == 1
+    sizes = ["--n", "1024", "--dim", "16", "--threads", "1", "--tile-cache-mib", "0"]
+    assert bench_memory.main(["--impl", "chunked", *sizes]) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -387,17 +388,10 @@ RANKS = (slice(0, 7), slice(7, N))
 def test_two_ranks(tmp_path: Path) -> None:
     if not torch.distributed.is_gloo_available():
         pytest.skip("needs gloo")
-    # this file as a program: a process of its own a rank
+    # this file as a program, which forks the ranks
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(r), str(tmp_path)], env=environment)
-        for r in range(2)
-    ]
-    try:
-        assert [rank.wait(120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    command = [sys.executable, __file__, str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, timeout=120)
     model, loss = Encoder(0.0), SupConLoss(0.2, learnable_tau=True)
     for rows in RANKS:
         (loss(model(images()[0][rows]), LABELS[rows]).loss / 2).backward()
@@ -422,4 +416,13 @@ def test_no_sync_reaches_the_towers() -> None:
 
 
 if __name__ == "__main__":
-    rank_step(int(sys.argv[1]), Path(sys.argv[2]))
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=rank_step, args=(rank, Path(sys.argv[1])), daemon=True)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(max(abs(process.exitcode or 0) for process in processes))

@@ -21,16 +21,17 @@ NEW_GRID = "spcl_fast.segmentation.data.grid"
 
 COLD_IMPORT = """
 import sys, time
+start = time.process_time()
 for name in ("triton", "monai", "nibabel", "scipy", "matplotlib", "jinja2", "tyro", "rich"):
     sys.modules[name] = None
 import torch
-start = time.perf_counter()
+of_torch = time.process_time()
 import spcl_fast, spcl_fast.pacing, spcl_fast.info
-elapsed = time.perf_counter() - start
+share = (time.process_time() - of_torch) / (of_torch - start)
 out = spcl_fast.SelfPacedContrastiveLoss()(torch.eye(4).repeat(2, 1), torch.arange(4).repeat(2))
 assert out.num_anchors.item() == 8
 assert not any(name.startswith("spcl_fast.segmentation") for name in sys.modules)
-print(elapsed)
+print(share)
 """
 
 
@@ -68,8 +69,7 @@ def run(*arguments: str) -> str:
 
 
 def test_cold_import_needs_torch_alone_and_is_quick() -> None:
-    seconds = min(float(run("-c", COLD_IMPORT)) for _ in range(2))
-    assert seconds < 0.2
+    assert float(run("-c", COLD_IMPORT)) < 0.15  # of the time on the CPU that torch takes: a ratio
 
 
 def test_triton_is_imported_only_when_asked_for() -> None:

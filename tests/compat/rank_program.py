@@ -1,8 +1,9 @@
-"""One rank of test_distributed.py: prints the largest differences between ours and theirs."""
+"""The ranks of test_distributed.py: each prints the largest differences of ours and theirs."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,9 +68,19 @@ def main(rank: int, world: int, meet: str) -> None:
     ours(*(make_embeddings(3, 4, seed=rank).requires_grad_() for _ in range(2)))
     stored = torch.cat([make_embeddings(3, 4, seed=k) for k in range(world)])
     results["bank"] = (ours.memory_bank.bank[: 3 * world] - stored).abs().max().item()
-    print(json.dumps(results))  # noqa: T201
+    print(json.dumps(results), flush=True)  # noqa: T201
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    fork = multiprocessing.get_context("fork")
+    size = int(sys.argv[1])
+    processes = [
+        fork.Process(target=main, args=(rank, size, sys.argv[2]), daemon=True)
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(max(abs(process.exitcode or 0) for process in processes))

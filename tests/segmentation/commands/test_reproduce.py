@@ -173,7 +173,7 @@ def test_grid_of_another_data_set(
 def test_a_failed_run_leaves_a_gap(small_preset, labelled, phantom, tmp_path, capfd):
     methods = ("scratch", "entropy")
     config = ReproduceConfig(
-        "acdc", phantom, tmp_path / "out", seeds=1, methods=methods, labelled=("1",), jobs=2
+        "acdc", phantom, tmp_path / "out", seeds=1, methods=methods, labelled=("1",), jobs=1
     )
     bad = config.out / "10-1-entropy"
     bad.mkdir(parents=True)

@@ -3,12 +3,15 @@
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import yaml
+
+from spcl_fast.segmentation.report import write_report
 
 CLASSES = ["RV", "MYO", "LV"]
 
@@ -202,6 +205,14 @@ def many_runs(tmp_path_factory):
     """A folder of 141 runs, and their number; read only."""
     root = tmp_path_factory.mktemp("many") / "runs"
     return root, write_many(root)
+
+
+@pytest.fixture(scope="session")
+def page_of_many_runs(many_runs, tmp_path_factory):
+    """The page of that folder, and the seconds of CPU that it took."""
+    start = time.process_time()
+    page = write_report(many_runs[0], tmp_path_factory.mktemp("page") / "report.html").read_text()
+    return page, time.process_time() - start
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,47 @@
+"""Plugin of pytest for .ci/run: each case of the kernels on one of the two emulators.
+
+Of the cases of a parametrised test every second one runs on one architecture and the others on the
+other, like the squares of a chessboard, so that every value of a parameter is on both. A test of a
+single case runs on both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+
+EMULATORS = ("emu80", "emu90")
+
+
+def square(item: Any) -> int:
+    """Return the sum of the places of the parameters; those that go together count once."""
+    places = dict(item.callspec.indices)
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        for name in names[1:]:
+            places.pop(name.strip(), None)
+    return sum(places.values())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """Leave the cases of the other emulator out."""
+    own = EMULATORS.index(os.environ["SPCL_KERNEL_DRIVER"])
+    cases = Counter((item.path, item.originalname) for item in items)
+
+    def is_here(item: Any) -> bool:
+        return cases[item.path, item.originalname] == 1 or square(item) % 2 == own
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_here(item)])
+    items[:] = filter(is_here, items)
+
+
+@pytest.hookimpl(trylast=True)  # gpucheck.plugin comes before Triton is imported
+def pytest_configure() -> None:
+    """Disassemble what spills alone."""
+    from gpucheck import emu_driver
+    from resources import resources
+
+    emu_driver.cubin_stats = resources
