@@ -14,7 +14,7 @@ def _pair_weight(loss_ij, gamma, IS_HARD: tl.constexpr):
     """Return w_ij of spcl_fast/pair_weights.py, NaN where it has NaN."""
     if IS_HARD:
         return tl.where(loss_ij <= gamma, 1.0, 0.0)
-    return tl.maximum(1.0 - loss_ij * (1.0 / gamma), 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.clamp(1.0 - loss_ij * (1.0 / gamma), 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

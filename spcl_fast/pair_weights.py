@@ -16,6 +16,9 @@ from torch import Tensor
 
 Mode = Literal["hard", "linear"]
 
+# Far below the rounding of a pair loss, and float32 can divide by it.
+MIN_GAMMA = 1e-25
+
 
 def pair_weights(pair_loss: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor:
     """Return the weight of pairs from their loss.
@@ -34,9 +37,11 @@ def pair_weights(pair_loss: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor
     """
     check_mode(mode)
     pair_loss = pair_loss.detach()
+    if not isinstance(gamma, Tensor):
+        gamma = max(gamma, MIN_GAMMA)
     if mode == "hard":
         return (pair_loss <= gamma).to(pair_loss.dtype)
-    return pair_loss.div(gamma).neg_().add_(1).clamp_min_(0)
+    return pair_loss.div(gamma).neg_().add_(1).clamp_(0, 1)  # a loss can round to below 0
 
 
 def has_unit_weights(gamma: float | Tensor, window: float | None) -> bool:

@@ -28,7 +28,7 @@ class LinearLabels {
     for (size_t k = 0; k < labels.size(); ++k) {
       check_labels("labels", labels[k], lse.numel());
       check_values("c", c[k], lse.numel());
-      const double pace = positive_scalar("gamma", gamma[k], false);
+      const double pace = positive_scalar("gamma", gamma[k]);
       labels_.push_back({row_ids(labels[k]), {}, {}, {}, static_cast<float>(1 / (pace * unit))});
       add_rows(labels_.back(), c[k], lse, tau, pace);
     }

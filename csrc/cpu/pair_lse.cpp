@@ -78,7 +78,7 @@ struct Problem {
       : rows(z),
         cols(refs ? *refs : z),
         is_square(!refs),
-        tau(positive_scalar("tau", tau_tensor, true)),
+        tau(positive_scalar("tau", tau_tensor)),
         num_spans(is_square ? 1 : spans(rows.num_blocks(), cols.num_blocks())),
         is_bounded(std::min(rows.size(), cols.size()) >= kMinTerms &&
                    exponent_bound() < kMaxExponent),

@@ -5,7 +5,7 @@
 template <bool kIsHard>
 SPCL_INLINE Vec weight_of(Vec loss, float gamma, float inv_gamma) {
   if constexpr (kIsHard) return select(loss <= gamma, broadcast(1), Vec{});
-  return at_least_zero(1.0f - loss * inv_gamma);
+  return clamped_weight(1.0f - loss * inv_gamma);
 }
 
 // Writes for every strip the columns that any of its rows has positives in.

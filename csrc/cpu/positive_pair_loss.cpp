@@ -63,8 +63,8 @@ struct Problem {
         rows(z, sorted.row_order.data()),
         cols(refs ? *refs : z, sorted.cols().data()),
         lse(sorted_values(lse_tensor, sorted.row_order)),
-        tau(positive_scalar("tau", tau_tensor, true)),
-        weight{static_cast<float>(positive_scalar("gamma", gamma_tensor, false)), is_hard},
+        tau(positive_scalar("tau", tau_tensor)),
+        weight{static_cast<float>(positive_scalar("gamma", gamma_tensor)), is_hard},
         // Sums over a class would spread what is not finite to all of its rows.
         has_unit_weights(std::isinf(weight.gamma) && !window && is_finite()) {
     if (!has_unit_weights) pack_slivers();

@@ -92,8 +92,8 @@ SPCL_INLINE void add_positives(const LabelTile& label, int64_t i, int64_t j, int
     Mask y_j;
     __builtin_memcpy(&y_j, label.y_j + j + c, sizeof(y_j));
     const Vec x = load(exponents + c) * label.slope;
-    const Vec value = at_least_zero(x + b_i) * c_i +
-                      at_least_zero(x + load(label.b_j + j + c)) * load(label.c_j + j + c);
+    const Vec value = clamped_weight(x + b_i) * c_i +
+                      clamped_weight(x + load(label.b_j + j + c)) * load(label.c_j + j + c);
     store(h + c, load(h + c) + select(y_i == y_j, value, Vec{}));
   }
 }

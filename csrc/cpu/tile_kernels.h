@@ -60,7 +60,7 @@ struct PositiveTile {
 };
 
 // Positive pairs of one label in a tile of the dense gradient: where y_i = y_j, with weights
-// w_ij = max(0, b_i + slope x_ij) of the exponents x_ij that the kernel at hand computes.
+// w_ij = b_i + slope x_ij, in [0, 1], of the exponents x_ij that the kernel at hand computes.
 struct LabelTile {
   const int32_t *y_i, *y_j;  // (m,), (n,)
   const float *b_i, *b_j;    // (m,), (n,)

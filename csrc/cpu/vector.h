@@ -28,7 +28,11 @@ SPCL_INLINE Vec select(Mask mask, Vec yes, Vec no) { return mask ? yes : no; }
 
 SPCL_INLINE Vec larger(Vec a, Vec b) { return select(a > b, a, b); }
 
-SPCL_INLINE Vec at_least_zero(Vec w) { return select(w < 0, Vec{}, w); }  // NaN stays NaN
+// w in [0, 1]; NaN stays NaN.
+SPCL_INLINE Vec clamped_weight(Vec w) {
+  w = select(w < 0, Vec{}, w);
+  return select(w > 1, broadcast(1), w);
+}
 
 // Half by half: a sum lane after lane takes as many additions' latencies as there are lanes.
 SPCL_INLINE float sum(Vec v) {

@@ -64,9 +64,9 @@ inline void check_pairs(const at::Tensor& z, const at::Tensor& lse, const at::Te
 }
 
 // A 0-dim number, on the CPU, where its range is checked, or on the device of z.
-inline void check_scalar(const char* name, const at::Tensor& x, const at::Tensor& z, bool finite) {
+inline void check_scalar(const char* name, const at::Tensor& x, const at::Tensor& z) {
   if (x.device().is_cpu()) {
-    positive_scalar(name, x, finite);
+    positive_scalar(name, x);
     return;
   }
   check_device(name, x, z);

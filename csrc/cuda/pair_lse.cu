@@ -102,7 +102,7 @@ void check_backward(const at::Tensor& z, const OptionalTensor& refs, const at::T
                     const OptionalTensor& dlse_refs, const at::Tensor& tau, at::TensorList labels,
                     at::TensorList c, at::TensorList gamma) {
   check_rows(z, refs);
-  check_scalar("tau", tau, z, true);
+  check_scalar("tau", tau, z);
   check_values("lse", lse, z);
   check_values("dlse", dlse, z);
   TORCH_CHECK_VALUE(
@@ -117,7 +117,7 @@ void check_backward(const at::Tensor& z, const OptionalTensor& refs, const at::T
   for (size_t k = 0; k < labels.size(); ++k) {
     check_labels("labels", labels[k], z);
     check_values("c", c[k], z);
-    check_scalar("gamma", gamma[k], z, false);
+    check_scalar("gamma", gamma[k], z);
   }
 }
 
@@ -130,7 +130,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cuda(const at::Tenso
                                                                  int64_t cache_size) {
   using namespace cuda;
   check_rows(z, refs);
-  check_scalar("tau", tau, z, true);
+  check_scalar("tau", tau, z);
   TORCH_CHECK_VALUE(cache_size == 0, "cache_size must be 0 on a CUDA device, got ", cache_size);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::cuda::CUDAGuard guard(z.device());

@@ -20,8 +20,8 @@ at::Tensor positive_pair_histogram_cuda(const at::Tensor& z, const at::Tensor& l
                                         std::optional<double> window) {
   using namespace cuda;
   check_pairs(z, lse, labels, refs, ref_labels, window);
-  check_scalar("tau", tau, z, true);
-  check_scalar("upper", upper, z, true);
+  check_scalar("tau", tau, z);
+  check_scalar("upper", upper, z);
   TORCH_CHECK_VALUE(bins > 0, "bins must be at least 1, got ", bins);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::cuda::CUDAGuard guard(z.device());

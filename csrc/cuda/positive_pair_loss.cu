@@ -46,8 +46,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cuda(
     const at::Tensor& gamma, bool is_hard, std::optional<double> window) {
   using namespace cuda;
   check_pairs(z, lse, labels, refs, ref_labels, window);
-  check_scalar("tau", tau, z, true);
-  check_scalar("gamma", gamma, z, false);
+  check_scalar("tau", tau, z);
+  check_scalar("gamma", gamma, z);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::cuda::CUDAGuard guard(z.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
@@ -89,8 +89,8 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cuda(
   using namespace cuda;
   check_pairs(z, lse, labels, refs, ref_labels, window);
   check_values("c", c, z);
-  check_scalar("tau", tau, z, true);
-  check_scalar("gamma", gamma, z, false);
+  check_scalar("tau", tau, z);
+  check_scalar("gamma", gamma, z);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::cuda::CUDAGuard guard(z.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();

@@ -32,7 +32,7 @@ struct PairWeight {
   __device__ float operator()(float pair_loss) const {
     if (is_hard) return pair_loss <= gamma ? 1 : 0;
     const float weight = 1 - pair_loss * slope;
-    return weight < 0 ? 0 : weight;
+    return weight < 0 ? 0 : weight > 1 ? 1 : weight;
   }
 };
 

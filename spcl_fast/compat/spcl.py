@@ -24,6 +24,7 @@ from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._panels import panels
 from spcl_fast.losses.result import label_term
 from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_rows, pair_lse
+from spcl_fast.ops._checks import positive_number, positive_scalar
 from spcl_fast.pair_weights import Mode, pair_weights
 from spcl_fast.precision import at_least_float32, no_autocast
 
@@ -34,7 +35,7 @@ class _Last(NamedTuple):
     z: Tensor  # (2 B, D)
     lse: Tensor
     positive: Tensor  # labels (B,) or mask (B, B)
-    gamma: float
+    gamma: float | Tensor
     ratio: Tensor
 
 
@@ -104,25 +105,31 @@ class SelfPacedSupConLoss(nn.Module):
             )
         B = proj_feat1.shape[0]
         z = torch.cat([proj_feat1, proj_feat2])
+        gamma = positive_scalar("gamma", self._gamma, z, finite=False)
         mode: Mode = "hard" if self._weight_update == "hard" else "linear"
         if mask is not None:
             if mask.shape != (B, B):
                 raise ValueError(f"mask must be ({B}, {B}), got {tuple(mask.shape)}")
             positive = mask.to(z.device) == 1
             lse = pair_lse(z, self._t, impl=self.impl)
-            pairs = _masked_rows(z, lse, positive, self._t, self._gamma, mode)
+            pairs = _masked_rows(z, lse, positive, self._t, gamma, mode)
         else:
             target = list(range(B)) if target is None else target
             (positive,) = class_indices(torch.as_tensor(target, device=z.device))
-            label = Label(positive.repeat(2), self._gamma)
+            label = Label(positive.repeat(2), gamma)
             lse, (pairs,) = contrastive_rows(z, self._t, [label], mode=mode, impl=self.impl)
-        term = label_term(pairs, self._gamma, mode, correct_grad=self._correct_grad)
-        self._last = _Last(z.detach(), lse.detach(), positive, self._gamma, term.mean_weight)
+        term = label_term(pairs, gamma, mode, correct_grad=self._correct_grad)
+        self._last = _Last(z.detach(), lse.detach(), positive, gamma, term.mean_weight)
         return term.loss
 
     def set_gamma(self, gamma: float) -> None:
-        """Set the pace, above 0."""
-        self._gamma = float(gamma)
+        """Set the pace, above 0; a compiled loss takes another one without another compilation.
+
+        Raises:
+            TypeError: `gamma` is no number.
+            ValueError: `gamma` is not above 0.
+        """
+        self._gamma = positive_number("gamma", gamma, finite=False)
 
     @property
     def age_param(self) -> float:
@@ -178,7 +185,7 @@ class SelfPacedSupConLoss(nn.Module):
 
 
 def _masked_rows(
-    z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float, mode: Mode
+    z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float | Tensor, mode: Mode
 ) -> PositivePairLoss:
     """Return the rows of a mask (B, B) of both views, panel by panel, recomputed backward."""
     z = at_least_float32(z)

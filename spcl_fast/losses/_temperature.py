@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.ops._checks import positive_number
+
 
 class Temperature(nn.Module):
     """Hold tau.
@@ -16,15 +18,17 @@ class Temperature(nn.Module):
         learnable: keep log tau as a parameter.
 
     Raises:
+        TypeError: `tau` is no number.
         ValueError: `tau` is not finite and above 0.
     """
 
     def __init__(self, tau: float, learnable: bool) -> None:
         super().__init__()
-        if not 0 < tau < math.inf:
-            raise ValueError(f"tau must be finite and above 0, got {tau}")
-        self._fixed = float(tau)
-        self.log_tau = nn.Parameter(torch.tensor(math.log(tau))) if learnable else None
+        if isinstance(tau, Tensor):
+            tau = tau.item()
+        self._fixed = positive_number("tau", tau)
+        start = torch.tensor(math.log(self._fixed)) if learnable else None
+        self.log_tau = None if start is None else nn.Parameter(start)
 
     def forward(self) -> float | Tensor:
         """Return tau, a 0-dim tensor if learnable."""

@@ -18,6 +18,7 @@ from spcl_fast.losses.result import (
     label_term,
 )
 from spcl_fast.ops import Impl, Label, PositivePairLoss
+from spcl_fast.ops._checks import as_number
 from spcl_fast.pair_weights import Mode, check_mode
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ class SelfPacedContrastiveLoss(nn.Module):
         named = labels if isinstance(labels, Mapping) else {"": labels}
         if not named:
             raise ValueError("labels must name at least one label, got an empty dict")
-        gammas: dict[str, float | Tensor] = _by_name("gamma", gamma, labels)
+        gammas: dict[str, float | Tensor] = {
+            name: as_number("gamma", x) for name, x in _by_name("gamma", gamma, labels).items()
+        }
         lambdas: dict[str, float] = _by_name("weight", weight, labels)
         windows = _windows(self.window, labels)
         banks = _bank_labels(bank, bank_labels, labels)
@@ -135,8 +138,8 @@ class SelfPacedContrastiveLoss(nn.Module):
         }
         mean_weight, num_anchors = _of_all_labels(rows.pairs, list(terms.values()))
         return ContrastiveLossOutput(
-            loss=_total([lambdas[name] * term.loss for name, term in terms.items()]),
-            objective=_total([lambdas[name] * term.objective for name, term in terms.items()]),
+            loss=_total([term.loss * lambdas[name] for name, term in terms.items()]),
+            objective=_total([term.objective * lambdas[name] for name, term in terms.items()]),
             mean_weight=mean_weight,
             num_anchors=num_anchors,
             collapse=collapse_index(rows.z),
@@ -179,12 +182,16 @@ def _windows(
     window: float | Mapping[str, float | None] | None, labels: Tensor | Mapping[str, Tensor]
 ) -> dict[str, float | None]:
     """Return the window of every label; a dict may leave labels out, which means equality."""
-    if not isinstance(window, Mapping) or not isinstance(labels, Mapping):
-        return _by_name("window", window, labels)
-    extra = sorted(window.keys() - labels.keys())
-    if extra:
-        raise ValueError(f"window must name the labels {sorted(labels)} only, got extra {extra}")
-    return {name: window.get(name) for name in labels}
+    if isinstance(window, Mapping) and isinstance(labels, Mapping):
+        extra = sorted(window.keys() - labels.keys())
+        if extra:
+            raise ValueError(
+                f"window must name the labels {sorted(labels)} only, got extra {extra}"
+            )
+        windows = {name: window.get(name) for name in labels}
+    else:
+        windows = _by_name("window", window, labels)
+    return {name: None if x is None else float(x) for name, x in windows.items()}
 
 
 def _bank_labels(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index
 from spcl_fast.ops import Impl, pair_lse
-from spcl_fast.ops._checks import check_labels
+from spcl_fast.ops._checks import check_labels, positive_number
 from spcl_fast.ops._function import OpFunction
 from spcl_fast.precision import accumulator_dtype
 
@@ -50,10 +50,8 @@ class YAwareLoss(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        if not 0 < sigma < float("inf"):
-            raise ValueError(f"sigma must be finite and above 0, got {sigma}")
         self.temperature = Temperature(tau, learnable_tau)
-        self.sigma = sigma
+        self.sigma = positive_number("sigma", sigma)
         self.impl: Impl = impl
 
     def forward(self, z: Tensor, labels: Tensor) -> ContrastiveLossOutput:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
+
+from spcl_fast.precision import accumulator_dtype
 
 
 def check_tensor(name: str, x: object) -> None:
@@ -39,8 +44,40 @@ def check_device(name: str, x: Tensor, z: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of z, {z.device}, got {x.device}")
 
 
-def check_scalar(name: str, value: float | Tensor, z: Tensor, *, finite: bool) -> None:
-    """Raise unless `value` is a positive number or a 0-dim floating tensor on the device of `z`."""
+def as_number(name: str, value: Any) -> float | Tensor:
+    """Return a tensor as it is, and any real number, such as a scalar of NumPy, as a float.
+
+    Raises:
+        TypeError: `value` is neither.
+    """
+    if isinstance(value, (float, Tensor)):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number or a 0-dim tensor, got {type(value).__name__}")
+    return float(value)
+
+
+def positive_number(name: str, value: Any, *, finite: bool = True) -> float:
+    """Return `value` as a float; raise unless it is above 0, and finite if it has to be."""
+    number = as_number(name, value)
+    if isinstance(number, Tensor):
+        raise TypeError(f"{name} must be a number, got a tensor")
+    if not number > 0 or (finite and number == math.inf):
+        kind = "finite and above 0" if finite else "above 0"
+        raise ValueError(f"{name} must be {kind}, got {number}")
+    return number
+
+
+def positive_scalar(name: str, value: Any, z: Tensor, *, finite: bool) -> float | Tensor:
+    """Return a positive number or a 0-dim floating tensor on the device of `z`.
+
+    A tensor is not read: it is NaN in what is returned if it is not above 0. While torch.compile
+    traces, a finite number becomes a tensor, so that another number needs no other graph.
+
+    Raises:
+        TypeError: `value` is no number and no tensor.
+        ValueError: a number is out of range; a tensor is of another kind or elsewhere.
+    """
     if isinstance(value, Tensor):
         if value.ndim != 0 or not value.is_floating_point():
             raise ValueError(
@@ -48,11 +85,12 @@ def check_scalar(name: str, value: float | Tensor, z: Tensor, *, finite: bool) -
                 f"got {value.dtype} {tuple(value.shape)}"
             )
         check_device(name, value, z)
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number or a 0-dim tensor, got {type(value).__name__}")
-    elif not value > 0 or (finite and math.isinf(value)):
-        kind = "finite and above 0" if finite else "above 0"
-        raise ValueError(f"{name} must be {kind}, got {value}")
+        return threshold(value, 0.0, math.nan)
+    number = positive_number(name, value, finite=finite)
+    if torch.compiler.is_compiling() and number != math.inf:
+        # a product: what is filled with a number has it as a constant
+        return number * torch.ones((), dtype=accumulator_dtype(z.device), device=z.device)
+    return number
 
 
 def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: float | None) -> None:
@@ -73,14 +111,12 @@ def check_pairs(
     lse: Tensor,
     labels: Tensor,
     *,
-    tau: float | Tensor,
     window: float | None,
     refs: Tensor | None,
     ref_labels: Tensor | None,
 ) -> None:
     """Raise unless the arguments that the ops over positive pairs share fit together."""
     check_rows("z", z)
-    check_scalar("tau", tau, z, finite=True)
     check_labels("labels", labels, z.shape[0], z, window)
     if lse.shape != (z.shape[0],) or lse.dtype not in (torch.float32, torch.float64):
         raise ValueError(

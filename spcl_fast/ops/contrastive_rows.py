@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.operands import Label, LabelGradient, Lse, Pairs, PositivePairLoss
-from spcl_fast.ops._checks import check_labels, check_rows, check_scalar
+from spcl_fast.ops._checks import check_labels, check_rows, positive_scalar
 from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for, rows_for
 from spcl_fast.ops.pair_lse import pair_lse, pair_lse_bwd, pair_lse_fwd
@@ -66,20 +66,18 @@ def contrastive_rows(
             references.
     """
     check_rows("z", z)
-    check_scalar("tau", tau, z, finite=True)
+    tau = positive_scalar("tau", tau, z, finite=True)
     check_mode(mode)
-    for label in labels:
-        _check(label, z)
+    paced = tuple(_checked(label, z) for label in labels)
     name = resolve_for(impl, z)
     if name == "reference":
         lse = pair_lse(z, tau, impl=impl)
         options: dict[str, Any] = {"tau": tau, "mode": mode, "impl": impl}
         return lse, [
             positive_pair_loss(z, lse, x.values, gamma=x.gamma, window=x.window, **options)
-            for x in labels
+            for x in paced
         ]
     z, _ = rows_for(name, z, None)
-    paced = tuple(x if isinstance(x.gamma, float) else _without_gradient(x) for x in labels)
     # The Function cannot see it: it runs without gradients, and its inputs still require them.
     has_backward = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in (z, tau)
@@ -88,17 +86,15 @@ def contrastive_rows(
     return lse, _tuples(PositivePairLoss, rows[: 3 * len(paced)])
 
 
-def _check(label: Label, z: Tensor) -> None:
+def _checked(label: Label, z: Tensor) -> Label:
+    """Return the label with its pace as the implementations take it."""
     check_labels("labels", label.values, z.shape[0], z, label.window)
-    check_scalar("gamma", label.gamma, z, finite=False)
+    gamma = constant(positive_scalar("gamma", label.gamma, z, finite=False))
     if label.ref_values is not None:
         raise ValueError(
             f"ref_values must be None without references, got {tuple(label.ref_values.shape)}"
         )
-
-
-def _without_gradient(label: Label) -> Label:
-    return Label(label.values, constant(label.gamma), label.window)
+    return Label(label.values, gamma, label.window)
 
 
 class _SavedLabel(NamedTuple):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spcl_fast import reference
 from spcl_fast.operands import Gradients, Lse, Pairs
-from spcl_fast.ops._checks import check_refs, check_rows, check_scalar
+from spcl_fast.ops._checks import check_refs, check_rows, positive_scalar
 from spcl_fast.ops._contract import define_native, implemented
 from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, resolve_for, rows_for
@@ -66,7 +66,7 @@ def pair_lse(
         ValueError: a shape, a device, `tau` or `impl` does not fit.
     """
     check_rows("z", z)
-    check_scalar("tau", tau, z, finite=True)
+    tau = positive_scalar("tau", tau, z, finite=True)
     if refs is not None:
         check_refs(z, refs)
     name = resolve_for(impl, z)

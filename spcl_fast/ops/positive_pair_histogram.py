@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spcl_fast import reference
 from spcl_fast.operands import Label, Pairs
-from spcl_fast.ops._checks import check_pairs, check_scalar
+from spcl_fast.ops._checks import check_pairs, positive_scalar
 from spcl_fast.ops._contract import define_native, implemented
 from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.precision import dtype_of_results, no_autocast
@@ -51,8 +51,9 @@ def positive_pair_histogram(
         TypeError: a dtype does not fit; floating labels without a window.
         ValueError: a shape, a device, a range or `impl` does not fit.
     """
-    check_pairs(z, lse, labels, tau=tau, window=window, refs=refs, ref_labels=ref_labels)
-    check_scalar("upper", upper, z, finite=True)
+    check_pairs(z, lse, labels, window=window, refs=refs, ref_labels=ref_labels)
+    tau = positive_scalar("tau", tau, z, finite=True)
+    upper = positive_scalar("upper", upper, z, finite=True)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     name = resolve_for(impl, z)

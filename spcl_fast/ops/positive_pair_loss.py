@@ -23,12 +23,12 @@ from torch import Tensor
 
 from spcl_fast import reference
 from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
-from spcl_fast.ops._checks import check_pairs, check_scalar
+from spcl_fast.ops._checks import check_pairs, positive_scalar
 from spcl_fast.ops._contract import define_native, implemented
 from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.ops.pair_lse import empty_gradients, empty_native_gradients
-from spcl_fast.pair_weights import Mode, check_mode
+from spcl_fast.pair_weights import MIN_GAMMA, Mode, check_mode
 from spcl_fast.precision import dtype_of_results, no_autocast
 
 
@@ -74,12 +74,13 @@ def positive_pair_loss(
         TypeError: a dtype does not fit; floating labels without a window.
         ValueError: a shape, a device, a range, `mode` or `impl` does not fit.
     """
-    check_pairs(z, lse, labels, tau=tau, window=window, refs=refs, ref_labels=ref_labels)
-    check_scalar("gamma", gamma, z, finite=False)
+    check_pairs(z, lse, labels, window=window, refs=refs, ref_labels=ref_labels)
+    tau = positive_scalar("tau", tau, z, finite=True)
+    gamma = constant(positive_scalar("gamma", gamma, z, finite=False))
     check_mode(mode)
     name = resolve_for(impl, z)
     z, refs = rows_for(name, z, refs)
-    label = Label(labels, constant(gamma), window, ref_labels)
+    label = Label(labels, gamma, window, ref_labels)
     lse = lse.to(dtype_of_results(z))
     if name == "reference":
         with no_autocast(z.device):
@@ -88,8 +89,10 @@ def positive_pair_loss(
 
 
 def constant(gamma: float | Tensor) -> float | Tensor:
-    """Return the pace, detached."""
-    return gamma.detach() if isinstance(gamma, Tensor) else float(gamma)
+    """Return the pace, detached, and not so small that float32 cannot divide by it."""
+    if isinstance(gamma, Tensor):
+        return gamma.detach().clamp_min(MIN_GAMMA)
+    return max(gamma, MIN_GAMMA)
 
 
 @implemented

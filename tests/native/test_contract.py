@@ -107,7 +107,7 @@ def bad_calls() -> dict[str, tuple[str, int, Any, type[Exception], str]]:
         "dtype": ("pair_lse_fwd", 0, wide, TypeError, "z must be float32, got Double"),
         "shape": ("pair_lse_fwd", 0, torch.ones(4), ValueError, r"z must be \(rows, features\)"),
         "features": ("pair_lse_fwd", 1, torch.ones(9, 5), ValueError, r"refs must be \(M, 4\)"),
-        "tau": ("pair_lse_fwd", 2, scalar(-1.0), ValueError, "tau must be finite and above 0"),
+        "tau": ("pair_lse_fwd", 2, scalar(-1.0), ValueError, "tau must be above 0, got -1"),
         "tau shape": ("pair_lse_fwd", 2, torch.ones(2), ValueError, "tau must be a 0-dim tensor"),
         "tau dtype": ("pair_lse_fwd", 2, scalar(1), TypeError, "tau must be floating point"),
         "cache": ("pair_lse_fwd", 3, -1, ValueError, "cache_size must be at least 0"),

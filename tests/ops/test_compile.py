@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
-from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, pair_lse
+from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, SupConLoss, pair_lse
+from spcl_fast.compat import monai, open_clip, spcl
 from spcl_fast.ops import Impl
 from spcl_fast.pacing import quantile_gamma
 from spcl_fast.testing import make_embeddings, make_labels
@@ -71,6 +73,102 @@ def test_fullgraph_with_a_gamma_that_changes(impl: Impl) -> None:
     z = make_embeddings(40, 8)
     for gamma in (4.0, 4.5, 5.0, math.inf):  # the second makes the compiler generalise
         torch.testing.assert_close(compiled(z, gamma), step(z, gamma))
+
+
+Step = Callable[[Tensor, float], Tensor]
+
+
+def paced(**options: Any) -> Step:
+    loss, labels = SelfPacedContrastiveLoss(**options), make_labels(12, 3)
+    names = {"fine": labels, "coarse": labels // 2}
+    lambdas = {"fine": 2.0, "coarse": 1.0}
+    return lambda z, x: loss(z, names, {"fine": x, "coarse": 2 * x}, lambdas).loss
+
+
+def paced_with_a_bank() -> Step:
+    loss, labels, bank = SelfPacedContrastiveLoss(), make_labels(12, 3), make_embeddings(5, 4)
+    return lambda z, x: loss(z, labels, x, bank=bank, bank_labels=labels[:5]).loss
+
+
+def authors(loss: Any, z: Tensor) -> Tensor:
+    out: Tensor = loss(z[:6], z[6:], target=[0.0, 1.0, 2.0] * 2)
+    return out
+
+
+# What takes a number that changes, and the compiler: aot_eager traces what the operators see too.
+NUMBERS: dict[str, tuple[Callable[[], Step], str]] = {
+    "gamma": (paced, "aot_eager"),
+    "bank": (paced_with_a_bank, "eager"),
+    "tau": (lambda: lambda z, tau: pair_lse(z, tau, impl="chunked").sum(), "aot_eager"),
+    "compat.open_clip": (lambda: lambda z, x: open_clip.ClipLoss()(z[:6], z[6:], x), "eager"),
+}
+
+
+SLOW = {"bank", "compat.open_clip"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in NUMBERS]
+)
+def test_a_number_that_changes_every_step_compiles_twice(name: str) -> None:
+    make, backend = NUMBERS[name]
+    step = make()
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    for number in (4.0, 4.5, 5.0):
+        assert_equal_steps(*(lambda z, f=f, x=number: f(z, x) for f in (compiled, step)))
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+def two_views(loss: Any, z: Tensor) -> Tensor:
+    out: Tensor = loss(z[:6], z[6:])
+    return out
+
+
+# A loss whose attribute changes between the steps.
+LOSSES: dict[str, tuple[Any, str, Callable[[Any, Tensor], Tensor]]] = {
+    "compat.spcl": (spcl.SelfPacedSupConLoss(), "eager", authors),
+    "compat.monai": (monai.ContrastiveLoss(), "eager", two_views),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=() if "spcl" in x else pytest.mark.slow) for x in LOSSES]
+)
+def test_an_attribute_that_changes_every_step_compiles_twice(name: str) -> None:
+    loss, backend, step = LOSSES[name]
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(lambda z: step(loss, z), fullgraph=True, backend=backend)
+    for number in (4.0, 4.5, 5.0):
+        if name == "compat.spcl":
+            loss.set_gamma(number)
+        else:
+            loss.temperature = number
+        assert_equal_steps(compiled, lambda z: step(loss, z))
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+def assert_equal_steps(*steps: Callable[[Tensor], Tensor]) -> None:
+    """Assert that all have one loss and one gradient."""
+    results = []
+    for step in steps:
+        z = make_embeddings(12, 4).requires_grad_()
+        loss = step(z)
+        loss.backward()
+        results.append((loss.detach(), z.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+# dynamic=True makes a symbol of every number, the temperature among them.
+@pytest.mark.parametrize("impl", ["chunked", "auto"])
+def test_dynamic_fullgraph(impl: Impl) -> None:
+    loss, labels = SupConLoss(0.07, impl=impl), make_labels(12, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    z = make_embeddings(12, 4)
+    torch.testing.assert_close(compiled(z, labels).loss, loss(z, labels).loss)
 
 
 def op_calls() -> dict[str, tuple[Any, ...]]:

@@ -223,7 +223,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "dim": ({"z": torch.ones(4)}, ValueError, r"z must be \(rows, features\)"),
     "refs": ({"refs": torch.ones(4, 3)}, ValueError, r"refs must be \(M, 2\) as z"),
-    "tau": ({"tau": scalar(0)}, ValueError, "tau must be finite and above 0"),
+    "tau": ({"tau": scalar(0)}, ValueError, "tau must be above 0, got 0"),
     "cache": ({"cache_size": 8}, ValueError, "cache_size must be 0 on a CUDA device, got 8"),
 }
 
