@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.scan import Scan
@@ -65,6 +66,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 def _other_scans(config: EvaluateConfig, root: Path, data: DataConfig) -> list[Scan]:
     """Return the scans below a folder, with the classes of the run."""
-    scans = find_data(root, layout=config.layout, choice=data.choice).scans
+    found = find_data(root, layout=config.layout, choice=data.choice).scans
+    scans = [scan for scan in found if scan.mask is not None]
+    if without := [scan.name for scan in found if scan.mask is None]:
+        say(f"left out, without a mask: {', '.join(without)}")
+    if not scans:
+        raise DataError(f"{root} must hold scans with masks, got none")
     names = reading_of(config.run).class_names
     return scans if config.match == "number" or names is None else matched_by_name(scans, names)

@@ -23,6 +23,7 @@ class InspectConfig:
         thumbnails: PNG file to draw some of the scans to.
         json: Print JSON instead of text.
         channel: Channel of images that have several (Decathlon, nnU-Net), from 0.
+        unlabelled_folders: Take the images of folders without labels too, such as imagesTs.
     """
 
     root: Path
@@ -31,6 +32,7 @@ class InspectConfig:
     thumbnails: Path | None = None
     json: bool = False
     channel: int = 0
+    unlabelled_folders: bool = False
 
 
 class Shown(NamedTuple):
@@ -51,7 +53,7 @@ def inspect_data(config: InspectConfig) -> Shown:
     Raises:
         DataError: The folder is not in the layout, or the picture cannot be written.
     """
-    choice = Choice(config.channel)
+    choice = Choice(config.channel, config.unlabelled_folders)
     found = inspect(config.root, config.csv, layout=config.layout, choice=choice)
     if config.thumbnails is not None and found.readable:
         from spcl_fast.segmentation.report.thumbnails import write_thumbnails

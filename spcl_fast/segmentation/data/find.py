@@ -11,6 +11,7 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.layouts import (
     LayoutName,
     acdc,
+    folder,
     mmwhs,
     mnms,
     msd,
@@ -29,12 +30,13 @@ LAYOUTS = {
     "msd": msd.LAYOUT,
     "mnms": mnms.LAYOUT,
     "ssl4mis": ssl4mis.LAYOUT,
+    "folder": folder.LAYOUT,
 }
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """The labelled scans below a folder.
+    """The scans below a folder.
 
     Attributes:
         layout: Name of the layout.
@@ -73,7 +75,7 @@ def find_data(
     problems: list[str] | None = None,
     choice: Choice = FIRST_CHANNEL,
 ) -> DataSet:
-    """Find the labelled scans below a folder; images are not read.
+    """Find the scans below a folder; images are not read.
 
     Args:
         root: Folder in one of the layouts of `spcl_fast.segmentation.data.layouts`.
@@ -99,7 +101,7 @@ def find_data(
         raise DataError(f"channel must be 0 in layout {name}, got {choice.channel}.")
     found = LAYOUTS[name].find(root, choice)
     if not found:
-        raise DataError(f"{root} must hold labelled scans in layout {name}, got none.")
+        raise DataError(f"{root} must hold scans in layout {name}, got none.")
     if problems is not None:
         problems += [str(one) for one in found if isinstance(one, DataError)]
         found = [one for one in found if not isinstance(one, DataError)]
@@ -150,7 +152,7 @@ def _told_apart(scans: Sequence[Scan]) -> list[Scan]:
 
     Folders of masks tell patients apart; several images of one mask are one patient's.
     """
-    masks = [scan.mask.parent.parts for scan in scans]
+    masks = [(scan.mask or scan.image).parent.parts for scan in scans]
     images = [scan.image.parent.parts for scan in scans]
     are_patients = len(set(masks)) > 1
     folders = masks if are_patients else images

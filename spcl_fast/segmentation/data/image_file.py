@@ -158,6 +158,17 @@ def _pixdim(path: Path, kind: Any) -> tuple[float, ...]:
     return tuple(float(size) for size in header["pixdim"][1:4])
 
 
+def has_dataset(path: Path, name: str) -> bool:
+    """Return whether an HDF5 file holds an array; True where that cannot be seen here."""
+    try:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return name in file
+    except (ImportError, *_CONTENT_ERRORS, RuntimeError):
+        return True
+
+
 def _load_hdf5(path: Path, dataset: str) -> Contents:
     try:
         import h5py  # type: ignore[import-untyped, import-not-found, unused-ignore]

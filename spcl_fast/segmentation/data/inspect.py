@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,8 +35,10 @@ class Inspection:
         layout: Name of its layout.
         patients: Number of patients.
         scans: Number of scans.
+        unlabelled: Names of the scans without a mask.
+        left_out: Names of the scans in folders without labels, which are taken on request.
         slices: Number of slices.
-        unlabelled_slices: Slices without any foreground label.
+        unlabelled_slices: Slices of scans with masks that have no foreground label.
         fill_share: Share of all image voxels that hold a fill value and do not count in the
             normalisation.
         shape_range: Minimum and maximum (S, H, W), per axis.
@@ -55,6 +57,8 @@ class Inspection:
     layout: str = ""
     patients: int = 0
     scans: int = 0
+    unlabelled: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     slices: int = 0
     unlabelled_slices: int = 0
     fill_share: float = 0.0
@@ -102,6 +106,11 @@ def inspect(
     report = Inspection(str(root), grid=grid or Grid())
     found = find_data(root, csv, layout, report.problems, choice)
     report.layout = found.layout
+    if not choice.unlabelled_folders:
+        names = {scan.name for scan in found.scans}
+        wide = replace(choice, unlabelled_folders=True)
+        more = find_data(root, None, layout, [], wide).scans
+        report.left_out = [scan.name for scan in more if scan.name not in names]
     _describe_volumes(report, found.scans, found.class_names)
     return report
 
@@ -126,6 +135,9 @@ def _describe_volumes(
         shapes.append(volume.image.shape)
         fill += intensity_range(torch.from_numpy(volume.image)).num_fill
         spacings.append(volume.spacing_mm)
+        if scan.mask is None:
+            report.unlabelled.append(scan.name)
+            continue
         mask = torch.from_numpy(volume.mask)
         counts = torch.bincount(mask.flatten(), minlength=len(class_names)).tolist()
         voxels.update(dict(enumerate(counts)))
@@ -177,7 +189,9 @@ def render(report: Inspection) -> list[str]:
         f"{report.root}",
         f"layout      {report.layout}",
         f"patients    {report.patients}",
-        f"scans       {report.scans}",
+        f"scans       {report.scans} ({report.scans - len(report.unlabelled)} labelled, "
+        f"{len(report.unlabelled)} unlabelled)",
+        *([f"unlabelled  {_some(report.unlabelled)}"] if report.unlabelled else []),
         f"slices      {report.slices} ({report.unlabelled_slices} without a label)",
     ]
     if report.scans:
@@ -206,9 +220,17 @@ def render(report: Inspection) -> list[str]:
             f"{report.cropped_scans} scans lose more than {100 * CROPPED_SHARE:g} % of theirs"
         )
         for name, counts in report.meta_labels.items():
-            shown = list(counts.items())[:8]
-            listed = ", ".join(f"{category} {count}" for category, count in shown)
-            more = f", ... ({len(counts)} in all)" if len(counts) > 8 else ""
-            lines.append(f"meta-label  {name}: {listed}{more}")
+            listed = _some([f"{category} {count}" for category, count in counts.items()])
+            lines.append(f"meta-label  {name}: {listed}")
+    if report.left_out:
+        lines.append(
+            f"left out    {_some(report.left_out)}: in folders without labels, which "
+            "--data.unlabelled-folders takes for training"
+        )
     lines += [f"problem     {sentence}" for sentence in report.problems]
     return lines if report.problems else [*lines, "problems    none"]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
@@ -24,12 +24,14 @@ class Metadata:
         key: ``"scan"`` or ``"patient"``: what a row describes.
         columns: Names of the meta-labels, in file order.
         rows: Meta-labels of each key; empty cells (unknown) are left out.
+        patients: Patient of each scan, where the file has both columns.
     """
 
     path: Path
     key: str
     columns: tuple[str, ...]
     rows: dict[str, dict[str, str]]
+    patients: dict[str, str] = field(default_factory=dict)
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
@@ -61,8 +63,8 @@ def read_metadata_csv(path: Path | str) -> Metadata:
     """Read meta-labels from a CSV file with a header row.
 
     The column ``scan`` (or else ``patient``) says which scan (or patient) a row describes; every
-    other column becomes a meta-label. An empty cell means unknown. With both, ``patient`` is
-    ignored.
+    other column becomes a meta-label. An empty cell means unknown. With both, ``patient`` says
+    which scans are one patient's.
 
     Args:
         path: Comma-separated UTF-8 file.
@@ -86,6 +88,7 @@ def read_metadata_csv(path: Path | str) -> Metadata:
             )
     columns = tuple(name for name in header if name not in ("scan", "patient"))
     rows: dict[str, dict[str, str]] = {}
+    patients: dict[str, str] = {}
     for number, cells in enumerate(table[1:], start=2):
         if len(cells) != len(header):
             raise DataError(
@@ -94,8 +97,10 @@ def read_metadata_csv(path: Path | str) -> Metadata:
         values = dict(zip(header, cells, strict=True))
         if values[key] in rows:
             raise DataError(f"{path} must list each {key} once, got '{values[key]}' twice.")
+        if key == "scan" and values.get("patient"):
+            patients[values[key]] = values["patient"]
         rows[values[key]] = {name: values[name] for name in columns if values[name]}
-    return Metadata(path, key, columns, rows)
+    return Metadata(path, key, columns, rows, patients)
 
 
 def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
@@ -106,8 +111,8 @@ def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
     Raises:
         DataError: A row of the file matches no scan.
     """
-    field = "name" if metadata.key == "scan" else "patient"
-    known = {getattr(scan, field) for scan in scans}
+    attribute = "name" if metadata.key == "scan" else "patient"
+    known = {getattr(scan, attribute) for scan in scans}
     for key in metadata.rows:
         if key not in known:
             example = min(known, default="none")
@@ -116,6 +121,10 @@ def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
                 f"(an example of a known {metadata.key}: '{example}')."
             )
     return [
-        replace(scan, meta={**scan.meta, **metadata.rows.get(getattr(scan, field), {})})
+        replace(
+            scan,
+            meta={**scan.meta, **metadata.rows.get(getattr(scan, attribute), {})},
+            patient=metadata.patients.get(scan.name, scan.patient),
+        )
         for scan in scans
     ]

@@ -1,4 +1,4 @@
-"""One labelled volume of a data set: its name, its files and how to read them."""
+"""One volume of a data set: its name, its files and how to read them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ IGNORED = 255  # in masks: not annotated, left out of losses and scores
 
 @dataclass(frozen=True)
 class Scan:
-    """One labelled volume and its files.
+    """One volume and its files.
 
     Attributes:
         name: Unique name, such as ``patient001_frame01``.
         patient: Patient name, such as ``patient001``.
         phase: ``"ED"`` (end-diastole), ``"ES"`` (end-systole) or None where unknown.
         image: File of the image, of a format in `spcl_fast.segmentation.data.image_file`.
-        mask: File of the labels; it may be the same HDF5 file.
+        mask: File of the labels; it may be the same HDF5 file. None: the scan has no labels.
         meta: Further meta-labels by name; an absent name means unknown.
         frame: Place of the volume along the fourth axis of a 4-D image, from 0, and of its mask if
             that is 4-D too; None for 3-D files.
@@ -39,7 +39,7 @@ class Scan:
     patient: str
     phase: str | None
     image: Path
-    mask: Path
+    mask: Path | None
     meta: Mapping[str, str] = field(default_factory=dict)
     frame: int | None = None
     stack_axis: int = 2

@@ -22,7 +22,7 @@ from spcl_fast.segmentation.data.arrays import FloatArray, LabelArray
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid, image_to_grid, to_grid
 from spcl_fast.segmentation.data.image_file import files_of
-from spcl_fast.segmentation.data.scan import PHASES, Scan
+from spcl_fast.segmentation.data.scan import IGNORED, PHASES, Scan
 from spcl_fast.segmentation.data.volume import read_scan
 
 CACHE_FORMAT = 3  # part of every cache key: raise it when the processing changes
@@ -35,7 +35,7 @@ class Slices:
     Attributes:
         scans: The scans, in the order of ``scan``.
         images: (n, 1, size, size) float32 in [0, 1].
-        masks: (n, size, size) uint8.
+        masks: (n, size, size) uint8, ``IGNORED`` in scans without a mask.
         scan: (n,) int64, index into scans.
         slice_index: (n,) int64, place in the stack of the scan.
         num_slices: (n,) int64, slices in the stack of the scan.
@@ -164,6 +164,8 @@ def _processed(scan: Scan, grid: Grid, cache_dir: Path | None) -> tuple[FloatArr
     volume = read_scan(scan)
     image = image_to_grid(torch.from_numpy(volume.image), volume.spacing_mm, grid)
     mask = to_grid(torch.from_numpy(volume.mask), volume.spacing_mm, grid, labels=True)
+    if scan.mask is None:
+        mask.fill_(IGNORED)  # beyond the volume too
     arrays = image.numpy(), mask.numpy()
     if entry is not None:
         _write_entry(entry, *arrays)
@@ -174,7 +176,8 @@ def _cache_entry(scan: Scan, grid: Grid, cache_dir: Path) -> Path:
     classes = None if scan.classes is None else sorted(scan.classes.items())
     reading = (scan.frame, scan.stack_axis, classes, len(scan.class_names))
     identity: list[object] = [CACHE_FORMAT, grid.size, grid.spacing_mm, reading]
-    for path in (*files_of(scan.image), *files_of(scan.mask)):
+    masks = [] if scan.mask is None else files_of(scan.mask)
+    for path in (*files_of(scan.image), *masks):
         try:
             status = path.stat()
         except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from spcl_fast.segmentation.data.scan import Scan
 
@@ -14,11 +14,12 @@ def split_patients(
     """Split scans by patient: all scans of a patient are on the same side.
 
     Test patients are drawn from each ``meta["group"]`` in proportion to its size (largest
-    remainder); scans without a group form one group of their own. The result does not depend on
-    the order of the scans.
+    remainder); scans without a group form one group of their own. A patient without any mask is
+    replaced by one with masks, of its group if there is one. So the result does not depend on the
+    order of the scans, nor on the masks of patients that are not drawn.
 
     Args:
-        scans: Scans of at least num_test + 1 patients.
+        scans: Scans of at least num_test + 1 patients, num_test of them with masks.
         num_test: Number of test patients.
         seed: The same seed gives the same split.
 
@@ -26,14 +27,30 @@ def split_patients(
         Indices into scans: training, test; both ascending.
 
     Raises:
-        ValueError: `num_test` is negative or not below the number of patients.
+        ValueError: `num_test` is negative, not below the number of patients, or above that of
+            patients with masks.
     """
     group_of: dict[str, str] = {}
     for scan in sorted(scans, key=lambda scan: scan.name):
         group_of.setdefault(scan.patient, scan.meta.get("group", ""))
-    if not 0 <= num_test < len(group_of):
-        raise ValueError(f"num_test must be in 0..{len(group_of) - 1} patients, got {num_test}")
+    labelled = {scan.patient for scan in scans if scan.mask is not None}
+    most = min(len(group_of) - 1, len(labelled))
+    if not 0 <= num_test <= most:
+        kind = "patients" if len(labelled) == len(group_of) else "patients with masks"
+        raise ValueError(f"num_test must be in 0..{most} {kind}, got {num_test}")
     rng = random.Random(seed)
+    test = _draw(group_of, num_test, rng)
+    for patient in sorted(test - labelled):
+        others = sorted(labelled - test)
+        same = [other for other in others if group_of[other] == group_of[patient]]
+        test = test - {patient} | {rng.choice(same or others)}
+    indices = range(len(scans))
+    train_indices = [i for i in indices if scans[i].patient not in test]
+    return train_indices, [i for i in indices if scans[i].patient in test]
+
+
+def _draw(group_of: Mapping[str, str], num_test: int, rng: random.Random) -> set[str]:
+    """Draw patients from each group in proportion to its size."""
     groups: dict[str, list[str]] = {}
     for patient in sorted(group_of):
         groups.setdefault(group_of[patient], []).append(patient)
@@ -44,7 +61,4 @@ def split_patients(
     by_fraction = sorted(names, key=lambda name: quota[name] - share[name])
     for name in by_fraction[: num_test - sum(quota.values())]:
         quota[name] += 1
-    test = {patient for name in sorted(names) for patient in rng.sample(groups[name], quota[name])}
-    indices = range(len(scans))
-    train_indices = [i for i in indices if scans[i].patient not in test]
-    return train_indices, [i for i in indices if scans[i].patient in test]
+    return {patient for name in sorted(names) for patient in rng.sample(groups[name], quota[name])}

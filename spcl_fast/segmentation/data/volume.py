@@ -159,13 +159,18 @@ def read_scan(scan: Scan) -> Volume:
     """Read the image and the labels of a scan.
 
     Returns:
-        The volume; spacing and affine are those of the image, and the labels have its axes.
+        The volume; spacing and affine are those of the image, and the labels have its axes. Those
+        of a scan without a mask are ``IGNORED`` everywhere.
 
     Raises:
         DataError: As `read_image` and `read_labels`.
     """
     array, geometry = image_file.load(scan.image, scan.frame)
     image = _stack(array, geometry, scan.stack_axis)
+    spacing_mm = _spacing(geometry, scan.stack_axis)
+    if scan.mask is None:
+        labels = np.full(image.shape, IGNORED, np.uint8)
+        return Volume(image, labels, spacing_mm, geometry.affine, geometry)
     labels = read_labels(
         scan.mask,
         len(scan.class_names),
@@ -174,7 +179,6 @@ def read_scan(scan: Scan) -> Volume:
         classes=scan.classes,
         image=geometry,
     )
-    spacing_mm = _spacing(geometry, scan.stack_axis)
     return Volume(image, labels, spacing_mm, geometry.affine, geometry)
 
 

@@ -120,7 +120,7 @@ def evaluate_scans(
             dice=dict(zip(names, dice, strict=True)),
             hd95_mm=dict(zip(names, hd95, strict=True)),
             image=str(scan.image.resolve()),
-            mask=str(scan.mask.resolve()),
+            mask=None if scan.mask is None else str(scan.mask.resolve()),
             frame=scan.frame,
             stack_axis=scan.stack_axis,
             classes=scan.classes,

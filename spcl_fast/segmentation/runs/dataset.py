@@ -41,6 +41,8 @@ class DataConfig:
         split_seed: Seed of the random split.
         layout: Layout of the folder; "auto" detects it.
         channel: Channel of images that have several (Decathlon, nnU-Net), from 0.
+        unlabelled_folders: Take the images of folders without labels too, such as imagesTs; they
+            are training scans.
     """
 
     root: Path | None = None
@@ -53,15 +55,16 @@ class DataConfig:
     split_seed: int = 0
     layout: LayoutName = "auto"
     channel: int = 0
+    unlabelled_folders: bool = False
 
     @property
     def choice(self) -> Choice:
         """What is read of a data set that holds more."""
-        return Choice(self.channel)
+        return Choice(self.channel, self.unlabelled_folders)
 
 
 class Split(NamedTuple):
-    """Scans of three disjoint sets of patients."""
+    """Scans of three disjoint sets of patients; those of the last two have masks."""
 
     train: list[Scan]
     val: list[Scan]
@@ -95,14 +98,21 @@ def split_scans(config: DataConfig) -> Split:
     """
     if config.protocol != "random":
         known = protocol_split(config)
-        return Split(known.train, known.val, known.test)
+        return Split(known.train, _labelled(known.val), _labelled(known.test))
     scans = all_scans(config)
     rest, test = split_patients(scans, num_test=config.num_test, seed=config.split_seed)
-    kept = [scans[i] for i in rest]
+    kept, held_out = [scans[i] for i in rest], [scans[i] for i in test]
     if config.num_val == 0:
-        return Split(kept, [], [scans[i] for i in test])
+        return Split(kept, [], _labelled(held_out))
     train, val = split_patients(kept, num_test=config.num_val, seed=config.split_seed)
-    return Split([kept[i] for i in train], [kept[i] for i in val], [scans[i] for i in test])
+    return Split([kept[i] for i in train], _labelled([kept[i] for i in val]), _labelled(held_out))
+
+
+def _labelled(scans: Sequence[Scan]) -> list[Scan]:
+    """Return the scans with masks; say which others are left out."""
+    if without := [scan.name for scan in scans if scan.mask is None]:
+        say(f"left out of test and validation, without a mask: {', '.join(without)}")
+    return [scan for scan in scans if scan.mask is not None]
 
 
 def protocol_split(config: DataConfig) -> ProtocolSplit:
@@ -118,7 +128,8 @@ def protocol_split(config: DataConfig) -> ProtocolSplit:
     if found.missing:
         listed = ", ".join(found.missing)
         say(f"protocol {config.protocol}: {len(found.missing)} cases are missing: {listed}")
-    for name, scans in (("training", found.train), ("test", found.test)):
+    labelled = [scan for scan in found.test if scan.mask is not None]
+    for name, scans in (("training", found.train), ("labelled test", labelled)):
         if not scans:
             raise DataError(f"{config.root} must hold {name} cases of {config.protocol}, got none")
     return found
@@ -132,7 +143,7 @@ def training_slices(config: DataConfig, scans: Sequence[Scan]) -> Slices:
 def pick_labelled(
     scans: Sequence[Scan], *, names: Sequence[str], count: int, pick: int
 ) -> list[int]:
-    """Return the indices of the labelled scans among the training scans.
+    """Return the indices of the scans to train on with their masks, among the training scans.
 
     Args:
         scans: The training scans.
@@ -142,18 +153,23 @@ def pick_labelled(
         pick: Which pick, 0, 1, ...; picks are disjoint as long as there are scans.
 
     Raises:
-        DataError: A name is not among the training scans, or there are fewer scans than asked for.
+        DataError: A name is not among the training scans or has no mask, or there are fewer scans
+            with masks than asked for.
     """
     by_name = {scan.name: index for index, scan in enumerate(scans)}
     for name in names:
         if name not in by_name:
             some = ", ".join(list(by_name)[:3])
             raise DataError(f"labelled scan {name!r} is not among the training scans ({some}, ...)")
+    if without := [name for name in names if scans[by_name[name]].mask is None]:
+        raise DataError(f"labelled scans must have masks, got none of {', '.join(without)}")
     if names:
         return [by_name[name] for name in names]
-    order = torch.randperm(len(scans), generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = torch.randperm(len(scans), generator=torch.Generator().manual_seed(0)).tolist()
+    order = [index for index in drawn if scans[index].mask is not None]
     order.sort(key=lambda index: scans[index].phase != "ED")
     if not 1 <= count <= len(order):
-        raise DataError(f"num_labelled must be 1 to {len(order)} training scans, got {count}")
+        kind = "training scans" if len(order) == len(scans) else "training scans with masks"
+        raise DataError(f"num_labelled must be 1 to {len(order)} {kind}, got {count}")
     start = pick * count % len(order)
     return (order + order)[start : start + count]

@@ -58,7 +58,7 @@ def test_layout_is_part_of_the_configuration(config, tmp_path):
     assert data_set(config.data).layout == "promise12"
     assert data_set(config.data).scans == all_scans(config.data)
     named = replace(config, data=replace(config.data, layout="acdc"))
-    with pytest.raises(DataError, match="labelled scans in layout acdc, got none"):
+    with pytest.raises(DataError, match="scans in layout acdc, got none"):
         all_scans(named.data)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(named, "finetune", "a"))

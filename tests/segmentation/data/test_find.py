@@ -2,12 +2,15 @@
 
 import json
 import typing
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import LAYOUTS, find_data, recognise
 from spcl_fast.segmentation.data.layouts import LayoutName
+from spcl_fast.segmentation.data.layouts.layout import Choice
 
 # files that make a folder one of each layout; their contents do not matter here
 FILES = {
@@ -23,13 +26,23 @@ FILES = {
         "Training/Labeled/X/X_sa_gt.nii.gz",
     ],
     "ssl4mis": ["data/patient001_frame01.h5", "train.list"],
+    "folder": ["images/a.nii.gz", "labels/a.nii", "classes.txt"],
 }
 TEXTS = {
     "Info.cfg": "ED: 1\nES: 9\n",
+    "classes.txt": "background\nliver\n",
     "dataset.json": json.dumps({"channel_names": {"0": "MRI"}, "labels": {"a": 0, "b": 1}}),
     "M&Ms_Dataset_information.csv": "External code,ED,ES\nX,0,9\n",
 }
-NUM_CLASSES = {"acdc": 4, "promise12": 2, "mmwhs": 8, "msd": 2, "mnms": 4, "ssl4mis": 4}
+NUM_CLASSES = {
+    "acdc": 4,
+    "promise12": 2,
+    "mmwhs": 8,
+    "msd": 2,
+    "mnms": 4,
+    "ssl4mis": 4,
+    "folder": 2,
+}
 
 
 def make(root, layout):
@@ -63,7 +76,7 @@ def test_names_are_those_of_the_command_line():
 
 
 def test_no_layout_or_several(tmp_path):
-    known = "acdc, promise12, mmwhs, mmwhs4, msd, mnms, ssl4mis"
+    known = "acdc, promise12, mmwhs, mmwhs4, msd, mnms, ssl4mis, folder"
     with pytest.raises(DataError, match=f"one of the layouts {known}, got none of them"):
         find_data(tmp_path)
     make(make(tmp_path, "promise12"), "ssl4mis")
@@ -75,9 +88,9 @@ def test_no_layout_or_several(tmp_path):
 
 
 def test_a_named_layout_that_it_is_not(tmp_path):
-    with pytest.raises(DataError, match="labelled scans in layout promise12, got none"):
+    with pytest.raises(DataError, match="scans in layout promise12, got none"):
         find_data(tmp_path, layout="promise12")
-    with pytest.raises(DataError, match="labelled scans in layout acdc, got none"):
+    with pytest.raises(DataError, match="scans in layout acdc, got none"):
         find_data(tmp_path, layout="acdc")
     with pytest.raises(DataError, match="in layout brats, got no such"):
         find_data(tmp_path, layout="brats")
@@ -172,3 +185,131 @@ def test_two_files_of_one_image(tmp_path, layout):
     other.write_bytes(b"another")
     with pytest.raises(DataError, match=rf"must hold one file of .*{other.name}"):
         find_data(root)
+
+
+# the masks of each layout, and files of its folders without labels
+MASKS = {
+    "acdc": "training/p1/p1_frame09_gt.nii.gz",
+    "promise12": "training_data/Case00_segmentation.mhd",
+    "mmwhs": "mr_train/mr_train_1001_label.nii.gz",
+    "msd": "labelsTr/a.nii.gz",
+    "mnms": "Training/Labeled/X/X_sa_gt.nii.gz",
+    "folder": "labels/a.nii",
+}
+MORE = {
+    "acdc": [
+        f"testing/p2/{name}" for name in ("Info.cfg", "p2_frame01.nii.gz", "p2_frame09.nii.gz")
+    ],
+    "promise12": ["test_data/Case01.mhd"],
+    "mmwhs": ["mr_test/mr_test_2001_image.nii.gz"],
+    "msd": ["imagesTs/b_0000.nii.gz", "imagesTs/b_0001.nii.gz"],
+    "mnms": ["Training/Unlabeled/Y/Y_sa.nii.gz"],
+}
+
+
+@pytest.mark.parametrize("layout", MASKS)
+def test_a_scan_without_labels(tmp_path, layout):
+    root = make(tmp_path, layout)
+    before = find_data(root).scans
+    assert all(scan.mask is not None for scan in before)
+    path = root / MASKS[layout]
+    path.rename(path.with_name("kept"))
+    after = find_data(root, layout=layout).scans
+    assert [scan.mask is None for scan in after] == [scan.mask == path for scan in before]
+    assert [replace(scan, mask=None) for scan in after] == [replace(s, mask=None) for s in before]
+
+
+def test_hdf5_without_labels(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "data").mkdir()
+    for number in (1, 2):
+        with h5py.File(tmp_path / "data" / f"p1_frame0{number}.h5", "w") as file:
+            file["image"] = np.zeros((2, 3, 4))
+            if number == 1:
+                file["label"] = np.zeros((2, 3, 4), np.uint8)
+    first, second = find_data(tmp_path).scans
+    assert (first.mask, second.mask) == (first.image, None)
+
+
+@pytest.mark.parametrize("layout", MORE)
+def test_folders_without_labels_are_asked_for(tmp_path, layout):
+    root = make(tmp_path, layout)
+    known = find_data(root).scans
+    for name in MORE[layout]:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEXTS.get(path.name, ""))
+    if layout == "mnms":
+        table = root / "M&Ms_Dataset_information.csv"
+        table.write_text(TEXTS[table.name] + "Y,0,9\n")
+    assert find_data(root).scans == known
+    scans = find_data(root, choice=Choice(unlabelled_folders=True)).scans
+    more = [scan for scan in scans if scan not in known]
+    assert len(more) == (2 if layout in ("acdc", "mnms") else 1)
+    assert all(scan.mask is None and scan.image.exists() for scan in more)
+    assert scans == sorted([*known, *more], key=lambda scan: scan.name)
+
+
+def test_images_of_nnunet_without_labels(tmp_path):
+    root = make(tmp_path, "msd")
+    for name in ("b_0000", "b_0001", "c_0001"):
+        (root / "imagesTr" / f"{name}.nii.gz").touch()
+    problems = []
+    scans = find_data(root, problems=problems).scans
+    assert [(scan.name, scan.mask is None) for scan in scans] == [("a", False), ("b", True)]
+    (problem,) = problems
+    assert "imagesTr/c_0000.nii.gz must exist" in problem
+
+
+def test_entry_of_the_decathlon_without_labels(tmp_path):
+    root = make(tmp_path, "msd")
+    fields = json.loads((root / "dataset.json").read_text())
+    training = [{"image": "imagesTr/a_0000.nii.gz"}]
+    (root / "dataset.json").write_text(json.dumps({**fields, "training": training}))
+    (scan,) = find_data(root).scans
+    assert (scan.name, scan.mask) == ("a", None)
+
+
+def test_own_data(tmp_path):
+    root = make(tmp_path, "folder")
+    for name in ("images/p7/x.mha", "images/p7/y.nii", "labels/p7/y.nii.gz", "images/._b.nii"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    found = find_data(root)
+    assert found.class_names == ("background", "liver")
+    assert [(s.name, s.patient, s.mask and s.mask.name) for s in found.scans] == [
+        ("a", "a", "a.nii"),
+        ("p7_x", "p7", None),
+        ("p7_y", "p7", "y.nii.gz"),
+    ]
+    (tmp_path / "table.csv").write_text("scan,patient,age\na,p7,61\n")
+    with_table = find_data(root, tmp_path / "table.csv").scans
+    assert {scan.patient for scan in with_table} == {"p7"}
+    assert with_table[0].meta == {"age": "61"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda r: (r / "classes.txt").unlink(),
+            r"classes\.txt must name the classes of the labels",
+        ),
+        (lambda r: (r / "classes.txt").write_text("a\na\n"), "two or more lines, all different"),
+        (lambda r: (r / "images" / "a.nii.gz").unlink(), r"images/a must exist .* alone"),
+        (lambda r: (r / "labels" / "a.nii.gz").touch(), r"hold one file of a, got a\.nii and a"),
+    ],
+)
+def test_own_data_that_is_incomplete(tmp_path, spoil, message):
+    root = make(tmp_path, "folder")
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        find_data(root)
+
+
+def test_images_alone(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.nii.gz").touch()
+    found = find_data(tmp_path)
+    assert found.class_names == ("background",)
+    assert [scan.mask for scan in found.scans] == [None]

@@ -9,6 +9,7 @@ import pytest
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.inspect import inspect, render
+from spcl_fast.segmentation.data.layouts.layout import Choice
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 
 
@@ -191,3 +192,37 @@ def test_image_of_one_value(root):
     path = root / "patient001" / "patient001_frame01.nii.gz"
     save(path, np.full((40, 30, 4), 7, np.int16))
     assert inspect(root).problems == [f"{path} must hold several values, got one."]
+
+
+def test_scans_without_masks_are_counted_and_named(root):
+    (root / "patient001" / "patient001_frame07_gt.nii.gz").unlink()
+    (root / "patient002" / "patient002_frame07_gt.nii.gz").unlink()
+    report = inspect(root)
+    assert report.unlabelled == ["patient001_frame07", "patient002_frame07"]
+    assert report.slices == 20
+    assert report.unlabelled_slices == 2
+    assert report.label_voxels["RV"] == 160
+    lines = render(report)
+    assert "scans       4 (2 labelled, 2 unlabelled)" in lines
+    assert "unlabelled  patient001_frame07, patient002_frame07" in lines
+    assert lines[-1] == "problems    none"
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    add_patient(tmp_path / "training", "patient001", "NOR")
+    add_patient(tmp_path / "testing", "patient101", "NOR")
+    report = inspect(tmp_path)
+    assert report.left_out == ["patient101_frame01", "patient101_frame07"]
+    (line,) = (line for line in render(report) if line.startswith("left out "))
+    assert "patient101_frame01, patient101_frame07: in folders without labels" in line
+    wide = inspect(tmp_path, choice=Choice(unlabelled_folders=True))
+    assert (wide.scans, wide.left_out) == (4, [])
+
+
+def test_no_labels_at_all(tmp_path):
+    (tmp_path / "images").mkdir()
+    save(tmp_path / "images" / "a.nii.gz", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    text = "\n".join(render(inspect(tmp_path)))
+    assert "scans       1 (0 labelled, 1 unlabelled)" in text
+    assert "nan" not in text
+    assert text.endswith("problems    none")

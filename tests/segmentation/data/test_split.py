@@ -1,6 +1,7 @@
 """Splitting by patient: no straddling, strata, determinism, bounds."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,22 @@ def test_every_patient_can_be_drawn():
 def test_bounds(num_test):
     with pytest.raises(ValueError, match=rf"num_test must be in 0\.\.4 patients, got {num_test}"):
         split_patients(make({"NOR": 5}), num_test=num_test, seed=0)
+
+
+def test_masks_of_patients_that_are_not_drawn_do_not_matter():
+    scans = make({"NOR": 6, "DCM": 9})
+    for seed in range(10):
+        train, test = split_patients(scans, num_test=4, seed=seed)
+        without = [replace(s, mask=None) if i in train else s for i, s in enumerate(scans)]
+        assert split_patients(without, num_test=4, seed=seed) == (train, test)
+
+
+def test_test_patients_have_masks():
+    scans = make({"NOR": 6, "DCM": 9})
+    few = [s if s.patient in ("p002", "p008", "p009") else replace(s, mask=None) for s in scans]
+    few[2] = replace(few[2], mask=None)  # one of the two scans of p002
+    for seed in range(10):
+        _, test = split_patients(few, num_test=2, seed=seed)
+        assert len({few[i].patient for i in test} & {"p002", "p008", "p009"}) == 2
+    with pytest.raises(ValueError, match=r"num_test must be in 0\.\.3 patients with masks, got 4"):
+        split_patients(few, num_test=4, seed=0)

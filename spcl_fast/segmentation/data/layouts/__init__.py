@@ -6,4 +6,6 @@ writes them.
 
 from typing import Literal
 
-LayoutName = Literal["auto", "acdc", "promise12", "mmwhs", "mmwhs4", "msd", "mnms", "ssl4mis"]
+LayoutName = Literal[
+    "auto", "acdc", "promise12", "mmwhs", "mmwhs4", "msd", "mnms", "ssl4mis", "folder"
+]

@@ -2,11 +2,12 @@
 
     <root>/<patient>/Info.cfg                        "Key: value" lines: ED and ES frame, Group
     <root>/<patient>/<patient>_frame01.nii.gz        image, the frame number in two digits
-    <root>/<patient>/<patient>_frame01_gt.nii.gz     labels
+    <root>/<patient>/<patient>_frame01_gt.nii.gz     labels, if there are any
 
 The root may also hold the patients in training, database or database/training; the first of these
 with patients is used. Which frame is end-diastole is read from Info.cfg; it is not always frame 1.
-Folders may have any name. Meta-label: group, where Info.cfg has one.
+Folders may have any name. The patients of testing or database/testing are taken on request.
+Meta-label: group, where Info.cfg has one.
 
 The data: Bernard et al., TMI 2018, doi 10.1109/TMI.2018.2837502.
 """
@@ -25,6 +26,7 @@ from spcl_fast.segmentation.data.layouts.layout import (
     attempt,
     folders,
     frame_name,
+    mask_of,
     phase_frames,
     with_suffix,
 )
@@ -32,6 +34,7 @@ from spcl_fast.segmentation.data.metadata_csv import read_text
 from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 
 _SUBFOLDERS = (".", "training", "database", "database/training")
+_TESTING = ("testing", "database/testing")
 
 
 def _recognises(root: Path) -> bool:
@@ -41,10 +44,15 @@ def _recognises(root: Path) -> bool:
 
 
 def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
+    patients: list[Path] = []
     for parent in folders(root, _SUBFOLDERS):
         if patients := sorted(filter(_is_patient, parent.iterdir())):
-            return [attempt(_patient_scans, folder) for folder in patients]
-    return []
+            break
+    if choice.unlabelled_folders:
+        patients += sorted(
+            folder for p in folders(root, _TESTING) for folder in p.iterdir() if _is_patient(folder)
+        )
+    return [attempt(_patient_scans, folder) for folder in patients]
 
 
 def _is_marked(folder: Path) -> bool:
@@ -70,10 +78,8 @@ def _patient_scans(folder: Path) -> list[Scan]:
     scans = []
     for phase, frame in phase_frames(info, patient, path).items():
         name = frame_name(patient, frame)
-        image, mask = (
-            with_suffix(folder / stem, NIFTI_SUFFIXES, "Info.cfg names this frame")
-            for stem in (name, f"{name}_gt")
-        )
+        image = with_suffix(folder / name, NIFTI_SUFFIXES, "Info.cfg names this frame")
+        mask = mask_of(folder / f"{name}_gt", NIFTI_SUFFIXES)
         scans.append(Scan(name, patient, phase, image, mask, group))
     return scans
 

@@ -19,9 +19,11 @@ class Choice:
 
     Attributes:
         channel: Channel of images that have several, from 0.
+        unlabelled_folders: Take the images of folders that have no labels too.
     """
 
     channel: int = 0
+    unlabelled_folders: bool = False
 
 
 FIRST_CHANNEL = Choice()
@@ -81,6 +83,17 @@ def with_suffix(stem: Path, suffixes: Sequence[str], because: str) -> Path:
             f"{stem.parent} must hold one file of {stem.name}, got {' and '.join(found)}."
         )
     return existing(*paths, because=because)
+
+
+def mask_of(stem: Path, suffixes: Sequence[str]) -> Path | None:
+    """Return the only file of a stem and a suffix, or None if the scan has no labels.
+
+    Raises:
+        DataError: There are several.
+    """
+    if not any(Path(f"{stem}{suffix}").is_file() for suffix in suffixes):
+        return None
+    return with_suffix(stem, suffixes, because="")
 
 
 def frame_name(patient: str, frame: int) -> str:

@@ -3,7 +3,8 @@
     <root>/ct_train/ct_train_1001_image.nii.gz     and ..._label.nii.gz
     <root>/mr_train/mr_train_1001_image.nii.gz     and ..._label.nii.gz
 
-The root may also be one of the two folders. ct_test and mr_test have no labels and are left out.
+The root may also be one of the two folders. A volume may have no labels; those of ct_test and
+mr_test have none and are taken on request.
 Meta-label: modality, ``ct`` or ``mr``. There is no cardiac phase.
 
 Slices are stacked along the third voxel axis as stored: axial for CT, the stack that was acquired
@@ -19,6 +20,7 @@ The data: Zhuang and Shen, Medical Image Analysis 2016, doi 10.1016/j.media.2016
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from spcl_fast.segmentation.data.layouts.layout import (
     ScansOrError,
     attempt,
     folders,
+    mask_of,
     with_suffix,
 )
 from spcl_fast.segmentation.data.scan import OTHER_VALUES, Scan
@@ -41,7 +44,7 @@ VALUES = {  # in the files
 CLASS_NAMES = ("background", *VALUES)
 FOUR_CLASS_NAMES = ("background", "AA", "LA", "LV", "MYO")
 _MODALITIES = ("ct", "mr")
-_FILE = re.compile(r"((ct|mr)_train_\w+)_(?:image|label)\.nii(?:\.gz)?")
+_FILE = re.compile(r"((ct|mr)_(?:train|test)_\w+)_(?:image|label)\.nii(?:\.gz)?")
 
 
 def _recognises(root: Path) -> bool:
@@ -52,21 +55,21 @@ def _recognises(root: Path) -> bool:
 def _find(
     root: Path, choice: Choice = FIRST_CHANNEL, names: tuple[str, ...] = CLASS_NAMES
 ) -> list[ScansOrError]:
-    stems = {path.parent / match[1] for path, match in _files(root).items()}
+    kinds = ("train", "test") if choice.unlabelled_folders else ("train",)
+    stems = {path.parent / match[1] for path, match in _files(root, kinds).items()}
     return [attempt(_volume_scans, stem, names) for stem in sorted(stems)]
 
 
-def _files(root: Path) -> dict[Path, re.Match[str]]:
-    parents = folders(root, [".", *(f"{modality}_train" for modality in _MODALITIES)])
-    paths = (path for parent in parents for path in parent.iterdir())
-    return {path: match for path in paths if (match := _FILE.fullmatch(path.name))}
+def _files(root: Path, kinds: Sequence[str] = ("train",)) -> dict[Path, re.Match[str]]:
+    names = (f"{modality}_{kind}" for modality in _MODALITIES for kind in kinds)
+    paths = (path for parent in folders(root, [".", *names]) for path in parent.iterdir())
+    found = {path: match for path in paths if (match := _FILE.fullmatch(path.name))}
+    return {path: match for path, match in found.items() if match[1].split("_")[1] in kinds}
 
 
 def _volume_scans(stem: Path, names: tuple[str, ...]) -> list[Scan]:
-    image, mask = (
-        with_suffix(Path(f"{stem}_{part}"), NIFTI_SUFFIXES, "a volume is an image and its labels")
-        for part in ("image", "label")
-    )
+    image = with_suffix(Path(f"{stem}_image"), NIFTI_SUFFIXES, "a volume has an image")
+    mask = mask_of(Path(f"{stem}_label"), NIFTI_SUFFIXES)
     classes = {VALUES[name]: number for number, name in enumerate(names) if number}
     return [
         Scan(

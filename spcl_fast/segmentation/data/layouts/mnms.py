@@ -6,8 +6,8 @@
 
 The root may also be Labeled, Validation or Testing; the CSV file is then looked for in the two
 folders above as well. Its columns External code, ED and ES (frames from 0) are needed; Vendor,
-Centre and Pathology become the meta-labels vendor, centre and group. Cases without a ``_gt`` file
-in a folder where others have one are an error; Training/Unlabeled is left out.
+Centre and Pathology become the meta-labels vendor, centre and group. A case without a ``_gt`` file
+has no labels; those of Training/Unlabeled have none and are taken on request.
 
 The files number LV 1, MYO 2, RV 3. Classes here are those of ACDC: RV 1, MYO 2, LV 3. The data:
 Campello et al., TMI 2021, doi 10.1109/TMI.2021.3090082.
@@ -25,9 +25,9 @@ from spcl_fast.segmentation.data.layouts.layout import (
     LayoutReader,
     ScansOrError,
     attempt,
-    existing,
     folders,
     frame_name,
+    mask_of,
     phase_frames,
 )
 from spcl_fast.segmentation.data.metadata_csv import read_table
@@ -36,6 +36,7 @@ from spcl_fast.segmentation.data.scan import PHASES, SHORT_AXIS_CLASSES, Scan
 CLASSES = {0: 0, 1: 3, 2: 2, 3: 1}  # value in the files: class
 META_LABELS = {"Vendor": "vendor", "Centre": "centre", "Pathology": "group"}
 _SUBFOLDERS = (".", "Labeled", "Training/Labeled")
+_UNLABELLED = ("Unlabeled", "Training/Unlabeled")
 _KEY = "External code"
 
 
@@ -49,10 +50,17 @@ def _recognises(root: Path) -> bool:
 def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
     path = _information_file(root)
     rows = _read_information(path)
+    images: list[Path] = []
     for parent in folders(root, _SUBFOLDERS):
-        if images := sorted(parent.glob("[!.]*/[!.]*_sa.nii.gz")):
-            return [attempt(_patient_scans, image, path, rows) for image in images]
-    return []
+        if images := _images(parent):
+            break
+    if choice.unlabelled_folders:
+        images += [image for parent in folders(root, _UNLABELLED) for image in _images(parent)]
+    return [attempt(_patient_scans, image, path, rows) for image in images]
+
+
+def _images(parent: Path) -> list[Path]:
+    return sorted(parent.glob("[!.]*/[!.]*_sa.nii.gz"))
 
 
 def _information_file(root: Path) -> Path:
@@ -73,8 +81,7 @@ def _read_information(path: Path) -> dict[str, dict[str, str]]:
 
 def _patient_scans(image: Path, path: Path, rows: dict[str, dict[str, str]]) -> list[Scan]:
     patient = image.name.removesuffix("_sa.nii.gz")
-    mask = image.with_name(f"{patient}_sa_gt.nii.gz")
-    mask = existing(mask, because="its image is there")
+    mask = mask_of(image.with_name(f"{patient}_sa_gt"), (".nii.gz",))
     row = rows.get(patient)
     if row is None:
         raise DataError(f"{path} must have a row for {patient}, got none.")

@@ -7,8 +7,9 @@
 
 The Decathlon writes labels as ``{"1": "name"}``, nnU-Net v2 as ``{"name": 1}``; both are read. The
 label called ignore, if there is one, marks voxels that nobody annotated. One channel is the image,
-the first unless another is chosen. Cases of imagesTs have no labels and are left out, and so are
-the ``._`` files that some archives carry. A case called ``<patient>_frame<number>``, as nnU-Net's
+the first unless another is chosen. A case without labels is listed without a label, or on disk has
+no file in labelsTr; those of imagesTs have none and are taken on request. The ``._`` files that
+some archives carry are left out. A case called ``<patient>_frame<number>``, as nnU-Net's
 copy of ACDC has them, belongs to that patient; any other case is a patient. There is no cardiac
 phase.
 
@@ -21,7 +22,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.layouts.layout import (
@@ -35,6 +36,8 @@ from spcl_fast.segmentation.data.layouts.layout import (
 from spcl_fast.segmentation.data.metadata_csv import read_text
 from spcl_fast.segmentation.data.scan import IGNORED, Scan
 
+_Pair: TypeAlias = tuple[Path, Path | None]  # image and labels
+_CHANNEL = re.compile(r"(.+)_\d{4}")
 _FRAME = re.compile(r"_frame\d+$")
 _IGNORE = "ignore"  # nnU-Net's name of what is not annotated
 
@@ -51,7 +54,23 @@ class _Reading:
 
     def file_of(self, image: Path) -> Path:
         """Return the file of the channel of an image without it in its name, as nnU-Net has it."""
-        return image.with_name(f"{image.name.removesuffix(self.end)}_{self.channel:04d}{self.end}")
+        return image.with_name(f"{image.name.removesuffix(self.end)}{self._tail}")
+
+    def images(self, folder: Path) -> list[Path]:
+        """Return the image of each case of a folder, if its channels are in files that of one."""
+        paths = [path for path in sorted(folder.glob(f"*{self.end}")) if path.name[0] != "."]
+        found = (_CHANNEL.fullmatch(path.name.removesuffix(self.end)) for path in paths)
+        cases = sorted({match[1] for match in found if match})
+        return [folder / f"{case}{self._tail}" for case in cases] or paths
+
+    def case_of(self, image: Path) -> str:
+        """Return the name of the case that an image belongs to."""
+        name = image.name
+        return name.removesuffix(self._tail if name.endswith(self._tail) else self.end)
+
+    @property
+    def _tail(self) -> str:
+        return f"_{self.channel:04d}{self.end}"
 
 
 def _recognises(root: Path) -> bool:
@@ -78,6 +97,8 @@ def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
         )
     reading = _Reading(end, len(channels), choice.channel, names, classes)
     pairs = _listed_pairs(path, description) or _pairs_on_disk(root, reading)
+    if choice.unlabelled_folders:
+        pairs += [(image, None) for image in reading.images(root / "imagesTs")]
     return [attempt(_case_scans, *pair, reading) for pair in pairs]
 
 
@@ -115,28 +136,38 @@ def _labels(
     return names, classes if ignored else None
 
 
-def _listed_pairs(path: Path, description: dict[str, Any]) -> list[tuple[Path, Path]]:
+def _listed_pairs(path: Path, description: dict[str, Any]) -> list[_Pair]:
     """Return image and labels of each entry of "training"."""
+    pairs = []
     try:
-        pairs = [(Path(e["image"]), Path(e["label"])) for e in description.get("training", [])]
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path} must list each training case with image and label.") from error
+        for entry in description.get("training", []):
+            image, mask = Path(entry["image"]), entry.get("label")
+            pairs.append((image, Path(mask) if mask else None))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} must list each training case with its image.") from error
     root = path.parent
-    return [(root / image, root / mask) for image, mask in pairs if image.name[:1] != "."]
+    return [(root / i, root / m if m else None) for i, m in pairs if i.name[:1] != "."]
 
 
-def _pairs_on_disk(root: Path, reading: _Reading) -> list[tuple[Path, Path]]:
-    end = reading.end
-    masks = sorted(path for path in (root / "labelsTr").glob(f"*{end}") if path.name[0] != ".")
-    return [(reading.file_of(root / "imagesTr" / mask.name), mask) for mask in masks]
+def _pairs_on_disk(root: Path, reading: _Reading) -> list[_Pair]:
+    """Return image and labels of each case of nnU-Net, by name."""
+    end, images, labels = reading.end, root / "imagesTr", root / "labelsTr"
+    masks = {path.name: path for path in labels.glob(f"*{end}") if path.name[0] != "."}
+    pairs: dict[str, _Pair] = {
+        name: (reading.file_of(images / name), mask) for name, mask in masks.items()
+    }
+    for image in reading.images(images):
+        pairs.setdefault(f"{reading.case_of(image)}{end}", (image, None))
+    return [pairs[name] for name in sorted(pairs)]
 
 
-def _case_scans(image: Path, mask: Path, reading: _Reading) -> list[Scan]:
-    case = mask.name.removesuffix(reading.end)
+def _case_scans(image: Path, mask: Path | None, reading: _Reading) -> list[Scan]:
     image = existing(image, reading.file_of(image), because="the data set has this case")
-    mask = existing(mask, because="the data set has this case")
+    if mask is not None:
+        mask = existing(mask, because="the data set has this case")
+    case = reading.case_of(image) if mask is None else mask.name.removesuffix(reading.end)
     channels: Literal["axis", "files"] | None = None
-    if image.name == reading.file_of(mask).name:
+    if image.name == reading.file_of(image.with_name(f"{case}{reading.end}")).name:
         channels = "files"
     elif reading.num_channels > 1:
         channels = "axis"

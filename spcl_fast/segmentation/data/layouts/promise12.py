@@ -3,9 +3,9 @@
     <root>/training_data/Case00.mhd + .raw                   T2-weighted image
     <root>/training_data/Case00_segmentation.mhd + .raw      prostate, 0 or 1
 
-The cases may also lie in the root itself, or in TrainingData_Part1 to TrainingData_Part3. Cases of
-test_data have no labels and are left out. There is no cardiac phase. The data: Litjens et al.,
-Medical Image Analysis 2014, doi 10.1016/j.media.2013.12.002.
+The cases may also lie in the root itself, or in TrainingData_Part1 to TrainingData_Part3. A case
+may have no labels; those of test_data have none and are taken on request. There is no cardiac
+phase. The data: Litjens et al., Medical Image Analysis 2014, doi 10.1016/j.media.2013.12.002.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from spcl_fast.segmentation.data.layouts.layout import (
     ScansOrError,
     attempt,
     folders,
+    mask_of,
     with_suffix,
 )
 from spcl_fast.segmentation.data.metaimage import SUFFIXES
@@ -36,9 +37,10 @@ def _recognises(root: Path) -> bool:
 
 
 def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
+    more = ("test_data", "TestData") if choice.unlabelled_folders else ()
     stems = {
         parent / path.stem.removesuffix(_MASK)
-        for parent in folders(root, _SUBFOLDERS)
+        for parent in folders(root, (*_SUBFOLDERS, *more))
         for path in _headers(parent)
     }
     return [attempt(_case_scans, stem) for stem in sorted(stems)]
@@ -49,10 +51,8 @@ def _headers(folder: Path) -> list[Path]:
 
 
 def _case_scans(stem: Path) -> list[Scan]:
-    image, mask = (
-        with_suffix(Path(f"{stem}{part}"), SUFFIXES, "a case is an image and its labels")
-        for part in ("", _MASK)
-    )
+    image = with_suffix(stem, SUFFIXES, "a case has an image")
+    mask = mask_of(Path(f"{stem}{_MASK}"), SUFFIXES)
     return [Scan(stem.name, stem.name, None, image, mask, class_names=CLASS_NAMES)]
 
 

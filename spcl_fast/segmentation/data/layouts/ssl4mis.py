@@ -1,6 +1,6 @@
 """The layout of SSL4MIS: ACDC as HDF5 volumes.
 
-    <root>/data/patient001_frame01.h5      arrays image and label, (slice, row, column)
+    <root>/data/patient001_frame01.h5      arrays image and label (or none), (slice, row, column)
     <root>/train.list, val.list, test.list     names of volumes, one per line, if present
 
 The root may also be the folder of the volumes; data/slices is not used. Of the two frames of a
@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.image_file import has_dataset
 from spcl_fast.segmentation.data.layouts.layout import (
     FIRST_CHANNEL,
     Choice,
@@ -48,8 +49,12 @@ def _find(root: Path, choice: Choice = FIRST_CHANNEL) -> list[ScansOrError]:
         phases = PHASES if len(paths) == len(PHASES) else [None] * len(paths)
         metas = ({"subset": subsets[p.stem]} if p.stem in subsets else {} for p in paths)
         rows = zip(paths, phases, metas, strict=True)
-        found.append([Scan(path.stem, patient, phase, path, path, m) for path, phase, m in rows])
+        found.append([Scan(p.stem, patient, phase, p, _mask(p), m) for p, phase, m in rows])
     return found
+
+
+def _mask(path: Path) -> Path | None:
+    return path if has_dataset(path, "label") else None
 
 
 def _volumes(root: Path) -> dict[Path, str]:

@@ -76,7 +76,6 @@ def test_no_patients(tmp_path):
         ),
         (lambda f: (f / "Info.cfg").write_text("ED: 2\nES: 7\n"), "frame02.nii.gz must exist"),
         (lambda f: (f / "patient001_frame07.nii.gz").unlink(), "frame07.nii.gz must exist"),
-        (lambda f: (f / "patient001_frame07_gt.nii.gz").unlink(), "frame07_gt.nii.gz must exist"),
     ],
 )
 def test_layout_errors(tmp_path, spoil, message):

@@ -108,11 +108,9 @@ def test_nnunet(tmp_path, has_list):
         ({"labels": ["background", "PZ"]}, "labels numbered 0, 1"),
         ({"labels": {"background": 0, "PZ": 1, "ignore": 1}}, "labels numbered 0, 1"),
         ({"labels": {"0": "background", "1": "PZ", "2": "PZ"}}, "labels numbered 0, 1"),
-        (
-            {"labels": {"0": "a"}, "training": [{"image": "x"}]},
-            "each training case with image and label",
-        ),
-        ({"labels": {"0": "a"}, "training": 3}, "each training case with image and label"),
+        ({"labels": {"0": "a"}, "training": [{"label": "x"}]}, "each training case with its image"),
+        ({"labels": {"0": "a"}, "training": ["x"]}, "each training case with its image"),
+        ({"labels": {"0": "a"}, "training": 3}, "each training case with its image"),
         ({"labels": {"0": "a"}, "modality": "MRI"}, "map channel numbers to names, got 'MRI'"),
     ],
 )

@@ -47,13 +47,11 @@ def test_layouts(tmp_path, subs):
     assert volume.spacing_mm == (3.6, 0.6, 0.6)
 
 
-# one file of the pair away
-@pytest.mark.parametrize("name", ["Case00.mhd", "Case00_segmentation.mhd"])
-def test_incomplete_case(tmp_path, name):
+def test_incomplete_case(tmp_path):
     add_case(tmp_path, "Case00")
     add_case(tmp_path, "Case01")
-    (tmp_path / name).unlink()
-    with pytest.raises(DataError, match=f"{name} must exist"):
+    (tmp_path / "Case00.mhd").unlink()
+    with pytest.raises(DataError, match=r"Case00\.mhd must exist"):
         find_data(tmp_path, layout="promise12")
     bad, good = LAYOUT.find(tmp_path)
     assert isinstance(bad, DataError)
