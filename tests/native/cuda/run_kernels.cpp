@@ -338,6 +338,7 @@ void check_positive_sums(const Problem& p, const Lse& lse, const Ranges& positiv
 }
 
 void run(const Case& c, bool is_short) {
+  if (is_short && num_wrong > 0) return;
   const Problem p(c);
   const Lse lse = run_lse(p);
   check_lse(p, lse);
@@ -355,7 +356,7 @@ void run(const Case& c, bool is_short) {
 
 }  // namespace
 
-// The argument "short" leaves out half precision.
+// The argument "short" leaves out half precision, and the cases after the first that is wrong.
 int main(int argc, char** argv) {
   const bool is_short = argc > 1 && std::strcmp(argv[1], "short") == 0;
   SIMULATOR::seed = 1;

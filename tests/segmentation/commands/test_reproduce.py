@@ -137,6 +137,7 @@ def test_grid_table_and_resumption(small_preset, labelled, one_process, phantom,
 OTHER_STRUCTURES = {"promise12": ["prostate"], "mmwhs": ["AA", "LA", "LV", "MYO"]}
 
 
+@pytest.mark.slow
 # as many patients as there must be for the labelled cases and one test case of the protocol
 @pytest.mark.parametrize(
     ("dataset", "num_patients", "count"), [("promise12", 46, "3"), ("mmwhs", 24, "1")]

@@ -57,6 +57,7 @@ def test_loss_falls(pretrain_config):
     assert losses[-1] < losses[0] - 0.15
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_the_same_weights(pretrain_config, tmp_path):
     whole = pretrain(replace(pretrain_config, out=tmp_path / "whole", epochs=6))
     config = replace(pretrain_config, out=tmp_path / "killed", epochs=6)

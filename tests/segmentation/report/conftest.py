@@ -228,6 +228,12 @@ def full_runs(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def full_page(full_runs, tmp_path_factory):
+    """The page of that folder; read only."""
+    return write_report(full_runs, tmp_path_factory.mktemp("page") / "new" / "report.html")
+
+
 @pytest.fixture
 def pretrain_folder(tmp_path):
     """A pre-training run of one's own to damage."""

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from spcl_fast.segmentation.report import write_report
-
 BROWSER = next(
     (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
 )
@@ -87,8 +85,8 @@ def faults(found):
 
 
 @pytest.fixture(scope="module")
-def page(full_runs, tmp_path_factory):
-    return write_report(full_runs, tmp_path_factory.mktemp("page") / "report.html").read_text()
+def page(full_page):
+    return full_page.read_text()
 
 
 # a desktop and a telephone; a page that follows the reader's scheme must be readable in both
@@ -102,6 +100,7 @@ def test_the_page_is_sound(page, tmp_path, width, scheme):
     assert faults(found) == []
 
 
+@pytest.mark.slow
 def test_many_runs_do_not_overflow(page_of_many_runs, tmp_path):
     page, _ = page_of_many_runs
     assert faults(probe(page.replace("<details", "<details open"), tmp_path, 400)) == []

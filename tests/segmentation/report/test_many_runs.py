@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
+
 MAX_MIB = 6.0
 MAX_SECONDS = 60.0
 
 
+@pytest.mark.slow
 def test_a_large_folder_gives_a_page_of_reasonable_size(many_runs, page_of_many_runs):
     (_, count), (page, seconds) = many_runs, page_of_many_runs
     assert seconds < MAX_SECONDS

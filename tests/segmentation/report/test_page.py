@@ -65,11 +65,6 @@ def read(path):
     return Reader(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def full_page(full_runs, tmp_path_factory):
-    return write_report(full_runs, tmp_path_factory.mktemp("page") / "new" / "report.html")
-
-
 def test_every_section_is_there_and_nothing_is_missing(full_page):
     page = read(full_page)
     assert tuple(page.headings) == SECTIONS
