@@ -10,8 +10,10 @@ forward more than the plain step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spcl_fast.devices import is_host
 from spcl_fast.losses import ContrastiveLossOutput
+from spcl_fast.nested import tensors_in, with_tensors
 from spcl_fast.precision import no_autocast
 
 Tensors = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -54,11 +58,12 @@ def cached_step(
 
     Args:
         model: called as `model(tensor)`, `model(*tuple)` or `model(**dict)`; it returns a tensor,
-            or a tuple or dict of tensors, with a row for every row of the batch, computed from
-            that row alone.
+            or tuples, lists, mappings or dataclasses of them, with a row for every row of the
+            batch, computed from that row alone. A 0-dim tensor, such as the scale of the logits,
+            must be the same for all rows; what is no tensor is handed on from the last chunk.
         batch: a tensor, or a tuple or dict of tensors, all of N rows; cut along dim 0.
-        loss: takes what the model would return for the whole batch; returns a 0-dim tensor or a
-            `ContrastiveLossOutput`.
+        loss: takes what the model would return for the whole batch, in the same types; returns a
+            0-dim tensor or a `ContrastiveLossOutput`.
         chunk: rows of a chunk, at least 1; the last may have fewer.
         scaler: scales the loss before the backward; unscaling and stepping are the caller's.
 
@@ -68,14 +73,17 @@ def cached_step(
     Raises:
         TypeError: `chunk` is not an int; the batch, the embeddings or the loss are of another type.
         ValueError: `chunk` is below 1; the numbers of rows differ; a BatchNorm of the model would
-            normalise every chunk by itself.
-        RuntimeError: gradients are switched off.
+            normalise every chunk by itself; on a CPU, a 0-dim tensor differs between the chunks
+            (elsewhere, where it is not read, it becomes NaN).
+        RuntimeError: gradients are switched off; the model is a `DistributedDataParallel` with
+            static_graph=True.
     """
-    _check_chunk(chunk)
+    chunk = _checked_chunk(chunk)
     if not torch.is_grad_enabled():
         raise RuntimeError("cached_step must be called with gradients, got torch.no_grad() around")
-    inputs: list[Tensor] = _parts("batch", batch)
+    inputs: list[Tensor] = _batch_tensors(batch)
     num_rows = _num_rows(inputs)
+    _check_static_graph(model)
     if num_rows > chunk:
         _check_batch_norm(model)
     elif not list(_outermost(model)):  # all ranks communicate in one order, few rows or many
@@ -89,14 +97,14 @@ def cached_step(
         for cut in cuts:
             states.append(random.capture())
             with torch.no_grad():
-                output = _call(model, _like(batch, [x[cut] for x in inputs]))
-            pieces.append(_embeddings(output, num_rows=len(range(num_rows)[cut])))
+                output = _call(model, with_tensors(batch, [x[cut] for x in inputs]))
+            pieces.append(_outputs(output, num_rows=len(range(num_rows)[cut])))
         # older PyTorch gives casts made without a graph to forwards that need one
         torch.clear_autocast_cache()
         buffers.forward_is_done()
-        columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
+        columns = [_column(column) for column in zip(*pieces, strict=True)]
         leaves = [x.requires_grad_() if x.is_floating_point() else x for x in columns]
-        value = _backward(loss(_like(output, leaves)), scaler)
+        value = _backward(loss(with_tensors(output, leaves)), scaler)
 
     after = random.capture()
     buffers.rewind()
@@ -105,8 +113,9 @@ def cached_step(
             if cut is not cuts[-1]:
                 stack.enter_context(_NoSync(model))
             random.restore(state)
-            output = _call(model, _like(batch, [x[cut] for x in inputs]))
-            _backward_chunk(_parts("model", output), [x.grad for x in leaves], cut)
+            output = _call(model, with_tensors(batch, [x[cut] for x in inputs]))
+            gradients = [x.grad for x in leaves]
+            _backward_chunk(tensors_in(output), gradients, cut, is_last=cut is cuts[-1])
     random.restore(after)
     return value
 
@@ -125,12 +134,17 @@ def _backward(value: LossValue, scaler: GradScaler | None) -> LossValue:
     return value._replace(loss=value.loss.detach(), terms=terms)
 
 
-def _backward_chunk(outputs: list[Tensor], gradients: list[Tensor | None], cut: slice) -> None:
-    """Differentiate the outputs of one chunk, given the gradients of all rows."""
+def _backward_chunk(
+    outputs: list[Tensor], gradients: list[Tensor | None], cut: slice, *, is_last: bool
+) -> None:
+    """Differentiate the outputs of one chunk, given the gradients of all rows.
+
+    An output without rows is differentiated once, in the last chunk.
+    """
     pairs = [
-        (output, gradient[cut])
+        (output, gradient[cut] if output.ndim else gradient)
         for output, gradient in zip(outputs, gradients, strict=True)
-        if output.requires_grad and gradient is not None
+        if output.requires_grad and gradient is not None and (output.ndim or is_last)
     ]
     if pairs:
         with no_autocast(pairs[0][0].device):
@@ -206,11 +220,20 @@ class _Buffers:
                 module._buffers[name] = buffer.copy_(copy)
 
 
-def _check_chunk(chunk: int) -> None:
-    if isinstance(chunk, bool) or not isinstance(chunk, int):
+def _checked_chunk(chunk: int) -> int:
+    if isinstance(chunk, bool) or not isinstance(chunk, Integral):  # NumPy's integers are
         raise TypeError(f"chunk must be an int, got {type(chunk).__name__}")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
+    return int(chunk)
+
+
+def _check_static_graph(model: nn.Module) -> None:
+    if any(getattr(module, "static_graph", False) for module in _outermost(model)):
+        raise RuntimeError(
+            "model must be a DistributedDataParallel without static_graph=True, which cannot leave "
+            "out the communication of a chunk, got one with it"
+        )
 
 
 def _check_batch_norm(model: nn.Module) -> None:
@@ -223,27 +246,17 @@ def _check_batch_norm(model: nn.Module) -> None:
             )
 
 
-def _parts(name: str, value: Any) -> list[Tensor]:
+def _batch_tensors(batch: Any) -> list[Tensor]:
     """Return the tensors of a tensor, tuple or dict."""
-    parts = value.values() if isinstance(value, Mapping) else value
+    parts = batch.values() if isinstance(batch, Mapping) else batch
     parts = [parts] if isinstance(parts, Tensor) else parts
-    kind = type(value).__name__
-    if isinstance(value, (Tensor, tuple, list, Mapping)):
+    kind = type(batch).__name__
+    if isinstance(batch, (Tensor, tuple, list, Mapping)):
         parts = list(parts)
         if parts and all(isinstance(x, Tensor) for x in parts):
             return parts
         kind += f" of {', '.join(sorted({type(x).__name__ for x in parts})) or 'nothing'}"
-    verb = "be" if name == "batch" else "return"
-    raise TypeError(f"{name} must {verb} a tensor, or a tuple or dict of tensors, got {kind}")
-
-
-def _like(value: Any, parts: list[Tensor]) -> Any:
-    """Return `parts` in the container that `_parts` took them from."""
-    if isinstance(value, Tensor):
-        return parts[0]
-    if isinstance(value, Mapping):
-        return dict(zip(value, parts, strict=True))
-    return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
+    raise TypeError(f"batch must be a tensor, or a tuple or dict of tensors, got {kind}")
 
 
 def _call(model: nn.Module, batch: Any) -> Any:
@@ -259,12 +272,33 @@ def _num_rows(inputs: list[Tensor]) -> int:
     return int(shapes[0][0])
 
 
-def _embeddings(output: Any, *, num_rows: int) -> list[Tensor]:
-    parts = _parts("model", output)
-    for x in parts:
-        if x.shape[:1] != (num_rows,):
+def _outputs(output: Any, *, num_rows: int) -> list[Tensor]:
+    """Return the tensors of what the model returned for a chunk."""
+    tensors = tensors_in(output)
+    if not tensors:
+        kind = type(output).__name__
+        raise TypeError(f"model must return a tensor, or a structure of tensors, got {kind}")
+    for x in tensors:
+        if x.ndim > 0 and x.shape[0] != num_rows:
             raise ValueError(
                 f"model must return a row for every row of the batch, got {tuple(x.shape)} "
                 f"for {num_rows} rows"
             )
-    return parts
+    return tensors
+
+
+def _column(pieces: Sequence[Tensor]) -> Tensor:
+    """Return one output of all chunks: their rows, or what they must have in common."""
+    first = pieces[0].detach()
+    if first.ndim > 0:
+        return torch.cat([x.detach() for x in pieces])
+    others = torch.stack(list(pieces))
+    is_equal = ((others == first) | (others.isnan() & first.isnan())).all()
+    if not is_host(first.device):  # a NaN in the loss, as reading would wait
+        return torch.where(is_equal, first, math.nan) if first.is_floating_point() else first
+    if not is_equal:
+        raise ValueError(
+            "model must return 0-dim tensors that do not depend on the rows, got "
+            f"{sorted(set(others.tolist()))} from the chunks"
+        )
+    return first.clone()

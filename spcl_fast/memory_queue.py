@@ -10,6 +10,24 @@ from torch import Tensor, nn
 UNKNOWN = -1
 
 
+def can_hold(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Return whether every value of `other` is one of `dtype`; float64 counts as holding all."""
+    if dtype in (other, torch.float64):
+        return True
+    if dtype.is_complex or other.is_complex or dtype == torch.bool:
+        return False
+    if other == torch.bool:
+        return True
+    if dtype.is_floating_point and other.is_floating_point:
+        return torch.promote_types(dtype, other) == dtype
+    if dtype.is_floating_point:
+        return torch.iinfo(other).max <= 2 / torch.finfo(dtype).eps
+    if other.is_floating_point:
+        return False
+    held, given = torch.iinfo(dtype), torch.iinfo(other)
+    return held.min <= given.min and given.max <= held.max
+
+
 class MemoryQueue(nn.Module):
     """Keep the last `size` embeddings, and their labels.
 
@@ -28,12 +46,13 @@ class MemoryQueue(nn.Module):
         dim: D, features of a row.
         label: None for one label per row, or the names of several; `enqueue` then takes a dict, and
             `labels` is one.
-        label_dtype: dtype of the labels; floating for a loss with a window.
+        label_dtype: dtype of the labels, signed; floating for a loss with a window. Labels of a
+            dtype that it does not hold are refused: they would change unnoticed.
         dtype: dtype of the rows.
         device: device of rows and labels.
 
     Raises:
-        TypeError: `dtype` is not floating.
+        TypeError: `dtype` is not floating; `label_dtype` cannot hold -1.
         ValueError: `size` or `dim` is below 1; `label` is empty or names one twice.
     """
 
@@ -53,6 +72,8 @@ class MemoryQueue(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating, got {dtype}")
+        if not can_hold(label_dtype, torch.int8):
+            raise TypeError(f"label_dtype must hold -1, for unknown, got {label_dtype}")
         if label is not None and (not label or len(set(label)) < len(label)):
             raise ValueError(f"label must be None or different names, got {list(label)}")
         self.names = None if label is None else tuple(label)
@@ -111,6 +132,8 @@ class MemoryQueue(nn.Module):
         first = min(kept, size - start)
         for store, new in ((self._all_rows, z), *zip(self._all_labels, columns, strict=True)):
             last = new[new.shape[0] - kept :]
+            if last.untyped_storage().data_ptr() == store.untyped_storage().data_ptr():
+                last = last.clone()  # rows of the queue itself, which are overwritten below
             store[start : start + first] = last[:first]
             store[: kept - first] = last[first:]
         self._position = (start + kept) % size
@@ -132,8 +155,13 @@ class MemoryQueue(nn.Module):
         for column in columns:
             if column.shape != (num_rows,):
                 raise ValueError(f"labels must be ({num_rows},), got {tuple(column.shape)}")
-            if column.is_floating_point() and not self._all_labels.is_floating_point():
+            held = self._all_labels.dtype
+            if column.is_floating_point() and not held.is_floating_point:
                 raise TypeError(f"labels must be integer as label_dtype, got {column.dtype}")
+            if not can_hold(held, column.dtype):
+                raise TypeError(
+                    f"labels must be of a dtype that label_dtype, {held}, holds, got {column.dtype}"
+                )
         return columns
 
     def get_extra_state(self) -> Tensor:

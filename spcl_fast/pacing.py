@@ -28,7 +28,7 @@ def power_schedule(progress: float, start: float, end: float, p: float = 0.5) ->
     Args:
         progress: completed share of the training, in [0, 1].
         start: value at 0.
-        end: value at 1.
+        end: value at 1; if one of both is inf, so is what lies between.
         p: exponent, above 0.
 
     Raises:
@@ -38,7 +38,10 @@ def power_schedule(progress: float, start: float, end: float, p: float = 0.5) ->
         raise ValueError(f"progress must be in [0, 1], got {progress}")
     if not p > 0:
         raise ValueError(f"p must be above 0, got {p}")
-    return float(start + (end - start) * progress**p)
+    share = progress**p
+    if math.isinf(start) or math.isinf(end):  # inf times 0 and inf - inf are NaN
+        return float(start if share == 0 else end if share == 1 else start + end)
+    return float(start + (end - start) * share)
 
 
 def relative_gamma(factor: float, num_rows: int) -> float:
@@ -105,7 +108,8 @@ def quantile_gamma(
     in_bin = counts[index]
     inside = 1 - (below[index] - wanted) / in_bin.clamp_min(1)
     gamma = (index + inside) * (upper / bins)
-    return torch.where(wanted > 0, gamma.to(lse.dtype), upper).squeeze(0)
+    gamma = gamma.to(lse.dtype).clamp_min(torch.finfo(lse.dtype).tiny)
+    return torch.where(wanted > 0, gamma, upper).squeeze(0)
 
 
 def _largest_pair_loss(z: Tensor, lse: Tensor, tau: float | Tensor) -> Tensor:

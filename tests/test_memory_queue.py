@@ -67,6 +67,50 @@ def test_several_labels_and_unknown_ones() -> None:
     assert labels["position"][2] == -1
 
 
+# -1 is unknown, and a label that the dtype does not hold would become another one.
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.bool])
+def test_a_label_dtype_without_a_sign_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match="label_dtype must hold -1, for unknown, got"):
+        MemoryQueue(4, 2, label_dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("label_dtype", "given", "fits"),
+    [
+        (torch.int8, torch.int64, False),
+        (torch.int64, torch.int8, True),
+        (torch.int64, torch.uint8, True),
+        (torch.int16, torch.bool, True),
+        (torch.int64, torch.uint64, False),
+        (torch.float32, torch.int64, False),
+        (torch.float32, torch.int16, True),
+        (torch.float32, torch.float64, False),
+        (torch.float64, torch.int64, True),
+        (torch.float16, torch.int16, False),
+    ],
+)
+def test_labels_that_do_not_fit(label_dtype: torch.dtype, given: torch.dtype, fits: bool) -> None:
+    queue, labels = MemoryQueue(4, 2, label_dtype=label_dtype), torch.tensor([1, 0]).to(given)
+    if fits:
+        queue.enqueue(torch.ones(2, 2), labels)
+        assert torch.as_tensor(queue.labels).tolist() == [1, 0]
+        return
+    with pytest.raises(TypeError, match=r"labels must be of a dtype that label_dtype, .* holds"):
+        queue.enqueue(torch.ones(2, 2), labels)
+
+
+def test_rows_of_the_queue_itself() -> None:
+    z, labels = make_embeddings(5, 3), torch.arange(5)
+    queue = MemoryQueue(5, 3)
+    queue.enqueue(z, labels)
+    own: Any = queue.labels
+    queue.enqueue(queue.rows[1:], own[1:])
+    assert own.tolist() == [1, 2, 3, 4, 4]
+    assert torch.equal(queue.rows, z[[1, 2, 3, 4, 4]])
+    queue.enqueue(queue.rows[:3], own[:3])  # around the end
+    assert own.tolist() == [2, 3, 3, 4, 1]
+
+
 def test_info_nce_over_a_queue() -> None:
     anchors, keys = (make_embeddings(6, 4, seed=s, dtype=torch.float64) for s in (0, 1))
     anchors.requires_grad_()

@@ -21,6 +21,9 @@ def test_power_schedule_by_hand() -> None:
     assert power_schedule(1.0, 5, 60) == 60.0
     assert power_schedule(0.25, 5, 60, p=1) == 18.75
     assert power_schedule(0.25, 60, 5) == 32.5
+    assert [power_schedule(x, 5, math.inf) for x in (0, 0.25, 1)] == [5, math.inf, math.inf]
+    assert [power_schedule(x, math.inf, 5) for x in (0, 0.25, 1)] == [math.inf, math.inf, 5]
+    assert power_schedule(0.5, math.inf, math.inf) == math.inf
 
 
 def test_relative_gamma_by_hand() -> None:
@@ -68,6 +71,15 @@ def test_quantile_gamma_without_positives_keeps_every_pair() -> None:
     assert none.item() > 0
     alone = quantile_gamma(z[:1], pair_lse(z[:1], 0.1), torch.zeros(1).long(), tau=0.1, share=0.5)
     assert alone.item() > 0
+
+
+# The share of less than a pair: the pace is above 0 nevertheless.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantile_gamma_of_a_tiny_share(dtype: torch.dtype) -> None:
+    z = torch.eye(4, dtype=dtype).repeat_interleave(2, 0)
+    labels = torch.arange(4).repeat_interleave(2)
+    gamma = quantile_gamma(z, pair_lse(z, 0.05), labels, tau=0.05, share=1e-30)
+    assert 0 < gamma.item() < 1e-3
 
 
 def test_quantile_gamma_interpolates_within_a_bin() -> None:

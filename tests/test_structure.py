@@ -33,7 +33,8 @@ IMPORTS: dict[str, set[str]] = {
     "distributed": {"ops", "pair_weights", "precision"},
     "losses": OPERANDS | {"ops", "distributed"},
     "compat": OPERANDS | {"ops", "distributed", "losses"},
-    "cached_step": {"losses", "precision"},
+    "nested": set(),
+    "cached_step": {"devices", "losses", "nested", "precision"},
     "info": {"_version", "native", "ops"},
     "": {"_version", "ops", "losses", "cached_step", "memory_queue", "momentum"},  # __init__.py
 }

@@ -69,8 +69,9 @@ def pair_lse_bwd(
         sim = sims.panel(r1 - r0, others.shape[0] - c0)
         torch.mm(scaled[r0:r1], cols[:, c0:], out=sim)
         h = torch.sub(sim, lse.rows[r0:r1, None], out=exps.panel(*sim.shape))
-        h.exp_().mul_(dlse[r0:r1, None])
-        h.add_(sim.sub_(col_lse[c0:]).exp_().mul_(dcol[c0:]))
+        # p <= 1, but s_ij is not rounded as s_ji in lse_j is: that far apart long rows can be
+        h.clamp_max_(0).exp_().mul_(dlse[r0:r1, None])
+        h.add_(sim.sub_(col_lse[c0:]).clamp_max_(0).exp_().mul_(dcol[c0:]))
         first_off_diagonal = 0
         if refs is None:
             h.fill_diagonal_(0)

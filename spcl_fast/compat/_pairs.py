@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spcl_fast.ops._function import OpFunction, first_order_only
+
 CHUNK_ELEMENTS = 1 << 22
 
 
@@ -23,17 +25,20 @@ def pair_similarities(z: Tensor, refs: Tensor, first: Tensor, second: Tensor) ->
     return _PairSimilarities.apply(z, refs, first, second)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class _PairSimilarities(torch.autograd.Function):
+class _PairSimilarities(OpFunction):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, refs: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        ctx.save_for_backward(z, refs, first, second)
+    def forward(z: Tensor, refs: Tensor, first: Tensor, second: Tensor) -> Tensor:
         step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
         parts = zip(torch.split(first, step), torch.split(second, step), strict=True)
         return torch.cat([(z[a] * refs[b]).sum(1) for a, b in parts])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         z, refs, first, second = ctx.saved_tensors
         dz, drefs = torch.zeros_like(z), torch.zeros_like(refs)
         step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))

@@ -6,11 +6,15 @@ Compared with lightly 1.6.0. What differs:
 - With `gather_distributed`, every rank returns the mean over all ranks instead of the mean over its
   own rows; the gradients are the same.
 - The position in the bank is kept on the host; theirs reads it back from the device.
+- `memory_bank_size` may be an int above 0, as in earlier versions of theirs, with a warning: the
+  number of rows, whose features are those of the first batch. 1.6 refuses it.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +29,7 @@ class MemoryBankModule(nn.Module):
     """Rows of earlier batches, initially random unit rows.
 
     Args:
-        size: 0 for none, or (rows, D).
+        size: 0 for none, (rows, D), or rows alone, whose D is that of the first batch.
         gather_distributed: store the rows of all ranks.
 
     Raises:
@@ -34,17 +38,30 @@ class MemoryBankModule(nn.Module):
 
     def __init__(self, size: int | Sequence[int] = 0, gather_distributed: bool = False) -> None:
         super().__init__()
-        shape = (size,) if isinstance(size, int) else tuple(size)
-        if min(shape) < 0 or (shape != (0,) and len(shape) != 2):
-            raise ValueError(f"memory_bank_size must be 0 or (rows, features), got {size}")
+        is_number = isinstance(size, Integral)
+        shape = (int(size),) if isinstance(size, Integral) else tuple(size)
+        if min(shape) < 0 or (shape != (0,) and len(shape) != 2 and not is_number):
+            raise ValueError(f"memory_bank_size must be rows or (rows, features), got {size}")
+        if is_number and shape != (0,):
+            warnings.warn(
+                f"memory_bank_size={size} leaves the features to the first batch: give "
+                f"({size}, features), as lightly 1.6 asks for",
+                stacklevel=3,
+            )
         self.size = shape
         self.gather_distributed = gather_distributed
         self.bank: Tensor
         self.bank_ptr: Tensor
-        rows = normalize(torch.randn(shape), dim=-1) if len(shape) == 2 else torch.empty(0)
+        rows = _random_rows(shape) if len(shape) == 2 else torch.empty(0)
         self.register_buffer("bank", rows, persistent=False)
         self.register_buffer("bank_ptr", torch.zeros(1, dtype=torch.long), persistent=False)
         self._position = 0
+
+    def start(self, dim: int) -> None:
+        """Make the rows if their features were left to the first batch."""
+        if len(self.size) == 1:
+            self.size = (*self.size, dim)
+            self.bank = _random_rows(self.size).to(self.bank.device)
 
     @torch.no_grad()
     def enqueue(self, rows: Tensor) -> None:
@@ -57,6 +74,10 @@ class MemoryBankModule(nn.Module):
         self.bank[self._position : self._position + len(rows)] = rows[:space].to(self.bank.dtype)
         self._position = 0 if len(rows) >= space else self._position + len(rows)
         self.bank_ptr.fill_(self._position)
+
+
+def _random_rows(shape: tuple[int, ...]) -> Tensor:
+    return normalize(torch.randn(shape), dim=-1)
 
 
 class NTXentLoss(nn.Module):
@@ -72,7 +93,7 @@ class NTXentLoss(nn.Module):
 
     Args:
         temperature: tau.
-        memory_bank_size: 0 for none, or (rows, D).
+        memory_bank_size: 0 for none, (rows, D), or rows alone, whose D is that of the first batch.
         gather_distributed: compare with the rows of all ranks; requires
             DistributedDataParallel.
         impl: implementation of the ops.
@@ -120,6 +141,7 @@ class NTXentLoss(nn.Module):
         out0 = normalize(at_least_float32(out0), dim=1)
         out1 = normalize(at_least_float32(out1), dim=1)
         if self.memory_bank.size[0] > 0:
+            self.memory_bank.start(out0.shape[1])
             bank = self.memory_bank.bank.to(out0, copy=True)  # the update must not reach backward
             lse, _ = pair_lse(out0, tau, refs=bank, impl=self.impl)
             own = (out0 * out1).sum(1) / tau

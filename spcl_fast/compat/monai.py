@@ -2,7 +2,8 @@
 
 Compared with MONAI 1.6.1. What differs: no overflow where `temperature` is below 0.012 (the
 exponentials there are not shifted), a `temperature` that is not rounded to float32 for float64
-inputs, and that must be above 0.
+inputs, and that must be above 0. Half precision is computed in float32: theirs is NaN for a float16
+row of zeros, and takes rows longer than 65504 for zeros.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from spcl_fast.losses import NTXentLoss
 from spcl_fast.ops import Impl
+from spcl_fast.precision import at_least_float32
 
 
 class ContrastiveLoss(nn.modules.loss._Loss):
@@ -59,6 +61,7 @@ class ContrastiveLoss(nn.modules.loss._Loss):
                 f"target must be {tuple(input.shape)} as input, got {tuple(target.shape)}"
             )
         # 1e-8: the bound on lengths of torch.nn.functional.cosine_similarity
-        views = (nn.functional.normalize(x, dim=1, eps=1e-8) for x in (input, target))
+        rows = (at_least_float32(x) for x in (input, target))
+        views = (nn.functional.normalize(x, dim=1, eps=1e-8) for x in rows)
         loss: Tensor = NTXentLoss(self.temperature, impl=self.impl)(*views).loss
         return loss

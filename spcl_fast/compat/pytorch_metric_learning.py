@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
-from torch.utils.checkpoint import checkpoint
 
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._pairs import grouped_lse, pair_similarities
 from spcl_fast.compat._panels import panels
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse, positive_pair_loss
+from spcl_fast.ops._function import OpFunction
 from spcl_fast.precision import at_least_float32, no_autocast
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]  # anchors and positives, anchors and negatives
@@ -222,23 +222,8 @@ class NTXentLoss(_PairLoss):
                 f"got {type(self.reducer).__name__}"
             )
         others = z if refs is None else refs
-
-        def panel(start: int, stop: int, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-            with no_autocast(z.device):
-                sim = z[start:stop] @ others.T / self.temperature
-            positive = y[start:stop, None] == ref_y
-            nlse = sim.masked_fill(positive, -math.inf).logsumexp(1)
-            if refs is None:
-                rows = torch.arange(start, stop, device=z.device)
-                positive = positive.scatter(1, rows[:, None], False)
-            losses = softplus(nlse[:, None] - sim, threshold=40)
-            return torch.where(positive, losses, 0).sum(1), positive.sum(1)
-
-        parts = [
-            checkpoint(panel, *span, z, others, use_reentrant=False, preserve_rng_state=False)
-            for span in panels(z.shape[0], others.shape[0])
-        ]
-        total, num_pos = (torch.cat(column).sum() for column in zip(*parts, strict=True))
+        rows = _PositiveRows.apply(z, others, y, ref_y, self.temperature, refs is None)
+        total, num_pos = (x.sum() for x in rows)
         counts = _has_enough_pairs(num_pos, z, refs)
         return torch.where(counts, total / num_pos.clamp_min(1), 0)
 
@@ -255,6 +240,74 @@ class NTXentLoss(_PairLoss):
         indices = (anchor, positive)
         reduced: Tensor = self._reduced(losses, indices, "pos_pair", embeddings, labels)
         return reduced
+
+
+class _PositiveRows(OpFunction):
+    """Over the positives of every row, the sum of the losses and their number, by panels."""
+
+    @staticmethod
+    def forward(
+        z: Tensor, refs: Tensor, y: Tensor, ref_y: Tensor, tau: float, is_square: bool
+    ) -> tuple[Tensor, Tensor]:
+        parts = []
+        with no_autocast(z.device):
+            for start, stop in panels(z.shape[0], refs.shape[0]):
+                panel = _Panel(_Sides(z, refs, y, ref_y, tau, is_square), start, stop)
+                losses = torch.where(panel.positive, softplus(panel.margin, threshold=40), 0)
+                parts.append((losses.sum(1), panel.positive.sum(1)))
+        total, num_pos = (torch.cat(column) for column in zip(*parts, strict=True))
+        return total, num_pos
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.tau, ctx.is_square = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        z, refs, *labels = ctx.saved_tensors
+        dz, drefs = [], torch.zeros_like(refs)
+        with no_autocast(z.device):
+            for start, stop in panels(z.shape[0], refs.shape[0]):
+                panel = _Panel(_Sides(z, refs, *labels, ctx.tau, ctx.is_square), start, stop)
+                dsim = panel.gradient(dtotal[start:stop, None]) / ctx.tau
+                dz.append(dsim @ refs)
+                drefs = drefs + dsim.T @ z[start:stop]
+        return torch.cat(dz), drefs, None, None, None, None
+
+
+class _Sides(NamedTuple):
+    """Rows and what they are compared with."""
+
+    z: Tensor  # (N, D)
+    refs: Tensor  # (M, D)
+    y: Tensor  # (N,)
+    ref_y: Tensor  # (M,)
+    tau: float
+    is_square: bool
+
+
+class _Panel:
+    """Rows [start, stop) of the similarities: which are positive, and nlse_i - s_ij."""
+
+    def __init__(self, sides: _Sides, start: int, stop: int) -> None:
+        z, refs, y, ref_y, tau, is_square = sides
+        self.sim = z[start:stop] @ refs.T / tau
+        same = y[start:stop, None] == ref_y
+        self.negative, self.positive = ~same, same
+        if is_square:
+            rows = torch.arange(start, stop, device=z.device)
+            self.positive = same.scatter(1, rows[:, None], False)
+        self.nlse = self.sim.masked_fill(same, -math.inf).logsumexp(1)[:, None]
+        self.margin = self.nlse - self.sim
+
+    def gradient(self, dtotal: Tensor) -> Tensor:
+        """Return the gradient of the similarities from that of the row sums."""
+        pull = torch.where(self.positive, dtotal * self.margin.sigmoid(), 0)
+        # without negatives there is nothing to share
+        p = torch.where(self.negative, self.sim - self.nlse, -math.inf).exp()
+        return p * pull.sum(1, keepdim=True) - pull
 
 
 def _as_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pairs:

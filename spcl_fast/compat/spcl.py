@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._panels import panels
 from spcl_fast.losses.result import label_term
 from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_rows, pair_lse
-from spcl_fast.ops._checks import positive_number, positive_scalar
+from spcl_fast.ops._checks import check_rows, positive_number, positive_scalar
+from spcl_fast.ops._function import OpFunction, save, saved
+from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.pair_weights import Mode, pair_weights
 from spcl_fast.precision import at_least_float32, no_autocast
 
@@ -111,6 +112,8 @@ class SelfPacedSupConLoss(nn.Module):
             if mask.shape != (B, B):
                 raise ValueError(f"mask must be ({B}, {B}), got {tuple(mask.shape)}")
             positive = mask.to(z.device) == 1
+            check_rows("z", z)
+            z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
             lse = pair_lse(z, self._t, impl=self.impl)
             pairs = _masked_rows(z, lse, positive, self._t, gamma, mode)
         else:
@@ -188,21 +191,59 @@ def _masked_rows(
     z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float | Tensor, mode: Mode
 ) -> PositivePairLoss:
     """Return the rows of a mask (B, B) of both views, panel by panel, recomputed backward."""
-    z = at_least_float32(z)
+    rows = _MaskedRows.apply(at_least_float32(z), lse, mask, tau, gamma, mode)
+    return PositivePairLoss(*rows)
 
-    def panel(start: int, stop: int, z: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.arange(start, stop, device=z.device)
-        positive = mask[rows % mask.shape[0]].repeat(1, 2)
-        positive = positive.scatter(1, rows[:, None], False)
-        with no_autocast(z.device):
-            pair_loss = lse[start:stop, None] - z[start:stop] @ z.T / tau
-        weight = torch.where(positive, pair_weights(pair_loss.detach(), gamma, mode), 0)
-        num_pos = positive.sum(1)
-        loss = torch.where(positive, weight * pair_loss, 0).sum(1) / num_pos.clamp_min(1)
-        return loss, weight.sum(1), num_pos
 
-    parts = [
-        checkpoint(panel, start, stop, z, lse, use_reentrant=False, preserve_rng_state=False)
-        for start, stop in panels(z.shape[0], z.shape[0])
-    ]
-    return PositivePairLoss(*(torch.cat(column) for column in zip(*parts, strict=True)))
+class _MaskedRows(OpFunction):
+    """`positive_pair_loss` of the pairs of a mask; the weights are constants for the gradient."""
+
+    @staticmethod
+    def forward(
+        z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float | Tensor, mode: Mode
+    ) -> tuple[Tensor, ...]:
+        parts = []
+        for start, stop in panels(z.shape[0], z.shape[0]):
+            loss, weight, num_pos = _masked_panel(start, stop, z, lse, mask, tau, gamma, mode)
+            mean = (weight * loss).sum(1) / num_pos.clamp_min(1)
+            parts.append((mean, weight.sum(1), num_pos))
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        save(ctx, *inputs)
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        z, lse, *options = saved(ctx)
+        dz, dlse, of_columns = [], [], torch.zeros_like(z)
+        for start, stop in panels(z.shape[0], z.shape[0]):
+            _, weight, num_pos = _masked_panel(start, stop, z, lse, *options)
+            h = weight * (dloss[start:stop] / num_pos.clamp_min(1))[:, None]
+            dlse.append(h.sum(1))
+            with no_autocast(z.device):
+                dz.append(h @ z)
+                of_columns = of_columns + h.T @ z[start:stop]
+        tau = options[1]
+        return (torch.cat(dz) + of_columns) / -tau, torch.cat(dlse), None, None, None, None
+
+
+def _masked_panel(
+    start: int,
+    stop: int,
+    z: Tensor,
+    lse: Tensor,
+    mask: Tensor,
+    tau: float,
+    gamma: float | Tensor,
+    mode: Mode,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return losses and weights (rows, 2 B), 0 where not positive, and the numbers of positives."""
+    rows = torch.arange(start, stop, device=z.device)
+    positive = mask[rows % mask.shape[0]].repeat(1, 2)
+    positive = positive.scatter(1, rows[:, None], False)
+    with no_autocast(z.device):
+        loss = lse[start:stop, None] - z[start:stop] @ z.T / tau
+    weight = torch.where(positive, pair_weights(loss, gamma, mode), 0)
+    return torch.where(positive, loss, 0), weight, positive.sum(1)

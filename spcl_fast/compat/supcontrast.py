@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse
+from spcl_fast.ops._checks import check_rows
+from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.ops.composed.bank_rows import References, positive_rows
 from spcl_fast.ops.composed.merge import merge_lse
 from spcl_fast.precision import at_least_float32, no_autocast
@@ -94,6 +96,8 @@ class SupConLoss(nn.Module):
         B, V = features.shape[:2]
         views = features.flatten(2)
         z = views.transpose(0, 1).reshape(B * V, -1)  # all rows of view 0, then of view 1, ...
+        check_rows("features", z)
+        z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
         if mask is not None:
             if mask.shape != (B, B):
                 raise ValueError(f"mask must be ({B}, {B}), got {tuple(mask.shape)}")

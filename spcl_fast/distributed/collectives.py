@@ -25,6 +25,11 @@ from spcl_fast.ops._function import first_order_only
 from spcl_fast.precision import dtype_of_results
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LABEL_DTYPES = (
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.bool),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64, *DTYPES),
+)
+MAX_TENSORS = 4  # of rows and of what is replicated: facts are as many on every rank
 
 
 class Shared(NamedTuple):
@@ -61,6 +66,7 @@ def share(
     replicated: Sequence[Tensor],
     group: dist.ProcessGroup,
     dtype: torch.dtype,
+    labels: Sequence[torch.dtype] = (),
 ) -> Shared:
     """Gather rows, and let the gradients of all inputs be summed over the ranks.
 
@@ -72,24 +78,23 @@ def share(
         replicated: floating, the same on every rank.
         group: the ranks.
         dtype: dtype of the gathered rows.
+        labels: dtypes of the labels that are gathered later, the same on every rank.
 
     Raises:
-        ValueError: the ranks differ in the number of features, the dtype, or the shape of what is
-            replicated. Every rank raises.
+        ValueError: the ranks differ in the number of features, the dtype, the shape of what is
+            replicated, or the labels. Every rank raises.
     """
     inputs = [*rows, *replicated]
     needs = [torch.is_grad_enabled() and x.requires_grad for x in inputs]
-    layout = [rows[0].shape[1], DTYPES.index(rows[0].dtype), *(x.numel() for x in replicated)]
-    facts = _exchange([rows[0].shape[0], *layout, *needs], group, rows[0].device)
-    layouts = {tuple(fact[1 : 1 + len(layout)]) for fact in facts}
-    if len(layouts) > 1:
-        raise ValueError(
-            "all ranks must give as many features, one dtype and replicated tensors of one size, "
-            f"got (features, dtype, sizes) {sorted(layouts)}"
-        )
+    absent = MAX_TENSORS - len(inputs)
+    layout = [rows[0].shape[1], DTYPES.index(rows[0].dtype)]
+    layout += [*(x.numel() for x in replicated), *[-1] * absent]
+    own = [rows[0].shape[0], _code_of(labels), *needs, *[False] * absent, *layout]
+    facts = _exchange(own, group, rows[0].device)
+    _check_equal(facts)
     sizes = [fact[0] for fact in facts]
     # One for all ranks: their backwards run the same collectives.
-    needed = [any(fact[1 + len(layout) + k] for fact in facts) for k in range(len(inputs))]
+    needed = [any(fact[2 + k] for fact in facts) for k in range(len(inputs))]
     grad = torch.is_grad_enabled() and any(needed)
     anchor = rows[0].new_zeros((), requires_grad=grad)
     outputs = _Share.apply(  # type: ignore[no-untyped-call]
@@ -99,12 +104,38 @@ def share(
     return Shared(outputs[: len(rows)], outputs[len(rows) :], sizes)
 
 
+def _code_of(dtypes: Sequence[torch.dtype]) -> int:
+    """Return a number of 60 bits that tells the dtypes of up to 15 labels."""
+    digits = [1 + LABEL_DTYPES.index(x) for x in dtypes[:15]]
+    return sum(digit << 4 * k for k, digit in enumerate(digits))
+
+
+def _check_equal(facts: list[list[int]]) -> None:
+    """Raise unless all ranks have equal facts, but for how many rows they bring and need."""
+    layouts = {tuple(fact[2 + MAX_TENSORS :]) for fact in facts}
+    if len(layouts) > 1:
+        raise ValueError(
+            "all ranks must give as many features, one dtype and replicated tensors of one size, "
+            f"got (features, dtype, sizes) {sorted(layouts)}"
+        )
+    if len({fact[1] for fact in facts}) > 1:
+        given = []
+        for fact in facts:
+            digits = [fact[1] >> 4 * k & 15 for k in range(15)]
+            names = [str(LABEL_DTYPES[x - 1]).removeprefix("torch.") for x in digits if x]
+            given.append(" ".join(names) or "none")
+        raise ValueError(
+            f"labels must be of the same dtypes on all ranks, got {', '.join(given)}, by rank"
+        )
+
+
 def gather_columns(columns: Sequence[Tensor], sizes: list[int], group: Any) -> list[Tensor]:
     """Return (N,) from the (n,) of every rank, of any dtypes, by one all-gather of their bytes."""
     packed = torch.cat([_bytes(x[:, None]) for x in columns], 1)
     gathered = torch.split(_gather(packed, sizes, group), [x.element_size() for x in columns], 1)
     return [
-        column.contiguous().view(x.dtype).squeeze(1)
+        # a copy: the storage of a single row begins anywhere
+        column.clone(memory_format=torch.contiguous_format).view(x.dtype).squeeze(1)
         for column, x in zip(gathered, columns, strict=True)
     ]
 

@@ -122,7 +122,7 @@ def contrastive_rows(
     W, rank = num_ranks(group), rank_in(group)
     dtype = dtype_for(resolve_for(impl, z), z)
     replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
-    shared = share([z], replicated, group, dtype)
+    shared = share([z], replicated, group, dtype, [label.values.dtype for label in labels])
     (rows,) = shared.rows
     if isinstance(tau, Tensor):
         tau = shared.replicated[-1]

@@ -11,6 +11,8 @@ from spcl_fast.distributed import infonce_rows, num_ranks
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
+from spcl_fast.ops._checks import check_refs, check_rows
+from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.ops.composed.diagonal_pairs import diagonal_pairs
 
 if TYPE_CHECKING:
@@ -92,6 +94,11 @@ class InfoNCELoss(nn.Module):
             )
             return _output(rows.anchors, rows.lse, rows.pairs)
         tau = self.temperature()
+        check_rows("anchors", anchors)
+        check_refs(anchors, refs)
+        name = resolve_for(self.impl, anchors)
+        # once, so that the gradients of both terms add up in float32
+        anchors, refs = (rows_for(name, x, None)[0] for x in (anchors, refs))
         lse, lse_refs = pair_lse(anchors, tau, refs=refs, impl=self.impl)
         pairs = [diagonal_pairs(anchors, lse, refs, tau, self.impl)]
         if is_symmetric:

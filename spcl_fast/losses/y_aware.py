@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index
 from spcl_fast.ops import Impl, pair_lse
-from spcl_fast.ops._checks import check_labels, positive_number
+from spcl_fast.ops._checks import check_labels, check_rows, positive_number
 from spcl_fast.ops._function import OpFunction
+from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.precision import accumulator_dtype
 
 PANEL_ROWS = 1024  # rows of the kernel matrix in memory at a time
@@ -71,6 +72,8 @@ class YAwareLoss(nn.Module):
             ValueError: a shape or a device does not fit.
         """
         tau = self.temperature()
+        check_rows("z", z)
+        z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
         lse = pair_lse(z, tau, impl=self.impl)
         check_labels("labels", labels, z.shape[0], z, window=0)  # which any real dtype may have
         rows = z.to(lse.dtype)

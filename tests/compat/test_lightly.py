@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,10 +59,25 @@ def test_nothing_waits_for_the_device(forbid_waiting: Any) -> None:
 
 
 # Sizes that lightly refuses too.
-@pytest.mark.parametrize("size", [-1, 4, (4,), (-2, 3), (2, 3, 4)])
+@pytest.mark.parametrize("size", [-1, (4,), (-2, 3), (2, 3, 4)])
 def test_raises_for_a_size(size: Any) -> None:
-    with pytest.raises(ValueError, match="memory_bank_size must be 0 or"):
+    with pytest.raises(ValueError, match="memory_bank_size must be rows or"):
         NTXentLoss(memory_bank_size=size)
+
+
+# As lightly took it before 1.6: the same loss as of a bank of that size.
+@pytest.mark.parametrize("size", [8, np.int64(8)])
+def test_a_number_of_rows(size: Any) -> None:
+    with pytest.warns(UserWarning, match="leaves the features to the first batch"):
+        loss = NTXentLoss(0.5, size)
+    expected = NTXentLoss(0.5, (8, 6))
+    views = [make_embeddings(3, 6, seed=k).requires_grad_() for k in range(2)]
+    loss(views[0].detach(), views[1])  # makes the rows
+    assert loss.memory_bank.bank.shape == (8, 6)
+    torch.testing.assert_close(loss.memory_bank.bank.norm(dim=1), torch.ones(8))
+    expected.memory_bank.bank.copy_(loss.memory_bank.bank)
+    for _ in range(3):
+        torch.testing.assert_close(loss(*views), expected(*views), rtol=0, atol=0)
 
 
 def test_raises() -> None:

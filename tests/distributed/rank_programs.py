@@ -271,6 +271,33 @@ def other_widths(rank: int, world: int) -> None:
     SupConLoss(group=dist.group.WORLD)(torch.ones(3, 4 + rank), torch.arange(3))
 
 
+def other_labels(rank: int, world: int, how: str) -> None:
+    """Ranks that differ in what each brings besides the features."""
+    z, labels = torch.ones(3, 4), torch.arange(3)
+    if how == "dtypes":
+        labels = labels.to((torch.int64, torch.int32)[rank % 2])
+    names = {"a": labels} if how == "number" and rank else {"a": labels, "b": labels}
+    options: Any = {"group": dist.group.WORLD, "learnable_tau": how == "tau" and rank == 0}
+    loss = SelfPacedContrastiveLoss(**options)
+    banked = how == "bank" and rank == 0
+    bank = {"bank": z, "bank_labels": {"a": labels, "b": labels}} if banked else {}
+    loss(z, names, **bank)
+
+
+def few_rows(rank: int, world: int, num_rows: int, kind: str) -> tuple[float, float]:
+    """The losses of labels of two dtypes of no or one row, which is on the last rank."""
+    size = num_rows if rank == world - 1 else 0
+    z = make_embeddings(size, 4).requires_grad_()
+    labels = {"a": torch.zeros(size, dtype=torch.int64), "b": torch.zeros(size, dtype=torch.int8)}
+    if kind == "infonce":
+        out = InfoNCELoss(group=dist.group.WORLD)(z, z * 1.0)
+    else:
+        out = SelfPacedContrastiveLoss(group=dist.group.WORLD)(z, labels, 3.0)
+    out.loss.backward()
+    assert z.grad is not None
+    return out.loss.item(), z.grad.abs().sum().item()
+
+
 def count_pairs(rank: int, world: int, case: Case) -> int:
     """Twice the unordered pairs that this rank's log-sum-exps visit."""
     import sys

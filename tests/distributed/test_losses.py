@@ -161,6 +161,30 @@ def test_a_group_of_some_ranks(ranks_of: Any) -> None:
         torch.testing.assert_close(part, expected)
 
 
+# What differs is said on every rank: numbers, dtypes and sizes are exchanged before the rows are.
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("dtypes", "labels must be of the same dtypes on all ranks, got int64 int64, int32 int32"),
+        ("number", "labels must be of the same dtypes on all ranks, got int64 int64, int64, by"),
+        ("tau", "all ranks must give as many features"),
+        ("bank", "all ranks must give as many features"),
+    ],
+)
+def test_ranks_that_differ(how: str, message: str, ranks_of: Any) -> None:
+    for answer in ranks_of(2).run(rank_programs.other_labels, how):
+        assert answer.kind == "ValueError", answer.text
+        assert message in answer.text
+
+
+# One process gives 0 without pairs, and so do the ranks.
+@pytest.mark.parametrize("num_rows", [0, 1])
+@pytest.mark.parametrize("kind", ["self-paced", "infonce"])
+def test_few_rows(num_rows: int, kind: str, ranks_of: Any) -> None:
+    for answer in ranks_of(2).run_all(rank_programs.few_rows, num_rows, kind):
+        assert answer == pytest.approx((0.0, 0.0), abs=1e-6)
+
+
 def test_ranks_that_differ_all_raise(ranks_of: Any) -> None:
     for answer in ranks_of(2).run(rank_programs.other_widths):
         assert answer.kind == "ValueError"

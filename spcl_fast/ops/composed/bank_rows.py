@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spcl_fast.operands import Label, PositivePairLoss
 from spcl_fast.ops._checks import check_device, check_labels, check_rows
-from spcl_fast.ops._impl import Impl
+from spcl_fast.ops._impl import Impl, resolve_for, rows_for
 from spcl_fast.ops.composed.merge import merge_lse, merge_pairs
 from spcl_fast.ops.pair_lse import pair_lse
 from spcl_fast.ops.positive_pair_loss import positive_pair_loss
@@ -60,6 +60,9 @@ def bank_rows(
     """
     check_rows("z", z)
     check_bank(z, bank, labels)
+    name = resolve_for(impl, z)
+    # once, so that the gradients of all parts add up in float32
+    z, bank = (rows_for(name, x, None)[0] for x in (z, bank))
     lse = merge_lse([pair_lse(z, tau, impl=impl), pair_lse(z, tau, refs=bank, impl=impl)[0]])
     rows = [
         positive_rows(z, tau, lse, label, [References(bank, bank_values)], mode=mode, impl=impl)
