@@ -72,10 +72,6 @@ def remove_info(root):
     (patient(root) / "Info.cfg").unlink()
 
 
-def remove_mask(root):
-    next(patient(root).glob("*_gt.nii.gz")).unlink()
-
-
 def truncate_image(root):
     path = next(patient(root).glob("*_frame??.nii.gz"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -103,7 +99,6 @@ def nan_voxel(root):
     ("damage", "word"),
     [  # each kind of bad data set a user meets
         (remove_info, "Info.cfg"),
-        (remove_mask, "_gt.nii.gz"),
         (truncate_image, "patient001"),
         (not_a_nifti, "patient001"),
         (other_shape, "shape"),
