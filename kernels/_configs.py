@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from spcl_fast.kernels._features import dot_precision
+from spcl_fast.kernels._planes import Planes
 
-Key = tuple[str, int, int]  # dtype and precision, BLOCK_D, architecture
+Key = tuple[int, int, int]  # planes, padded features, architecture
 
 
 @dataclass(frozen=True)
@@ -32,57 +32,49 @@ class Config:
         }
 
 
-_HALF_PRECISION = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+IS_INTERPRETED: bool = triton.knobs.runtime.interpret  # as the decorators of kernels saw it
 _OLDEST = 80
 # Small enough that a few hundred rows make several tiles; it ignores warps and stages.
-_INTERPRETED = Config(32, 32, 1, 1)
-
-# Overrides of the tables, by kernel name, dtype_name and BLOCK_D; filled by `_tuning`.
-tuned: dict[tuple[str, str, int], Config] = {}
+_INTERPRETED = Config(64, 32, 1, 1)
 
 
-def pick(
-    kernel: str,
-    table: Mapping[Key, Config],
-    dtype: torch.dtype,
-    block_d: int,
-    device: torch.device,
-) -> Config:
-    """Return the configuration of `kernel` for rows of `dtype` padded to `block_d` features.
+def pick(kernel: str, table: Mapping[Key, Config], rows: Planes, device: torch.device) -> Config:
+    """Return the configuration of `kernel` for `rows`.
 
     Args:
-        kernel: its name, in messages and for `tune`.
-        table: configurations by dtype_name, BLOCK_D and architecture. The entry of the smallest
-            BLOCK_D of at least `block_d` is used, and of its architectures the nearest one that is
-            not newer than the device, or else the oldest.
-        dtype: of the rows.
-        block_d: padded features.
+        kernel: its name, in messages.
+        table: configurations by number of planes, padded features and architecture. The entry of
+            the smallest number of features of at least those of the rows is used, and of its
+            architectures the nearest one that is not newer than the device, or else the oldest.
+        rows: what it reads.
         device: of the rows.
 
     Returns:
-        What `tune` found, if `use_tuned_configs` is on; otherwise the entry of the table. In the
-        interpreter, small blocks.
+        The entry of the table; in the interpreter, small blocks.
 
     Raises:
-        ValueError: `table` has no entry for the dtype, or none with a BLOCK_D of `block_d` or more.
+        ValueError: `table` has no entry for so many planes, or none for so many features.
     """
-    if triton.knobs.runtime.interpret:
+    if IS_INTERPRETED:
         return _INTERPRETED
-    name = dtype_name(dtype)
-    if (kernel, name, block_d) in tuned:
-        return tuned[kernel, name, block_d]
-    sizes = [size for known, size, _ in table if known == name and size >= block_d]
+    return _entry(kernel, table, rows.num_planes, rows.padded_dim, architecture(device))
+
+
+_found: dict[tuple[str, int, int, int, int], Config] = {}
+
+
+def _entry(kernel: str, table: Mapping[Key, Config], planes: int, dim: int, arch: int) -> Config:
+    place = kernel, id(table), planes, dim, arch
+    if place in _found:
+        return _found[place]
+    sizes = [size for known, size, _ in table if known == planes and size >= dim]
     if not sizes:
-        raise ValueError(f"block_d must be in the table of {kernel} for {name}, got {block_d}")
+        raise ValueError(f"rows must be in the table of {kernel}, got {planes} planes of {dim}")
     size = min(sizes)
-    archs = sorted(arch for known, of_size, arch in table if (known, of_size) == (name, size))
-    below = [arch for arch in archs if arch <= architecture(device)]
-    return table[name, size, below[-1] if below else archs[0]]
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name in the tables: bf16, fp16, fp32 ieee, fp32 tf32x3 or fp32 tf32."""
-    return _HALF_PRECISION.get(dtype) or f"fp32 {dot_precision(dtype)}"
+    archs = sorted(arch for known, of_size, arch in table if (known, of_size) == (planes, size))
+    below = [older for older in archs if older <= arch]
+    _found[place] = table[planes, size, below[-1] if below else archs[0]]
+    return _found[place]
 
 
 def architecture(device: torch.device) -> int:

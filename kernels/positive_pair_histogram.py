@@ -11,24 +11,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._config_tables import HISTOGRAM
 from spcl_fast.kernels._configs import pick
-from spcl_fast.kernels._features import dot_block, dot_precision, padded_features
-from spcl_fast.kernels._positive_tiles import (
-    as_scalar,
-    columns_to_visit,
-    is_positive,
-    sorted_rows,
-)
-from spcl_fast.kernels._sorted_labels import SortedLabels
-from spcl_fast.kernels._tiles import device_of, dots_by_blocks, load_tile, scalar
+from spcl_fast.kernels._order import order_of
+from spcl_fast.kernels._planes import load_planes
+from spcl_fast.kernels._positive_kernels import columns_to_visit, is_positive, positive_dots
+from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of, scalar
 from spcl_fast.operands import Label, Pairs
 
 # More bins do not fit into the registers of a program.
 _MAX_LOCAL_BINS = 4096
 # Fewer than the lanes of a warp would leave some idle.
 _MIN_LOCAL_BINS = 32
-_MAX_TABLE_D = 256
 
 
 def positive_pair_histogram(
@@ -40,32 +35,29 @@ def positive_pair_histogram(
     bins: int,
 ) -> Tensor:
     """Return the counts (bins,) int64 of `spcl_fast.ops.positive_pair_histogram`."""
-    z, refs, tau = pairs
-    num_rows, dim = z.shape
-    counts = torch.zeros(bins, dtype=torch.int64, device=z.device)
-    if num_rows == 0:
+    counts = torch.zeros(bins, dtype=torch.int64, device=pairs.z.device)
+    if pairs.z.numel() == 0 or (pairs.refs is not None and pairs.refs.numel() == 0):
         return counts
-    precision = dot_precision(z.dtype)
-    table_d = min(padded_features(dim), _MAX_TABLE_D)
-    config = pick("positive_pair_histogram", HISTOGRAM, z.dtype, table_d, z.device)
-    with device_of(z):
-        order = SortedLabels(label.values, label.ref_values, label.window)
-        rows, cols = sorted_rows(z, refs, order)
-        _histogram_kernel[(triton.cdiv(num_rows, config.block_m),)](
-            rows,
-            cols,
-            lse[order.row_order],
-            *order.row_intervals(),
+    with device_of(pairs.z):
+        order = order_of(label.values, label.ref_values, label.window)
+        planes = PlanePairs.of(*pairs)
+        rows = planes.rows
+        config = pick("positive_pair_histogram", HISTOGRAM, rows, counts.device)
+        _histogram_kernel[(cdiv(planes.num_rows, config.block_m),)](
+            *planes.planes(),
+            lse.contiguous(),
+            order.rows,
+            order.cols,
             counts,
-            as_scalar(tau),
+            as_scalar(pairs.tau),
             as_scalar(upper),
-            num_rows,
+            planes.num_rows,
             bins,
-            D=dim,
-            BLOCK_K=dot_block(dim, precision),
+            DP=rows.padded_dim,
+            BLOCK_D=rows.step if rows.is_wide else rows.padded_dim,
+            P=rows.num_planes,
             LOCAL_BINS=_local_bins(bins),
-            IS_SQUARE=order.is_square,
-            PRECISION=precision,
+            EXCLUDES_SELF=planes.excludes_self,
             **config.launch_options(),
         )
     return counts
@@ -78,55 +70,57 @@ def _local_bins(bins: int) -> int:
     return int(max(triton.next_power_of_2(bins), _MIN_LOCAL_BINS))
 
 
+@bound
 @triton.jit
 def _histogram_kernel(
-    rows_ptr,  # (N, D) sorted, contiguous
-    cols_ptr,  # (M, D) sorted, contiguous
-    lse_ptr,  # (N,) sorted
-    first_ptr,  # (N,)
-    last_ptr,  # (N,)
+    z_ptr,  # (P, N, DP)
+    cols_ptr,  # (P, M, DP)
+    plane,  # stride
+    col_plane,
+    lse_ptr,  # (N,)
+    side_ptr,  # (3, N), the rows' side of the order
+    col_order_ptr,  # (M,) column at each sorted position
     counts_ptr,  # (num_bins,)
     tau,  # number or pointer
     upper,  # number or pointer
     N,
     num_bins,
-    D: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    DP: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    P: tl.constexpr,
     LOCAL_BINS: tl.constexpr,  # 0 for none
-    IS_SQUARE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    EXCLUDES_SELF: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """Count l_ij of the positives j of BLOCK_M rows in equal bins of [0, upper]."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     is_row = row < N
-    k = tl.arange(0, BLOCK_K)
-    first = tl.load(first_ptr + row, mask=is_row, other=0)
-    last = tl.load(last_ptr + row, mask=is_row, other=0)
-    lse_i = tl.load(lse_ptr + row, mask=is_row, other=0.0)
+    i = tl.load(side_ptr + row, mask=is_row, other=0)
+    d = tl.arange(0, BLOCK_D)
+    first = tl.load(side_ptr + N + row, mask=is_row, other=0)
+    last = tl.load(side_ptr + 2 * N + row, mask=is_row, other=0)
+    lse_i = tl.load(lse_ptr + i, mask=is_row, other=0.0)
     inv_tau, upper = 1.0 / scalar(tau), scalar(upper)
-    if D <= BLOCK_K:
-        z_i = load_tile(rows_ptr, row, N, k, D, D, 1)
+    z_i = load_planes(z_ptr, i, is_row, d, plane, DP, BLOCK_D, P)
 
     if LOCAL_BINS > 0:
         counts = tl.zeros((LOCAL_BINS,), tl.int32)
     begin, end = columns_to_visit(first, last)
     for col_0 in range(begin, end, BLOCK_N):
         col = col_0 + tl.arange(0, BLOCK_N)
-        if D <= BLOCK_K:
-            z_j = load_tile(cols_ptr, col, end, k, D, D, 1)
-            dots = tl.dot(z_i, tl.trans(z_j), input_precision=PRECISION)
-        else:
-            dots = dots_by_blocks(
-                rows_ptr, row, N, cols_ptr, col, end, D, D, 1, D, 1, BLOCK_K, PRECISION
-            )
+        j = tl.load(col_order_ptr + col, mask=col < end, other=0)
+        z_j = load_planes(cols_ptr, j, col < end, d, col_plane, DP, BLOCK_D, P)
+        dots = positive_dots(
+            z_ptr, z_i, i, is_row, plane, cols_ptr, z_j, j, col < end, col_plane, DP, BLOCK_D, P,
+            BLOCK_D,
+        )  # fmt: skip
         loss_ij = lse_i[:, None] - dots * inv_tau
         # divided as in torch, so that a loss on the border of two bins goes into the same one
         place = tl.div_rn(loss_ij, tl.zeros_like(loss_ij) + upper) * num_bins
         place = tl.where(place > 0, place, 0.0)  # NaN goes to bin 0
         bin_ij = tl.minimum(place, num_bins - 1.0).to(tl.int32)
-        positive = is_positive(row, col, first, last, IS_SQUARE)
+        positive = is_positive(i, j, col, first, last, EXCLUDES_SELF)
         if LOCAL_BINS > 0:
             # one tensor: two could be reordered differently
             bin_ij = tl.where(positive, bin_ij, -1)

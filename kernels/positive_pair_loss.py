@@ -1,37 +1,38 @@
 """`positive_pair_loss` in Triton; the mathematics is in spcl_fast/ops/positive_pair_loss.py.
 
-Rows are sorted by label once. A program owns rows and visits the columns between the first and the
+Rows are ordered by label once. A program owns rows and visits the columns between the first and the
 last positive of any of them, so sums and gradients stay in registers: nothing is added across
 programs, and every run gives the same bits. With gamma = inf and no window class sums replace the
-pairs (spcl_fast/class_sums.py); on a GPU these add atomically unless
-torch.use_deterministic_algorithms is on.
+pairs (kernels/_class_kernels.py).
 
 Memory: O(N D). Multiply-adds: (share of visited pairs) x N^2 D forward and twice that backward;
-for D > 256 the backward computes the similarities once for every 256 features.
+for wide rows the backward computes the similarities once for every block of features.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
+from spcl_fast.kernels._bound import cdiv
+from spcl_fast.kernels._class_kernels import class_backward_kernel, class_forward_kernel
 from spcl_fast.kernels._config_tables import POSITIVE_BACKWARD, POSITIVE_FORWARD
 from spcl_fast.kernels._configs import pick
-from spcl_fast.kernels._features import dot_block, dot_precision, gradient_block
+from spcl_fast.kernels._order import Order, order_of
 from spcl_fast.kernels._positive_kernels import (
     positive_backward_kernel,
     positive_forward_kernel,
 )
-from spcl_fast.kernels._positive_tiles import as_scalar, sorted_rows
-from spcl_fast.kernels._sorted_labels import Intervals, SortedLabels
-from spcl_fast.kernels._tiles import device_of
+from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of
 from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
 from spcl_fast.pair_weights import Mode, has_unit_weights
+
+# Of wide rows, the columns of a gradient that one program owns, by number of planes.
+_GRADIENT_BLOCK = {1: 256, 2: 128, 3: 128}
+# Rows whose classes a program takes, rows that it adds beside each other, features of a step.
+_CLASS_BLOCKS = {"ROWS": 8, "BLOCK": 128, "BLOCK_D": 64}
 
 
 def positive_pair_loss_fwd(
@@ -41,41 +42,47 @@ def positive_pair_loss_fwd(
     mode: Mode,
 ) -> PositivePairLoss:
     """Return loss and weight_sum, float32, and num_pos, int64, (N,) each."""
-    z, refs, tau = pairs
+    num_rows = pairs.z.shape[0]
+    loss = torch.empty(num_rows, dtype=torch.float32, device=lse.device)
+    num_pos = torch.empty_like(loss, dtype=torch.int64)
+    out = PositivePairLoss(loss, torch.empty_like(loss), num_pos)
+    if pairs.z.numel() == 0 or (pairs.refs is not None and pairs.refs.numel() == 0):
+        return PositivePairLoss(*(x.zero_() for x in out))
+    with device_of(pairs.z):
+        order = order_of(label.values, label.ref_values, label.window)
+        fill_losses(PlanePairs.of(*pairs), lse.contiguous(), label, order, mode, out)
+    return out
+
+
+def fill_losses(
+    pairs: PlanePairs,
+    lse: Tensor,  # (N,) float32, contiguous
+    label: Label,
+    order: Order,
+    mode: Mode,
+    out: PositivePairLoss,
+) -> None:
+    """Fill the losses of the rows under a label, contiguous."""
+    rows, N = pairs.rows, pairs.num_rows
+    sides = (lse, *order, *out)
+    constants = {"DP": rows.padded_dim, "P": rows.num_planes, "EXCLUDES_SELF": pairs.excludes_self}
     if has_unit_weights(label.gamma, label.window):
-        classes = Classes(label.values, label.ref_values)
-        return PositivePairLoss(*class_sum_loss(z, lse, refs, classes, tau))
-    num_rows, dim = z.shape
-    loss, weight_sum = lse.new_empty(num_rows), lse.new_empty(num_rows)
-    num_pos = lse.new_empty(num_rows, dtype=torch.int64)
-    if num_rows == 0:
-        return PositivePairLoss(loss, weight_sum, num_pos)
-    precision = dot_precision(z.dtype)
-    block_d = gradient_block(dim, precision)
-    config = pick("positive_pair_loss_fwd", POSITIVE_FORWARD, z.dtype, block_d, z.device)
-    with device_of(z):
-        order = SortedLabels(label.values, label.ref_values, label.window)
-        rows, cols = sorted_rows(z, refs, order)
-        positive_forward_kernel[(triton.cdiv(num_rows, config.block_m),)](
-            rows,
-            cols,
-            lse[order.row_order],
-            order.row_order,
-            *order.row_intervals(),
-            loss,
-            weight_sum,
-            num_pos,
-            as_scalar(tau),
-            as_scalar(label.gamma),
-            num_rows,
-            D=dim,
-            BLOCK_K=dot_block(dim, precision),
-            IS_HARD=mode == "hard",
-            IS_SQUARE=order.is_square,
-            PRECISION=precision,
-            **config.launch_options(),
+        class_forward_kernel[(cdiv(N, _CLASS_BLOCKS["ROWS"]),)](
+            *pairs.planes(), *sides, as_scalar(pairs.tau), N, **constants, **_CLASS_BLOCKS
         )
-    return PositivePairLoss(loss, weight_sum, num_pos)
+        return
+    config = pick("positive_pair_loss_fwd", POSITIVE_FORWARD, rows, lse.device)
+    positive_forward_kernel[(cdiv(N, config.block_m),)](
+        *pairs.planes(),
+        *sides,
+        as_scalar(pairs.tau),
+        as_scalar(label.gamma),
+        N,
+        BLOCK_D=rows.step if rows.is_wide else rows.padded_dim,
+        IS_HARD=mode == "hard",
+        **constants,
+        **config.launch_options(),
+    )
 
 
 def positive_pair_loss_bwd(
@@ -89,105 +96,86 @@ def positive_pair_loss_bwd(
     needs_refs: bool,
 ) -> Gradients:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, as `z`, None where not needed."""
-    z, refs, tau = pairs
-    gamma = label.gamma
-    if has_unit_weights(gamma, label.window):
-        classes = Classes(label.values, label.ref_values)
-        return Gradients(
-            *class_sum_gradients(c, z, refs, classes, tau, needs_z=needs_z, needs_refs=needs_refs)
-        )
-    unscale = None
-    if z.dtype == torch.float16:
-        unscale, c = _fit_float16(c, pairs, lse, gamma, mode)
+    z, refs, _ = pairs
+    if z.numel() == 0 or (refs is not None and refs.numel() == 0):
+        drefs = torch.zeros_like(refs) if needs_refs and refs is not None else None
+        return Gradients(torch.zeros_like(z) if needs_z else None, drefs)
+    dz = drefs = None
     with device_of(z):
-        order = SortedLabels(label.values, label.ref_values, label.window)
-        features, ref_features = sorted_rows(z, refs, order)
-        rows = _Side(features, order.row_order, lse[order.row_order], c[order.row_order])
-        cols = rows if refs is None else _Side(ref_features, order.col_order, None, None)
-        how = (tau, gamma, unscale, mode)
-        dz = drefs = None
+        order = order_of(label.values, label.ref_values, label.window)
+        planes = PlanePairs.of(*pairs)
+        bound = torch.linalg.vector_norm(torch.where(c.isfinite(), c, 0), float("inf"))
+        lse, c = lse.contiguous(), c.contiguous()
+        losses = Losses(lse, c, bound)
         if needs_z:
-            dz = _gradient(rows, cols, order.row_intervals(), *how)
+            dz = z.new_empty(z.shape)
+            sides = losses, losses if refs is None else None
+            add_gradient(planes, order, *sides, label, mode, parts=dz.unsqueeze(0)[:0], dz=dz)
         if needs_refs and refs is not None:
-            drefs = _gradient(cols, rows, order.col_intervals(), *how)
+            drefs = refs.new_empty(refs.shape)
+            swapped, other_order = planes.swapped(), Order(order.cols, order.rows)
+            parts = drefs.unsqueeze(0)[:0]
+            add_gradient(swapped, other_order, None, losses, label, mode, parts=parts, dz=drefs)
     return Gradients(dz, drefs)
 
 
-class _Side(NamedTuple):
-    """Rows or columns, sorted by label."""
+class Losses(NamedTuple):
+    """What a gradient needs of the side of the losses, float32, contiguous."""
 
-    features: Tensor  # (N, D)
-    order: Tensor  # (N,) int64, the position of each before the sort
-    lse: Tensor | None  # (N,), None if they have no losses
-    c: Tensor | None  # (N,)
+    lse: Tensor  # (N,)
+    c: Tensor  # (N,) dloss_i / |P(i)|
+    bound: Tensor  # () of |c|
 
 
-def _gradient(
-    own: _Side,
-    others: _Side,  # `own` itself if square
-    intervals: Intervals,  # of `own`
-    tau: float | Tensor,
-    gamma: float | Tensor,
-    unscale: Tensor | None,
+def add_gradient(
+    pairs: PlanePairs,
+    order: Order,
+    losses: Losses | None,  # of the rows
+    col_losses: Losses | None,  # of the columns, the first ones if not of all
+    label: Label,
     mode: Mode,
-) -> Tensor:
-    """Return the gradient of one side (N, D), in the order before the sort."""
-    rows = own.features
-    num_rows, dim = rows.shape
-    gradient = torch.empty_like(rows)
-    if gradient.numel() == 0:
-        return gradient
-    precision = dot_precision(rows.dtype)
-    block_d = gradient_block(dim, precision)
-    config = pick("positive_pair_loss_bwd", POSITIVE_BACKWARD, rows.dtype, block_d, rows.device)
-    positive_backward_kernel[(triton.cdiv(num_rows, config.block_m), triton.cdiv(dim, block_d))](
-        rows,
-        others.features,
-        own.lse,
-        own.c,
-        others.lse,
-        others.c,
-        own.order,
-        *intervals,
-        gradient,
-        as_scalar(tau),
-        as_scalar(gamma),
-        unscale,
-        num_rows,
-        D=dim,
+    *,
+    parts: Tensor,  # (parts, N, D)
+    dz: Tensor,  # (N, D), out; may be the first part
+) -> None:
+    """Fill dz with the sum of the parts and the gradient of the losses of a label."""
+    rows, N = pairs.rows, pairs.num_rows
+    lse, c, bound = (None, None, None) if losses is None else losses
+    col_lse, col_c, bound = (None, None, bound) if col_losses is None else col_losses
+    num_col_c = 0 if col_c is None else col_c.shape[0]
+    given = (*order, parts, dz)
+    sizes = parts.shape[0], N, num_col_c, rows.dim
+    constants = {"DP": rows.padded_dim, "P": rows.num_planes, "EXCLUDES_SELF": pairs.excludes_self}
+    if has_unit_weights(label.gamma, label.window):
+        blocks = cdiv(rows.padded_dim, _CLASS_BLOCKS["BLOCK_D"])
+        class_backward_kernel[(cdiv(N, _CLASS_BLOCKS["ROWS"]), blocks)](
+            *pairs.planes(),
+            c,
+            col_c,
+            *given,
+            as_scalar(pairs.tau),
+            *sizes,
+            **constants,
+            **_CLASS_BLOCKS,
+        )
+        return
+    block_d = rows.padded_dim if not rows.is_wide else _GRADIENT_BLOCK[rows.num_planes]
+    config = pick("positive_pair_loss_bwd", POSITIVE_BACKWARD, rows, dz.device)
+    grid = cdiv(N, config.block_m), cdiv(rows.padded_dim, block_d)
+    positive_backward_kernel[grid](
+        *pairs.planes(),
+        lse,
+        c,
+        col_lse,
+        col_c,
+        *given,
+        bound,
+        as_scalar(pairs.tau),
+        as_scalar(label.gamma),
+        *sizes,
         BLOCK_D=block_d,
-        BLOCK_K=dot_block(dim, precision),
+        STEP=rows.step,
         IS_HARD=mode == "hard",
-        IS_SQUARE=others is own,
-        PRECISION=precision,
+        **constants,
         **config.launch_options(),
     )
-    return gradient
-
-
-def _fit_float16(
-    c: Tensor, pairs: Pairs, lse: Tensor, gamma: float | Tensor, mode: Mode
-) -> tuple[Tensor, Tensor]:
-    """Return 1 / scale and scale c: |scale (c_i w_ij + c_j w_ji)| <= 2^14 where it is finite.
-
-    A weight exceeds 1 if lse_i < s_ij, and the longest rows bound by how much.
-    """
-    z, refs, tau = pairs
-    bound = 2 * _largest(c)
-    if mode == "linear" and c.numel():
-        longest = _largest(torch.linalg.vector_norm(z, dim=1, dtype=torch.float32))
-        longest_ref = longest
-        if refs is not None:
-            longest_ref = _largest(torch.linalg.vector_norm(refs, dim=1, dtype=torch.float32))
-        largest_sim = longest * longest_ref / tau
-        least_lse = torch.where(lse.isfinite(), lse, math.inf).amin()
-        bound = bound * (1 + (largest_sim - least_lse).clamp_min(0) / gamma)
-    exponent = torch.frexp(bound).exponent.clamp(-100, 100)
-    return torch.exp2(exponent - 14.0), c * torch.exp2(14.0 - exponent)
-
-
-def _largest(x: Tensor) -> Tensor:
-    """Return the largest finite |x|: rows that are not finite must not affect the others."""
-    if x.numel() == 0:
-        return x.new_zeros(())
-    return torch.where(x.isfinite(), x.abs(), 0).amax()

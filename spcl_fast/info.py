@@ -11,7 +11,7 @@ import torch
 from spcl_fast._version import __version__
 from spcl_fast.native import build_info, cuda_architectures
 from spcl_fast.ops import _triton
-from spcl_fast.ops._impl import MAX_TRITON_D, Impl, resolve
+from spcl_fast.ops._impl import Impl, resolve
 
 
 def describe() -> dict[str, str]:
@@ -30,8 +30,6 @@ def describe() -> dict[str, str]:
     }
     for device in devices:
         facts[f"auto on {device}"] = resolve("auto", torch.device(device))
-    wide = resolve("auto", torch.device("cuda"), num_features=MAX_TRITON_D + 1)
-    facts[f"auto on cuda, D > {MAX_TRITON_D}"] = wide
     return facts
 
 

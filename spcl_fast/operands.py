@@ -57,6 +57,53 @@ class PositivePairLoss(NamedTuple):
     """(N,) int64: the number of positives."""
 
 
+class ContrastiveTerms(NamedTuple):
+    """What a loss over K labels of N rows comes to."""
+
+    loss: Tensor
+    """(), the sum over the labels of lambda times their loss; differentiable."""
+    losses: Tensor
+    """(K,), the mean over the anchors of each label; differentiable."""
+    lse: Tensor
+    """(N,), detached."""
+    info: Tensor
+    """(K + 1, 3), detached: objective, mean weight, and collapse in the last line; that is of all
+    labels together."""
+    num_anchors: Tensor
+    """(K + 1,) int64: rows with positives under each label, and under any."""
+
+
+class InfoNCETerms(NamedTuple):
+    """What InfoNCE comes to."""
+
+    loss: Tensor
+    """(), differentiable."""
+    lse: Tensor
+    """(N,), of the anchors, detached."""
+    collapse: Tensor
+    """(), of the anchors, detached."""
+    mean_weight: Tensor
+    """(), 1."""
+    num_anchors: Tensor
+    """() int64, N."""
+
+
+class TermsState(NamedTuple):
+    """What a fused implementation of the terms carries from its forward to its backward."""
+
+    planes: Tensor | None
+    norms: Tensor
+    weight_sum: Tensor
+    """(K, N)."""
+    num_pos: Tensor
+    """(K, N)."""
+    slopes: Tensor
+    """(K,)."""
+    factors: Tensor
+    """(K,), lambda."""
+    orders: tuple[Tensor, ...]
+
+
 class LabelGradient(NamedTuple):
     """A label and the gradient of the losses of its rows."""
 

@@ -7,6 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+# Asked once: the Dynamo of torch 2.11 does not trace the question.
+_TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")
+_WITH_AUTOCAST = frozenset(x for x in _TYPES if torch.amp.is_autocast_available(x))
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return float16 and bfloat16 as float32 (differentiable), float32 and float64 as they are."""
@@ -25,6 +29,6 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which `torch.autocast` of the device leaves matrix products alone."""
-    if not torch.amp.is_autocast_available(device.type):
+    if device.type not in _WITH_AUTOCAST:
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def make_embeddings(
@@ -34,6 +37,39 @@ def make_embeddings(
     return z.to(device=device, dtype=dtype)
 
 
+def make_clusters(
+    num_rows: int,
+    dim: int,
+    num_clusters: int,
+    *,
+    spread: float = 0.1,
+    norm: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Tensor:
+    """Return rows around random centres, with similarities near 1 within a cluster.
+
+    Args:
+        num_rows: N.
+        dim: D.
+        num_clusters: row i belongs to cluster i % num_clusters.
+        spread: distance of a row to its centre, relative to the norm, before normalisation.
+        norm: norm of every row, before rounding to `dtype`.
+        dtype: dtype of the result.
+        device: device of the result.
+        seed: seed of the generator.
+
+    Returns:
+        (N, D).
+    """
+    centres = make_embeddings(num_clusters, dim, dtype=torch.float64, seed=seed)
+    rows = centres[torch.arange(num_rows) % num_clusters]
+    rows = rows + spread * make_embeddings(num_rows, dim, dtype=torch.float64, seed=seed + 1)
+    z = norm * torch.nn.functional.normalize(rows, dim=1)
+    return z.to(device=device, dtype=dtype)
+
+
 def make_labels(
     num_rows: int,
     num_classes: int,
@@ -58,6 +94,24 @@ def make_labels(
     labels = torch.randint(num_classes, (num_rows,), generator=generator)
     unknown = torch.rand(num_rows, generator=generator) < unknown_share
     return labels.masked_fill(unknown, -1).to(device)
+
+
+class ProductsInTf32(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A context in which matrix products have the errors that tensor cores have in tf32.
+
+    Of float32 operands these see 10 bits after the point; sums are float32.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            args = tuple(_cut_to_tf32(x) for x in args)
+        return func(*args, **(kwargs or {}))
+
+
+def _cut_to_tf32(x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        return x
+    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
 def similarity_rounding(largest: float, dtype: torch.dtype = torch.float32) -> float:

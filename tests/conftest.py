@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ KERNELS = Path(__file__).parent / "kernels"  # its tests need no GPU
 # SPCL_KERNEL_DRIVER names another way to run kernels on CPU tensors, which has set itself up.
 if not torch.cuda.is_available() and "SPCL_KERNEL_DRIVER" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+    if importlib.util.find_spec("triton") is not None:
+        sys.path.append(str(Path(__file__).parent))
+        import interpreter
+
+        interpreter.repair()
 
 torch.set_num_threads(1)
 

@@ -20,12 +20,6 @@ def write_text(path):
         partial.write_text("whole")
 
 
-def write_tuning(path):
-    tuning = pytest.importorskip("spcl_fast.kernels._tuning")
-    entry = dict(zip(("gpu", "triton", "kernel", "dtype", "block_d"), path.stem, strict=True))
-    tuning._write(path.parent, entry)
-
-
 # Writers of each kind of file: they must neither tear a file nor hide it from other users.
 WRITERS = {
     "a.txt": write_text,
@@ -36,7 +30,6 @@ WRITERS = {
         path, np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), np.uint8)
     ),
     "metadata.csv": lambda path: writer._write_text(path, "patient,vendor\n"),
-    "a-b-c-d-e.json": lambda path: write_tuning(path.with_name("abcde.json")),
 }
 EVERY_WRITER = pytest.mark.parametrize("name", WRITERS)
 

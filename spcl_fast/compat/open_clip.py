@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spcl_fast.distributed import infonce_rows
 from spcl_fast.losses.result import mean_over_anchors
-from spcl_fast.ops import Impl, pair_lse
+from spcl_fast.ops import Impl, infonce_terms, pair_lse
 from spcl_fast.precision import at_least_float32
 
 
@@ -113,6 +113,9 @@ class ClipLoss(nn.Module):
         return {"contrastive_loss": loss} if output_dict else loss
 
     def _single(self, image: Tensor, text: Tensor, tau: float | Tensor) -> Tensor:
+        terms = infonce_terms(image, text, tau, symmetric=True, impl=self.impl)
+        if terms is not None:
+            return terms.loss
         lse_image, lse_text = pair_lse(image, tau, refs=text, impl=self.impl)
         own = (image * text).sum(1) / tau
         return ((lse_image + lse_text) / 2 - own).mean()

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._panels import panels
 from spcl_fast.losses.result import label_term
-from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_rows, pair_lse
+from spcl_fast.ops import (
+    Impl,
+    Label,
+    PositivePairLoss,
+    contrastive_rows,
+    contrastive_terms,
+    pair_lse,
+)
 from spcl_fast.ops._checks import check_rows, positive_number, positive_scalar
 from spcl_fast.ops._function import OpFunction, save, saved
 from spcl_fast.ops._impl import resolve_for, rows_for
@@ -120,6 +127,12 @@ class SelfPacedSupConLoss(nn.Module):
             target = list(range(B)) if target is None else target
             (positive,) = class_indices(torch.as_tensor(target, device=z.device))
             label = Label(positive.repeat(2), gamma)
+            options: Any = {"mode": mode, "correct_grad": self._correct_grad, "impl": self.impl}
+            terms = contrastive_terms(z, self._t, [label], [1.0], **options)
+            if terms is not None:
+                mean_weight = terms.info[-1, 1]
+                self._last = _Last(z.detach(), terms.lse, positive, gamma, mean_weight)
+                return terms.loss
             lse, (pairs,) = contrastive_rows(z, self._t, [label], mode=mode, impl=self.impl)
         term = label_term(pairs, gamma, mode, correct_grad=self._correct_grad)
         self._last = _Last(z.detach(), lse.detach(), positive, gamma, term.mean_weight)
@@ -191,7 +204,8 @@ def _masked_rows(
     z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float | Tensor, mode: Mode
 ) -> PositivePairLoss:
     """Return the rows of a mask (B, B) of both views, panel by panel, recomputed backward."""
-    rows = _MaskedRows.apply(at_least_float32(z), lse, mask, tau, gamma, mode)
+    z = at_least_float32(z)
+    rows = _MaskedRows.apply(z, lse, mask, tau, gamma, mode)  # type: ignore[no-untyped-call]
     return PositivePairLoss(*rows)
 
 
@@ -217,9 +231,11 @@ class _MaskedRows(OpFunction):
     @staticmethod
     def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         z, lse, *options = saved(ctx)
-        dz, dlse, of_columns = [], [], torch.zeros_like(z)
+        of_columns = torch.zeros_like(z)
+        dz: list[Tensor] = []
+        dlse: list[Tensor] = []
         for start, stop in panels(z.shape[0], z.shape[0]):
-            _, weight, num_pos = _masked_panel(start, stop, z, lse, *options)
+            weight, num_pos = _masked_panel(start, stop, z, lse, *options)[1:]
             h = weight * (dloss[start:stop] / num_pos.clamp_min(1))[:, None]
             dlse.append(h.sum(1))
             with no_autocast(z.device):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spcl_fast.distributed import infonce_rows, num_ranks
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
-from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
+from spcl_fast.ops import Impl, PositivePairLoss, infonce_terms, pair_lse
 from spcl_fast.ops._checks import check_refs, check_rows
 from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.ops.composed.diagonal_pairs import diagonal_pairs
@@ -94,6 +94,17 @@ class InfoNCELoss(nn.Module):
             )
             return _output(rows.anchors, rows.lse, rows.pairs)
         tau = self.temperature()
+        terms = infonce_terms(anchors, refs, tau, symmetric=is_symmetric, impl=self.impl)
+        if terms is not None:
+            return ContrastiveLossOutput(
+                loss=terms.loss,
+                objective=terms.loss.detach(),
+                mean_weight=terms.mean_weight,
+                num_anchors=terms.num_anchors,
+                collapse=terms.collapse,
+                lse=terms.lse,
+                terms={},
+            )
         check_rows("anchors", anchors)
         check_refs(anchors, refs)
         name = resolve_for(self.impl, anchors)

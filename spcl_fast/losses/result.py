@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from spcl_fast.operands import PositivePairLoss
+from spcl_fast.operands import ContrastiveTerms, PositivePairLoss
 from spcl_fast.pair_weights import Mode, has_unit_weights
 
 
@@ -41,6 +42,25 @@ class ContrastiveLossOutput(NamedTuple):
     """(N,), detached: the log-sum-exp of every row."""
     terms: dict[str, LabelTerm]
     """One entry a label where labels were a dict, else empty."""
+
+
+def output_of(terms: ContrastiveTerms, names: Sequence[str]) -> ContrastiveLossOutput:
+    """Return the output of a loss whose terms were computed in one op.
+
+    Args:
+        terms: of one or more labels.
+        names: of the labels, where `terms` of the output has an entry for each.
+    """
+    lines, num_anchors = terms.info.unbind(), terms.num_anchors.unbind()
+    losses = terms.losses.unbind() if names else ()
+    of_labels = {
+        name: LabelTerm(losses[k], lines[k][0], lines[k][1], num_anchors[k])
+        for k, name in enumerate(names)
+    }
+    objective, mean_weight, collapse = lines[-1].unbind()
+    return ContrastiveLossOutput(
+        terms.loss, objective, mean_weight, num_anchors[-1], collapse, terms.lse, of_labels
+    )
 
 
 def mean_over_anchors(row_values: Tensor, num_pos: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.distributed import num_ranks
 from spcl_fast.losses._batch_rows import batch_rows
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import (
@@ -16,8 +17,9 @@ from spcl_fast.losses.result import (
     LabelTerm,
     collapse_index,
     label_term,
+    output_of,
 )
-from spcl_fast.ops import Impl, Label, PositivePairLoss
+from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_terms
 from spcl_fast.ops._checks import as_number
 from spcl_fast.pair_weights import Mode, check_mode
 
@@ -122,14 +124,25 @@ class SelfPacedContrastiveLoss(nn.Module):
         lambdas: dict[str, float] = _by_name("weight", weight, labels)
         windows = _windows(self.window, labels)
         banks = _bank_labels(bank, bank_labels, labels)
+        tau = self.temperature()
+        paced = [
+            Label(y, gammas[name], windows[name], banks.get(name)) for name, y in named.items()
+        ]
+        if num_ranks(self.group) == 1:
+            fused = contrastive_terms(
+                z,
+                tau,
+                paced,
+                list(lambdas.values()),
+                mode=self.mode,
+                correct_grad=self.correct_grad,
+                bank=bank,
+                impl=self.impl,
+            )
+            if fused is not None:
+                return output_of(fused, list(named) if isinstance(labels, Mapping) else [])
         rows = batch_rows(
-            z,
-            self.temperature(),
-            [Label(y, gammas[name], windows[name], banks.get(name)) for name, y in named.items()],
-            mode=self.mode,
-            bank=bank,
-            impl=self.impl,
-            group=self.group,
+            z, tau, paced, mode=self.mode, bank=bank, impl=self.impl, group=self.group
         )
         pairs = dict(zip(named, rows.pairs, strict=True))
         terms = {

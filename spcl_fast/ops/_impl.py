@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -15,11 +16,6 @@ from spcl_fast.ops import _device, _triton
 from spcl_fast.precision import dtype_of_results
 
 Impl = Literal["auto", "reference", "chunked", "native", "triton"]
-
-
-# The most features of a row that "auto" gives to triton where native has CUDA: up to here triton's
-# backward holds whole rows. To be calibrated on a GPU: `python -m benchmarks --device cuda`.
-MAX_TRITON_D = 256
 
 
 def _native_lacks(device: torch.device) -> str:
@@ -57,7 +53,7 @@ class _Implementation(NamedTuple):
     traced: frozenset[str] = frozenset()
     """Functions made of ops with fakes of their own, into which torch.compile looks."""
     fuses: frozenset[str] = frozenset()
-    """Functions that it has and others compose: `contrastive_rows_fwd`, `contrastive_rows_bwd`."""
+    """Functions that it has and others compose, of `contrastive_rows` or `contrastive_terms`."""
 
 
 _IMPLEMENTATIONS = {
@@ -69,29 +65,26 @@ _IMPLEMENTATIONS = {
         traced=frozenset({"pair_lse_fwd", "pair_lse_bwd"}),
         fuses=frozenset({"contrastive_rows_bwd"}),
     ),
-    "triton": _Implementation("spcl_fast.kernels", _triton.lacks, half_on=("cpu", "cuda")),
+    "triton": _Implementation(
+        "spcl_fast.kernels",
+        _triton.lacks,
+        half_on=("cpu", "cuda"),
+        fuses=frozenset({"contrastive_terms_fwd", "infonce_terms_fwd"}),
+    ),
 }
 
 
-def _candidates(device: torch.device, num_features: int) -> tuple[str, ...]:
-    """Return what "auto" tries before "chunked", the fastest first."""
-    if device.type == "cpu":
-        return ("native",)
-    if device.type == "cuda":
-        return ("triton", "native") if num_features <= MAX_TRITON_D else ("native", "triton")
-    return ()
+# By type of device, what "auto" tries before "chunked", the fastest first.
+_CANDIDATES = {"cpu": ("native",), "cuda": ("triton", "native")}
 
 
-def resolve(
-    impl: str, device: torch.device, dtype: torch.dtype = torch.float32, num_features: int = 0
-) -> str:
-    """Return the name of the implementation that `impl` means for rows of `num_features`.
+def resolve(impl: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
+    """Return the name of the implementation that `impl` means on a device.
 
     "auto" means, in float32 and half precision, the first that runs there, and otherwise chunked:
 
-        CPU                             native
-        GPU, up to MAX_TRITON_D         triton, native
-        GPU, more features              native, triton
+        CPU    native
+        GPU    triton, native
 
     Raises:
         TypeError: `impl` is "native" or "triton", which do not compute in float64.
@@ -102,7 +95,7 @@ def resolve(
         raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, got {impl!r}")
     if impl == "auto":
         if dtype != torch.float64:
-            for name in _candidates(device, num_features):
+            for name in _CANDIDATES.get(device.type, ()):
                 if not _IMPLEMENTATIONS[name].lacks(device):
                     return name
         return "chunked"
@@ -117,21 +110,26 @@ def resolve(
 
 def resolve_for(impl: str, z: Tensor) -> str:
     """Return the name of the implementation that `impl` means for the rows `z` (N, D)."""
-    return resolve(impl, z.device, z.dtype, z.shape[-1] if z.dim() else 0)
+    return resolve(impl, z.device, z.dtype)
 
 
 def fused(name: str, function: str) -> Any:
     """Return `function`, an op or its _fwd or _bwd, of the implementation `name`."""
     package = _IMPLEMENTATIONS[name].package
     if isinstance(package, str):
-        op = function.removesuffix("_fwd").removesuffix("_bwd")
-        package = importlib.import_module(f"{package}.{op}")
+        package = _module(package, function)
     return getattr(package, function)
+
+
+@functools.cache
+def _module(package: str, function: str) -> ModuleType:
+    op = function.removesuffix("_fwd").removesuffix("_bwd")
+    return importlib.import_module(f"{package}.{op}")
 
 
 def fuses(name: str, function: str) -> bool:
     """Return whether the implementation `name` has `function`, which others compose."""
-    return function in _IMPLEMENTATIONS[name].fuses
+    return name in _IMPLEMENTATIONS and function in _IMPLEMENTATIONS[name].fuses
 
 
 def is_traced(name: str, function: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from spcl_fast.ops import _device
 
 OLDEST = (3, 6)
-OLDEST_GPU = (8, 0)  # what Triton compiles for; earlier ones have neither bfloat16 nor tf32
+OLDEST_GPU = (8, 0)  # what Triton compiles for; earlier ones have no bfloat16
 # A constant, so that torch.compile can trace the question.
 _IS_INSTALLED = importlib.util.find_spec("triton") is not None
 

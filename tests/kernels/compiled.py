@@ -2,23 +2,15 @@
 
 `cases()` calls the launchers on CPU tensors, with launches recorded instead of made: every kernel
 is compiled as a call would have it, with the configuration of the target and with sizes that are
-multiples of 16 or not. The limits are in compiled_limits.txt, a line a case and target.
-
-    python -m tests.kernels.compiled RESULTS.json ...
-
-writes that file from results without limits (of `measured()`), the worst of all where there are
-several; see docs/kernels.md.
+multiples of 16 or not.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,48 +18,67 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from spcl_fast.kernels import _configs
-from spcl_fast.kernels import pair_lse as pair_lse_module
+from spcl_fast.kernels import _configs, _order
+from spcl_fast.kernels._similarities import PlanePairs
+from spcl_fast.kernels.contrastive_terms import contrastive_terms_bwd, contrastive_terms_fwd
+from spcl_fast.kernels.infonce_terms import infonce_terms_bwd, infonce_terms_fwd
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.kernels.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.kernels.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.operands import Label, Lse, Pairs
+from spcl_fast.pair_weights import Mode
 
-LIMITS = Path(__file__).parent / "compiled_limits.txt"
-COLUMNS = {"regs": "max_regs", "spills": "max_spills", "shared": "max_shared"}
-COLUMNS |= {"occupancy": "min_occupancy"}
+_NVIDIA = ("sm_80", "sm_90", "sm_100")
+LIMITS = {
+    "max_spills": dict.fromkeys(_NVIDIA, 0),
+    # What sm_80 is given is also what sm_86, sm_89 and sm_120 are.
+    "max_shared": {"sm_80": 99 * 1024},
+    # Above 0: that of the others fits too.
+    "min_occupancy": dict.fromkeys(_NVIDIA, 0.06),
+    # No instruction that the assembler is known to miscompile; wgmma in flight beside each other.
+    "max_hazards": dict.fromkeys(_NVIDIA, 0),
+    "no_serialized": True,
+}
+# What Triton 3.6 spills, and 3.8 does not.
+SPILLS = {
+    ("row_gradient bf16 D=100 ragged", "sm_90"): 30,
+    ("pair_sums bf16 D=100 ragged", "sm_90"): 10,
+    ("row_gradient 2 planes D=256", "sm_80"): 70,
+    ("h_panel bf16 D=512", "sm_80"): 10,
+    ("h_panel fp16 D=512", "sm_80"): 10,
+}
 # What `pick` sees on a target; AMD has the tables of sm_80.
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100, "gfx942": 80}
-FLOAT32 = {"ieee": "highest", "tf32x3": "high", "tf32": "medium"}
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Their code is the same for all dtypes and features.
-PLAIN = ("merge_parts", "row_weights", "interval")
-# So many that no program has a single tile, and that no row is split among programs.
-NUM_ROWS = 32768
-NUM_WIDE_ROWS = 1024
+PLAIN = ("merge_parts", "row_weights", "term_weights", "reduce_label", "count", "interval")
+PLAIN += ("diagonal_losses", "diagonal_weights", "reduce_diagonal", "add_diagonal")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES |= {"2 planes": torch.float32, "3 planes": torch.float32}
+PRECISIONS = {"2 planes": "high", "3 planes": "highest"}
+NUM_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Rows:
     """What the launchers are called with."""
 
-    dtype: str  # as in the tables of configurations
+    dtype: str
     dim: int
     is_ragged: bool = False  # sizes are no multiples of 16, and tau and gamma lie in memory
     has_refs: bool = False
 
     @property
     def title(self) -> str:
-        words = [self.dtype.split()[-1], f"D={self.dim}"]
+        words = [self.dtype, f"D={self.dim}"]
         return " ".join(words + ["ragged"] * self.is_ragged + ["refs"] * self.has_refs)
 
     def scalar(self, value: float) -> float | Tensor:
         return torch.tensor(value) if self.is_ragged else value
 
     def tensors(self) -> tuple[Tensor, Tensor | None]:
-        num_rows = (NUM_WIDE_ROWS if self.dim > 256 else NUM_ROWS) + 3 * self.is_ragged
-        z = torch.zeros(num_rows, self.dim, dtype=HALF.get(self.dtype, torch.float32))
-        return z, torch.zeros_like(z[: num_rows // 2]) if self.has_refs else None
+        z = torch.zeros(NUM_ROWS, self.dim, dtype=DTYPES[self.dtype])
+        refs = torch.zeros_like(z) if self.has_refs else None
+        return (z[3:], refs) if self.is_ragged else (z, refs)
 
 
 Call = Callable[[Rows], object]
@@ -79,28 +90,57 @@ def forward(rows: Rows) -> None:
     pair_lse_fwd(Pairs(z, refs, rows.scalar(0.07)), has_backward=True)
 
 
-def backward_by_rows(rows: Rows, by_pairs: bool = False) -> None:
+def backward(rows: Rows) -> None:
     z, refs = rows.tensors()
     lse = torch.zeros(len(z))
     lse_refs = None if refs is None else torch.zeros(len(refs))
     saved = (Pairs(z, refs, rows.scalar(0.07)), Lse(lse, lse_refs), lse, lse_refs)
-    with mock.patch.object(pair_lse_module, "adds_atomically", return_value=by_pairs):
-        pair_lse_bwd(*saved, needs_z=True, needs_refs=rows.has_refs)
+    pair_lse_bwd(*saved, needs_z=True, needs_refs=rows.has_refs)
 
 
-def backward_by_pairs(rows: Rows) -> None:
-    backward_by_rows(rows, by_pairs=True)
+def label_of(rows: Rows, gamma: float) -> Label:
+    labels = torch.arange(NUM_ROWS)[3 * rows.is_ragged :]
+    given = rows.scalar(gamma) if gamma < math.inf else gamma
+    return Label(labels, given, None, labels if rows.has_refs else None)
 
 
-def positive_pairs(rows: Rows) -> None:
+def positive_pairs(rows: Rows, gamma: float = 3.0) -> None:
     z, refs = rows.tensors()
-    lse, labels = torch.zeros(len(z)), torch.arange(len(z))
-    ref_labels = None if refs is None else labels[: len(refs)]
-    mode: Any = "hard" if rows.is_ragged else "linear"
-    label = Label(labels, rows.scalar(3.0), None, ref_labels)
+    label, lse = label_of(rows, gamma), torch.zeros(len(z))
+    mode: Mode = "hard" if rows.is_ragged else "linear"
     given = (Pairs(z, refs, rows.scalar(0.07)), lse, label, mode)
     positive_pair_loss_fwd(*given)
     positive_pair_loss_bwd(lse, *given, needs_z=True, needs_refs=rows.has_refs)
+
+
+def classes(rows: Rows) -> None:
+    """Positive pairs of weight 1."""
+    positive_pairs(rows, math.inf)
+
+
+def orders(rows: Rows) -> None:
+    """Labels sorted, with a window or without; those that are counted are in `positive_pairs`."""
+    labels = torch.zeros(NUM_ROWS)
+    _order.order_of(labels, labels if rows.has_refs else None, 0.1)
+    with mock.patch.object(_order, "MAX_COUNTED", 0):
+        _order.order_of(labels.int(), None, None)
+        _order.order_of(labels, None, 0.1)
+
+
+def terms(rows: Rows) -> None:
+    """From rows, and a bank if there are references, to scalars and back."""
+    z, refs = rows.tensors()
+    pairs, labels = Pairs(z, refs, rows.scalar(0.07)), [label_of(rows, 3.0)]
+    out, state = contrastive_terms_fwd(pairs, labels, [1.0], "linear", correct_grad=False)
+    contrastive_terms_bwd(pairs, labels, out.lse, state, out.loss, None, "linear")
+
+
+def infonce(rows: Rows) -> None:
+    z, refs = rows.tensors()
+    pairs = Pairs(z, refs, rows.scalar(0.07))
+    out, state = infonce_terms_fwd(pairs, symmetric=True)
+    given = pairs, (out.lse, *state), out.loss
+    infonce_terms_bwd(*given, symmetric=True, needs_z=True, needs_refs=True)
 
 
 def histogram(rows: Rows) -> None:
@@ -109,38 +149,29 @@ def histogram(rows: Rows) -> None:
     positive_pair_histogram(pairs, torch.zeros(len(z)), label, upper=rows.scalar(12.0), bins=1024)
 
 
-BACKWARDS = (backward_by_rows, backward_by_pairs)
-CALLS: tuple[Call, ...] = (forward, *BACKWARDS, positive_pairs, histogram)
-DEFAULT = (forward, backward_by_rows, positive_pairs)
-# The sizes of the tables of configurations, where each dtype differs; float16 has those of
-# bfloat16, and only float32 at "highest" precision goes by pairs where nobody asks for it.
+STEP: tuple[Call, ...] = (forward, backward, positive_pairs)
+SQUARE: tuple[Call, ...] = (*STEP, terms, classes, orders)
+# The longest rows of each entry of the tables of configurations; float16 has those of bfloat16.
 COMMON: list[tuple[Rows, tuple[Call, ...]]] = [
-    *((Rows(dtype, 128), CALLS) for dtype in ("bf16", "fp32 tf32")),
-    *((Rows(dtype, dim), CALLS[:-1]) for dtype in ("bf16", "fp32 tf32") for dim in (64, 256)),
-    (Rows("fp16", 128), DEFAULT),
-    *((Rows("fp32 ieee", dim), CALLS[:-1]) for dim in (64, 128)),
-    (Rows("fp32 ieee", 256), BACKWARDS),
-    # Without a backward by pairs.
-    *((Rows("fp32 tf32x3", dim), DEFAULT) for dim in (64, 128)),
-    (Rows("fp32 tf32x3", 256), (backward_by_rows,)),
-    # Read 8 and 16 bytes at a time, and one feature at a time.
-    (Rows("bf16", 100, is_ragged=True), CALLS),
-    (Rows("fp32 tf32", 100, is_ragged=True), CALLS[:-1]),
-    (Rows("fp32 ieee", 100, is_ragged=True), (backward_by_pairs,)),
-    (Rows("fp32 tf32x3", 100, is_ragged=True), (backward_by_rows,)),
-    *((Rows(dtype, 101, is_ragged=True), BACKWARDS) for dtype in ("bf16", "fp32 tf32")),
-    (Rows("bf16", 128, has_refs=True), CALLS[:-1]),
-    *((Rows(dtype, 512), (forward, backward_by_rows)) for dtype in ("bf16", "fp32 tf32")),
+    (Rows("bf16", 128), SQUARE),
+    (Rows("bf16", 64), (backward,)),
+    (Rows("bf16", 256), (*STEP, histogram)),
+    (Rows("bf16", 512), STEP),
+    *((Rows("2 planes", dim), STEP) for dim in (128, 512)),
+    (Rows("2 planes", 256), (*STEP, histogram)),
+    (Rows("3 planes", 128), (*STEP, histogram)),
+    (Rows("3 planes", 256), STEP),
+    (Rows("fp16", 512), (backward,)),
+    (Rows("bf16", 100, is_ragged=True), (forward, backward)),
+    (Rows("bf16", 128, has_refs=True), (forward, backward, terms, infonce)),
 ]
 PROBLEMS = {
     "sm_80": COMMON,
     "sm_90": COMMON,
-    # What else than code for sm_90 and sm_80 the compiler makes: one size tells.
-    "sm_100": [(Rows("bf16", 128), CALLS), (Rows("fp32 tf32", 128), (forward, backward_by_rows))],
-    "gfx942": [(Rows("bf16", 128), CALLS), (Rows("fp32 ieee", 64), (forward, backward_by_rows))],
+    # What else than code for sm_90 and sm_80 the compiler makes: few sizes tell.
+    "sm_100": [(Rows(dtype, 128), (forward, backward)) for dtype in ("bf16", "2 planes")],
+    "gfx942": [(Rows("bf16", 128), SQUARE)],
 }
-# Sums shifted by their maxima need more registers: tried where those are scarce.
-SHIFTED = [Rows(dtype, dim) for dtype in ("bf16", "fp32 tf32") for dim in (128, 256)]
 
 
 def launches(call: Call, rows: Rows, architecture: int) -> list[Launch]:
@@ -153,10 +184,12 @@ def launches(call: Call, rows: Rows, architecture: int) -> list[Launch]:
     before = torch.get_float32_matmul_precision()
     with ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, before)
-        torch.set_float32_matmul_precision(FLOAT32.get(rows.dtype.split()[-1], before))
+        torch.set_float32_matmul_precision(PRECISIONS.get(rows.dtype, before))
         patch = mock.patch.object
         stack.enter_context(patch(JITFunction, "run", record))
         stack.enter_context(patch(_configs, "architecture", return_value=architecture))
+        # So that no program has a single tile, and no row is split among programs.
+        stack.enter_context(patch(PlanePairs, "num_programs", 1))
         call(rows)
     return made
 
@@ -171,76 +204,28 @@ def _argument(arg: Any) -> Any:
 def title(kernel: Any, rows: Rows, constants: Mapping[str, Any]) -> str:
     """Return the name of a case."""
     name = kernel.__name__.removesuffix("_kernel").removeprefix("_")
-    words = [name, "ragged" * rows.is_ragged if name in PLAIN else rows.title]
-    words.append("shifted" if constants.get("IS_BOUNDED") is False else "")
-    words.append("triangular" if constants.get("IS_TRIANGULAR") else "")
+    words = [name] if name in PLAIN else [name, rows.title]
+    if name == "planes":
+        words = [name, rows.dtype, "copied" * constants["IS_COPIED"]]
+    words.append("window" if constants.get("HAS_WINDOW") else "")
+    is_triangular = constants.get("IS_TRIANGULAR")
+    words.append("triangular" if name == "merge_parts" and is_triangular else "")
+    words.append("bank" if constants.get("EXCLUDES_SELF") and is_triangular is False else "")
+    words.append("two sides" if constants.get("IS_SQUARE") is False else "")
     return " ".join(filter(None, words))
 
 
-def measured() -> list[dict[str, Any]]:
-    """Return the cases without limits."""
+def cases() -> list[dict[str, Any]]:
+    """Return all kernels as some call launches them, with their limits."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for target, problems in PROBLEMS.items():
         for rows, calls in problems:
             for call in calls:
                 for kernel, args, constants in launches(call, rows, ARCHITECTURES[target]):
-                    if constants.get("IS_BOUNDED") is False and rows not in SHIFTED:
-                        continue
                     name = title(kernel, rows, constants)
                     case = {"name": name, "kernel": kernel, "args": args, "meta": constants}
-                    found.setdefault((name, target), case | {"targets": [target]})
+                    case |= {"targets": [target]} | LIMITS
+                    if (name, target) in SPILLS:
+                        case["max_spills"] = SPILLS[name, target]
+                    found.setdefault((name, target), case)
     return list(found.values())
-
-
-def cases() -> list[dict[str, Any]]:
-    """Return the cases with their limits.
-
-    Raises:
-        ValueError: compiled_limits.txt has no line for a case, or one for none.
-    """
-    limits = {(name, target): values for name, target, values in read_limits()}
-    found = {(case["name"], case["targets"][0]): case for case in measured()}
-    if found.keys() != limits.keys():
-        raise ValueError(f"{LIMITS.name} must have all cases, got {found.keys() ^ limits.keys()}")
-    return [case | limits[key] for key, case in found.items()]
-
-
-def read_limits() -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Yield name, target and limits of every line of compiled_limits.txt."""
-    for line in LIMITS.read_text(encoding="utf-8").splitlines()[1:]:
-        name, target, *values = (text.strip() for text in line.split("|"))
-        texts = zip(COLUMNS.values(), values, strict=True)
-        yield name, target, {limit: float(text) for limit, text in texts if text != "-"}
-
-
-def loosest(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the cells of a line: the worst of several results, rounded outwards."""
-
-    def up(column: str, step: int) -> str:
-        return str(math.ceil(max(row[column] for row in rows) / step) * step)
-
-    spills = up("spills", 1)
-    if spills != "0":  # other versions will spill others
-        spills = up("spills", 10)
-    occupancies = [row["occupancy"] for row in rows]
-    least = "-" if None in occupancies else f"{math.floor(100 * min(occupancies)) / 100:.2f}"
-    # registers are given out by eights
-    return [up("regs", 8), spills, up("shared", 1024), least]
-
-
-def main() -> None:
-    results = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        for row in result["rows"]:
-            found.setdefault((row["name"], row["target"]), []).append(row)
-    lines = [f"{'case':44s} | target | regs | spills | shared | occupancy"]
-    for (name, target), rows in sorted(found.items()):
-        cells = zip(loosest(rows), (4, 6, 6, 9), strict=True)
-        columns = " | ".join(text.rjust(width) for text, width in cells)
-        lines.append(f"{name:44s} | {target:6s} | {columns}")
-    LIMITS.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

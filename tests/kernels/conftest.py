@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 FOLDER = Path(__file__).parent
+sys.path.append(str(FOLDER))  # modules that its tests share
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # How kernels run on CPU tensors, if not as ../conftest.py has it: "interp", or an emulator's name.
 MODE = os.environ.get("SPCL_KERNEL_DRIVER", "")
 IS_EMULATED = MODE.startswith("emu")
-IS_STOCK_INTERPRETER = not MODE and not torch.cuda.is_available()
 
 
 class ModuleWithoutTriton(pytest.Module):
@@ -31,12 +32,6 @@ def pytest_pycollect_makemodule(
     return ModuleWithoutTriton.from_parent(parent, path=module_path)
 
 
-def has_bfloat16(value: object) -> bool:
-    if isinstance(value, (tuple, list, dict)):
-        return any(map(has_bfloat16, value.values() if isinstance(value, dict) else value))
-    return value is torch.bfloat16
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent != FOLDER:
@@ -44,9 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.gpu)
         if IS_EMULATED and "breadth" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="breadth is for the interpreter and for GPUs"))
-        call = getattr(item, "callspec", None)
-        if IS_STOCK_INTERPRETER and call is not None and has_bfloat16(call.params):
-            item.add_marker(pytest.mark.skip(reason="this interpreter's bfloat16 dot is wrong"))
+
+
+@pytest.fixture(autouse=True)
+def _default_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spcl_fast import native, pair_lse
 from spcl_fast.ops import _device, _triton
-from spcl_fast.ops._impl import MAX_TRITON_D, resolve, resolve_for, rows_for
+from spcl_fast.ops._impl import resolve, resolve_for, rows_for
 
 HALF = torch.bfloat16
 H100 = (9, 0)
@@ -59,29 +59,27 @@ def test_auto(device: str, dtype: torch.dtype, expected: str) -> None:
 # Each of the facts that auto on a GPU asks for, missing alone and together with others; the widest
 # rows that triton takes first, and one feature more.
 @pytest.mark.parametrize(
-    ("facts", "narrow", "wide"),
+    ("facts", "expected"),
     [
-        ({}, "triton", "native"),
-        ({"triton": None}, "native", "native"),
-        ({"triton": "3.5.1"}, "native", "native"),
-        ({"built_for": ""}, "triton", "triton"),
-        ({"is_built": False}, "triton", "triton"),
-        ({"built_for": "10.0,12.0+PTX"}, "triton", "triton"),
-        ({"triton": None, "is_built": False}, "chunked", "chunked"),
-        ({"gpu": None}, "triton", "native"),
-        ({"gpu": T4}, "native", "native"),
-        ({"gpu": T4, "built_for": "8.0,9.0+PTX"}, "chunked", "chunked"),
-        ({"gpu": T4, "built_for": ""}, "chunked", "chunked"),
+        ({}, "triton"),
+        ({"triton": None}, "native"),
+        ({"triton": "3.5.1"}, "native"),
+        ({"built_for": ""}, "triton"),
+        ({"is_built": False}, "triton"),
+        ({"built_for": "10.0,12.0+PTX"}, "triton"),
+        ({"triton": None, "is_built": False}, "chunked"),
+        ({"gpu": None}, "triton"),
+        ({"gpu": T4}, "native"),
+        ({"gpu": T4, "built_for": "8.0,9.0+PTX"}, "chunked"),
+        ({"gpu": T4, "built_for": ""}, "chunked"),
     ],
 )
 def test_auto_on_a_gpu(
-    facts: dict[str, Any], narrow: str, wide: str, monkeypatch: pytest.MonkeyPatch
+    facts: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, **facts)
-    cuda = torch.device("cuda")
-    assert resolve("auto", cuda, HALF, MAX_TRITON_D) == narrow
-    assert resolve("auto", cuda, HALF, MAX_TRITON_D + 1) == wide
-    assert resolve("auto", torch.device("cpu"), HALF, MAX_TRITON_D + 1) == (
+    assert resolve("auto", torch.device("cuda"), HALF) == expected
+    assert resolve("auto", torch.device("cpu"), HALF) == (
         "native" if facts.get("is_built", True) else "chunked"
     )
 
@@ -169,9 +167,8 @@ def test_a_named_implementation_runs_or_raises(
 # Wherever it runs a named one is taken, for rows that auto would give to another as well.
 @pytest.mark.usefixtures("everything_is_there")
 @pytest.mark.parametrize("impl", ["reference", "chunked", "native", "triton"])
-@pytest.mark.parametrize("num_features", [MAX_TRITON_D, MAX_TRITON_D + 1])
-def test_a_named_implementation_is_taken(impl: str, num_features: int) -> None:
-    assert resolve(impl, torch.device("cuda"), HALF, num_features) == impl
+def test_a_named_implementation_is_taken(impl: str) -> None:
+    assert resolve(impl, torch.device("cuda"), HALF) == impl
 
 
 def on_a_gpu(num_features: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -184,8 +181,7 @@ def on_a_gpu(num_features: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @pytest.mark.usefixtures("everything_is_there")
 def test_the_rows_say_what_they_are() -> None:
-    assert resolve_for("auto", on_a_gpu(MAX_TRITON_D)) == "triton"
-    assert resolve_for("auto", on_a_gpu(MAX_TRITON_D + 1)) == "native"
+    assert resolve_for("auto", on_a_gpu(8)) == resolve_for("auto", on_a_gpu(1024)) == "triton"
     assert resolve_for("auto", on_a_gpu(8, torch.float64)) == "chunked"
     assert resolve_for("auto", torch.tensor(1.0)) == "native"  # for the checks to complain about
 
@@ -206,9 +202,8 @@ def test_capability_of_what_is_no_gpu_here() -> None:
         assert _device.capability(torch.device("cuda:0")) is None
 
 
-# What a GPU answers is a constant for the compiler, which follows the choice for both widths.
-@pytest.mark.parametrize("num_features", [MAX_TRITON_D, MAX_TRITON_D + 1])
-def test_the_choice_can_be_traced(num_features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+# What a GPU answers is a constant for the compiler, which follows the choice.
+def test_the_choice_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     capability = _device.capability
     pretend(monkeypatch)
     monkeypatch.setattr(_device, "capability", capability)
@@ -219,12 +214,12 @@ def test_the_choice_can_be_traced(num_features: int, monkeypatch: pytest.MonkeyP
     assert _device.capability(cuda) == H100
 
     def choose(z: Tensor) -> tuple[Tensor, str]:
-        return z + 1, resolve("auto", cuda, z.dtype, z.shape[-1])
+        return z + 1, resolve("auto", cuda, z.dtype)
 
     torch.compiler.reset()
-    z = torch.zeros(2, num_features)
+    z = torch.zeros(2, 8)
     compiled = torch.compile(choose, fullgraph=True, backend="eager", dynamic=True)
-    assert compiled(z)[1] == choose(z)[1] == resolve("auto", cuda, z.dtype, num_features)
+    assert compiled(z)[1] == choose(z)[1] == resolve("auto", cuda, z.dtype)
 
 
 def test_triton_runs_on_the_cpu_only_where_something_runs_it(

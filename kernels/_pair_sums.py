@@ -1,0 +1,331 @@
+"""The forward of `pair_lse`, in kernels/pair_lse.py: sums of exp(sim) by tiles, and their merge."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from spcl_fast.kernels._bound import bound, cdiv
+from spcl_fast.kernels._config_tables import PAIR_SUMS
+from spcl_fast.kernels._configs import Config, pick
+from spcl_fast.kernels._planes import load_planes, products, products_by_steps
+from spcl_fast.kernels._similarities import (
+    LOG2_E,
+    PlanePairs,
+    exponent_scale,
+    is_bounded,
+    rounded_sim,
+    scalar,
+)
+
+_LN_2 = tl.constexpr(0.6931471805599453)
+_FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
+_MERGE_ROWS = 128
+_MERGE_PARTS = 16
+
+
+@triton.jit
+def _finite(shift):
+    """Clamp a shift to finite numbers: inf - inf would turn infinite sums into NaN."""
+    return tl.minimum(tl.maximum(shift, -_FLOAT32_MAX), _FLOAT32_MAX)
+
+
+@triton.jit
+def _visited_dots(
+    z_ptr, z_i, rows, N, plane, cols_ptr, cols, M, col_plane, holds_excluded,
+    DP: tl.constexpr, BLOCK_D: tl.constexpr, P: tl.constexpr,
+    EXCLUDES_SELF: tl.constexpr, IS_FINITE: tl.constexpr,
+):  # fmt: skip
+    """Return the products of a tile, (visited, owned), -inf for pairs that are excluded."""
+    if BLOCK_D == DP:
+        z_j = load_planes(
+            cols_ptr, cols, cols < M, tl.arange(0, BLOCK_D), col_plane, DP, BLOCK_D, P
+        )
+        dots = products(z_j, z_i, P, IS_FINITE)
+    else:
+        dots = products_by_steps(
+            cols_ptr, cols, cols < M, col_plane, z_ptr, rows, rows < N, plane,
+            DP, BLOCK_D, P, IS_FINITE,
+        )  # fmt: skip
+    if holds_excluded:
+        valid = (cols < M)[:, None] & (rows < N)[None, :]
+        if EXCLUDES_SELF:
+            valid &= cols[:, None] != rows[None, :]
+        dots = tl.where(valid, dots, -float("inf"))
+    return dots
+
+
+@bound
+@triton.jit
+def pair_sums_kernel(
+    z_ptr,  # (P, N, DP)
+    cols_ptr,  # (P, M, DP)
+    plane,  # stride
+    col_plane,
+    norms_ptr,  # of the rows
+    col_norms_ptr,
+    num_norms,
+    num_col_norms,
+    N,
+    M,
+    tau,  # number or pointer
+    own_ptr,  # (programs of a block, own_stride) float32, out: parts of the rows
+    visited_ptr,  # (blocks, visited_stride) float32, out: parts of the columns
+    first_block,  # of BLOCK_M rows
+    tiles_per_program,  # of BLOCK_N columns
+    own_stride,
+    visited_stride,
+    BLOCK_M: tl.constexpr,  # rows owned by one program
+    BLOCK_N: tl.constexpr,  # columns visited per step, a divisor of BLOCK_M
+    BLOCK_D: tl.constexpr,
+    DP: tl.constexpr,
+    P: tl.constexpr,
+    EXCLUDES_SELF: tl.constexpr,
+    IS_TRIANGULAR: tl.constexpr,  # each pair is visited for both of its rows
+    HAS_VISITED: tl.constexpr,
+):
+    """Sum exp(s_ij) over some tiles: for each owned row, and over the block for each visited row.
+
+    If bounded, parts are sums of exp; otherwise they are log-sum-exps. A tile is (visited, owned):
+    the sum over owned rows stays within a warp, the other is reduced across warps only once.
+    """
+    tau = scalar(tau)
+    block = first_block + tl.program_id(0)
+    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    own_parts = own_ptr + tl.program_id(1).to(tl.int64) * own_stride + rows - first_block * BLOCK_M
+    visited_parts = visited_ptr + tl.program_id(0).to(tl.int64) * visited_stride
+    tiles = tl.cdiv(M, BLOCK_N)
+    first = tl.program_id(1) * tiles_per_program
+    last = tl.minimum(first + tiles_per_program, tiles)
+    first_diagonal = block * (BLOCK_M // BLOCK_N)
+    # Only tiles at an end or on the diagonal hold pairs that are excluded.
+    first_off_diagonal = (block + 1) * (BLOCK_M // BLOCK_N)
+    if IS_TRIANGULAR:
+        first = tl.maximum(first, first_diagonal)
+    ends_rows = (block + 1) * BLOCK_M > N
+    d = tl.arange(0, BLOCK_D)
+    z_i = load_planes(z_ptr, rows, rows < N, d, plane, DP, BLOCK_D, P)
+
+    if is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau):
+        scale = exponent_scale(tau)
+        sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+        for tile in range(first, last):
+            cols = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+            holds_excluded = (tile + 1 == tiles) | ends_rows
+            if EXCLUDES_SELF:
+                holds_excluded |= (tile >= first_diagonal) & (tile < first_off_diagonal)
+            dots = _visited_dots(
+                z_ptr, z_i, rows, N, plane, cols_ptr, cols, M, col_plane, holds_excluded,
+                DP, BLOCK_D, P, EXCLUDES_SELF, True,
+            )  # fmt: skip
+            exps = tl.exp2(dots * scale)
+            sums += exps
+            if HAS_VISITED:
+                is_part = cols < M
+                if IS_TRIANGULAR:
+                    is_part &= tile >= first_off_diagonal
+                tl.store(visited_parts + cols, tl.sum(exps, 1), mask=is_part)
+        own = tl.sum(sums, 0)
+    else:
+        shift = tl.full((BLOCK_M,), -_FLOAT32_MAX, tl.float32)
+        own_sum = tl.zeros((BLOCK_M,), tl.float32)
+        for tile in range(first, last):
+            cols = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+            holds_excluded = (tile + 1 == tiles) | ends_rows
+            if EXCLUDES_SELF:
+                holds_excluded |= (tile >= first_diagonal) & (tile < first_off_diagonal)
+            dots = _visited_dots(
+                z_ptr, z_i, rows, N, plane, cols_ptr, cols, M, col_plane, holds_excluded,
+                DP, BLOCK_D, P, EXCLUDES_SELF, False,
+            )  # fmt: skip
+            sim = rounded_sim(dots, tau)
+            if HAS_VISITED:
+                shift_j = _finite(tl.max(sim, 1))
+                sum_j = tl.sum(tl.exp2((sim - shift_j[:, None]) * LOG2_E), 1)
+                is_part = cols < M
+                if IS_TRIANGULAR:
+                    is_part &= tile >= first_off_diagonal
+                part = shift_j + tl.log2(sum_j) * _LN_2
+                tl.store(visited_parts + cols, part, mask=is_part)
+            larger = tl.maximum(shift, _finite(tl.max(sim, 0)))
+            own_sum *= tl.exp2((shift - larger) * LOG2_E)
+            own_sum += tl.sum(tl.exp2((sim - larger[None, :]) * LOG2_E), 0)
+            shift = larger
+        own = shift + tl.log2(own_sum) * _LN_2
+    tl.store(own_parts, own, mask=rows < N)
+
+
+@triton.jit
+def _merged(
+    total, parts_ptr, num_parts, num_valid, columns, is_column, stride, bounded, neutral,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Return a total and its parts added, in the order of their lines."""
+    for first in range(0, num_parts, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        offsets = k.to(tl.int64)[:, None] * stride + columns[None, :]
+        mask = (k[:, None] < num_valid[None, :]) & is_column[None, :]
+        parts = tl.load(parts_ptr + offsets, mask=mask, other=neutral)
+        if bounded:
+            total += tl.sum(parts, 0)
+        else:
+            shift = _finite(tl.maximum(total, tl.max(parts, 0)))
+            exps_sum = tl.sum(tl.exp2((parts - shift[None, :]) * LOG2_E), 0)
+            exps_sum += tl.exp2((total - shift) * LOG2_E)
+            total = shift + tl.log2(exps_sum) * _LN_2
+    return total
+
+
+@bound
+@triton.jit
+def merge_parts_kernel(
+    norms_ptr,
+    col_norms_ptr,
+    num_norms,
+    num_col_norms,
+    N,
+    M,
+    tau,  # number or pointer
+    own_ptr,  # (num_own, own_stride) float32
+    visited_ptr,  # (num_visited, visited_stride) float32
+    lse_ptr,  # (N,) float32, out
+    col_lse_ptr,  # (M,) float32, in and out; lse_ptr if triangular
+    num_own,
+    num_visited,
+    first_row,  # of the panel
+    last_row,
+    own_stride,
+    visited_stride,
+    is_first,  # panel: columns hold nothing yet
+    is_last,
+    BLOCK: tl.constexpr,  # rows or columns of one program
+    BLOCK_M: tl.constexpr,  # rows owned by one program of pair_sums_kernel
+    BLOCK_K: tl.constexpr,  # parts per step
+    IS_TRIANGULAR: tl.constexpr,
+):
+    """Merge the parts of a panel of rows; between panels col_lse is itself a part of each column.
+
+    Triangular: program_id(0) counts rows from first_row, all of which have parts from the blocks
+    before their own, and those of the panel their own parts. Otherwise program_id(1) is 0 for the
+    rows of the panel and 1 for all columns.
+    """
+    bounded = is_bounded(
+        norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, scalar(tau)
+    )  # fmt: skip
+    neutral = tl.where(bounded, 0.0, -float("inf"))
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.full((BLOCK,), 0.0, tl.float32) + neutral
+    zeros = tl.zeros((BLOCK,), tl.int32)
+    is_side_of_columns = tl.program_id(1) == 1
+    if IS_TRIANGULAR or is_side_of_columns:
+        start = first_row if IS_TRIANGULAR else 0
+        cols = start + index
+        is_col = cols < M
+        if not is_first:
+            total = tl.load(col_lse_ptr + cols, mask=is_col, other=0.0)
+        num_valid = zeros + num_visited
+        if IS_TRIANGULAR:
+            num_valid = tl.minimum(num_valid, (cols - first_row) // BLOCK_M)
+        total = _merged(
+            total, visited_ptr, num_visited, num_valid, cols, is_col, visited_stride, bounded,
+            neutral, BLOCK_K,
+        )  # fmt: skip
+        is_done = is_last & is_col
+        if IS_TRIANGULAR:
+            is_own = cols < last_row
+            total = _merged(
+                total, own_ptr, num_own, zeros + num_own, index, is_own, own_stride, bounded,
+                neutral, BLOCK_K,
+            )  # fmt: skip
+            is_done = is_own
+        if bounded:
+            total = tl.where(is_done, tl.log2(total) * _LN_2, total)
+        tl.store(col_lse_ptr + cols, total, mask=is_col)
+    else:
+        is_own = first_row + index < last_row
+        total = _merged(
+            total, own_ptr, num_own, zeros + num_own, index, is_own, own_stride, bounded,
+            neutral, BLOCK_K,
+        )  # fmt: skip
+        if bounded:
+            total = tl.log2(total) * _LN_2
+        tl.store(lse_ptr + first_row + index, total, mask=is_own)
+
+
+def fill_lse(pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None) -> None:
+    """Fill lse (N,) and col_lse (M,), by panels of rows whose parts take O((N + M) D) memory.
+
+    Square pairs need no col_lse. With None, the sums of the columns are left out.
+    """
+    is_square, M = pairs.is_square, pairs.num_cols
+    rows = pairs.rows
+    config = pick("pair_sums", PAIR_SUMS, rows, pairs.rows.data.device)
+    num_blocks = cdiv(pairs.num_rows, config.block_m)
+    has_visited = is_square or col_lse is not None
+    panel_blocks = num_blocks
+    if has_visited:
+        panel_blocks = max(1, min(num_blocks, pairs.part_bytes() // (4 * M)))
+    visited = lse.new_empty(panel_blocks if has_visited else 0, M)
+    for first_block in range(0, num_blocks, panel_blocks):
+        blocks = min(panel_blocks, num_blocks - first_block)
+        own = _sum_panel(pairs, config, first_block, blocks, visited)
+        first_row = first_block * config.block_m
+        last_row = min(pairs.num_rows, first_row + own.shape[1])
+        longest = last_row - first_row
+        if is_square:
+            longest = M - first_row
+        elif has_visited:
+            longest = max(longest, M)
+        sides = 2 if has_visited and not is_square else 1
+        merge_parts_kernel[(cdiv(longest, _MERGE_ROWS), sides)](
+            *pairs.bounds(),
+            own,
+            visited,
+            lse,
+            lse if col_lse is None else col_lse,
+            own.shape[0],
+            blocks,
+            first_row,
+            last_row,
+            own.stride(0),
+            M,
+            first_block == 0,
+            first_block + blocks == num_blocks,
+            BLOCK=_MERGE_ROWS,
+            BLOCK_M=config.block_m,
+            BLOCK_K=_MERGE_PARTS,
+            IS_TRIANGULAR=is_square,
+        )
+
+
+def _sum_panel(
+    pairs: PlanePairs, config: Config, first_block: int, blocks: int, visited: Tensor
+) -> Tensor:
+    """Return the parts of the rows of a panel, (programs of a block, rows), and fill visited."""
+    num_tiles = cdiv(pairs.num_cols, config.block_n)
+    visits = blocks * num_tiles
+    if pairs.is_square:
+        ratio = config.block_m // config.block_n
+        visits -= ratio * sum(range(first_block, first_block + blocks))
+    tiles_per_program = cdiv(visits, pairs.num_programs)
+    own = visited.new_empty(cdiv(num_tiles, tiles_per_program), blocks * config.block_m)
+    padded = pairs.rows.padded_dim
+    pair_sums_kernel[(blocks, own.shape[0])](
+        *pairs.planes(),
+        *pairs.bounds(),
+        own,
+        visited,
+        first_block,
+        tiles_per_program,
+        own.stride(0),
+        pairs.num_cols,
+        BLOCK_D=pairs.rows.step if pairs.is_wide else padded,
+        DP=padded,
+        P=pairs.rows.num_planes,
+        EXCLUDES_SELF=pairs.excludes_self,
+        IS_TRIANGULAR=pairs.is_square,
+        HAS_VISITED=visited.shape[0] > 0,
+        **config.launch_options(),
+    )
+    return own

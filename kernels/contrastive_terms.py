@@ -1,0 +1,162 @@
+"""`contrastive_terms` in Triton: from rows to scalars and back, a launch for each thing to know.
+
+Forward:  planes | sums of exp | merge | for each label: order, losses of its rows, reduction.
+Backward: weights of the rows | gradient of lse | for each label: gradient of its losses, added to
+          what is there, the last one in the dtype of the rows.
+
+With a bank the columns are the rows and the bank: one set of planes and one walk over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spcl_fast.kernels._bound import cdiv
+from spcl_fast.kernels._order import Order, order_of
+from spcl_fast.kernels._pair_sums import fill_lse
+from spcl_fast.kernels._planes import Planes, planes_of
+from spcl_fast.kernels._row_gradient import row_gradient_parts
+from spcl_fast.kernels._row_weights import RowWeights
+from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of
+from spcl_fast.kernels._term_kernels import reduce_label_kernel, term_weights_kernel
+from spcl_fast.kernels._wide_gradient import wide_gradient
+from spcl_fast.kernels.positive_pair_loss import Losses, add_gradient, fill_losses
+from spcl_fast.operands import ContrastiveTerms, Label, Pairs, PositivePairLoss, TermsState
+from spcl_fast.pair_weights import Mode, has_unit_weights
+
+_REDUCED_ROWS = 4096
+_WEIGHT_ROWS = 256
+
+
+def contrastive_terms_fwd(
+    pairs: Pairs,
+    labels: Sequence[Label],
+    factors: Sequence[float],
+    mode: Mode,
+    *,
+    correct_grad: bool,
+) -> tuple[ContrastiveTerms, TermsState]:
+    """Return the terms, and what the backward needs."""
+    z, bank, _ = pairs
+    num_labels, N, device = len(labels), z.shape[0], z.device
+    lse = torch.empty(N, dtype=torch.float32, device=device)
+    loss, weight_sum = lse.new_empty(num_labels, N), lse.new_empty(num_labels, N)
+    num_pos = torch.empty(num_labels, N, dtype=torch.int64, device=device)
+    terms = ContrastiveTerms(
+        lse.new_empty(()),
+        lse.new_empty(num_labels),
+        lse,
+        lse.new_empty(num_labels + 1, 3),
+        num_pos.new_empty(num_labels + 1),
+    )
+    slopes, factor_values = lse.new_empty(num_labels), lse.new_empty(num_labels)
+    orders = []
+    with device_of(z):
+        planes = planes_of(z, bank)
+        plane_pairs = _pairs(planes, pairs)
+        fill_lse(plane_pairs, lse, None)
+        for k, label in enumerate(labels):
+            order = _order(label)
+            out = PositivePairLoss(loss[k], weight_sum[k], num_pos[k])
+            fill_losses(plane_pairs, lse, label, order, mode, out)
+            orders += list(order) if bank is not None else [order.rows]
+            reduce_label_kernel[(1,)](
+                loss,
+                weight_sum,
+                num_pos,
+                planes.sums,
+                *(terms.loss, terms.losses, terms.info, terms.num_anchors),
+                slopes,
+                factor_values,
+                as_scalar(label.gamma),
+                float(factors[k]),
+                planes.first_blocks,
+                N,
+                num_labels,
+                k,
+                DP=planes.padded_dim,
+                IS_HARD=mode == "hard",
+                IS_PACED=not has_unit_weights(label.gamma, None),
+                CORRECTS=correct_grad,
+                BLOCK=_REDUCED_ROWS,
+                num_warps=8,
+            )
+    data = None if planes.data.data_ptr() == z.data_ptr() else planes.data
+    state = TermsState(
+        data, planes.norms, weight_sum, num_pos, slopes, factor_values, tuple(orders)
+    )
+    return terms, state
+
+
+def contrastive_terms_bwd(
+    pairs: Pairs,
+    labels: Sequence[Label],
+    lse: Tensor,  # (N,) float32
+    state: TermsState,
+    dloss: Tensor | None,  # () float32
+    dlosses: Tensor | None,  # (K,) float32
+    mode: Mode,
+) -> Tensor:
+    """Return dz (N, D), as `z`."""
+    z, bank, _ = pairs
+    num_labels = len(labels)
+    data = z.unsqueeze(0) if state.planes is None else state.planes
+    planes = Planes(data, state.norms, state.norms, z.shape[1], 0)
+    plane_pairs = _pairs(planes, pairs)
+    M = plane_pairs.num_cols
+    dz = torch.empty_like(z, memory_format=torch.contiguous_format)
+    c = torch.empty_like(state.weight_sum)
+    weight = c.new_empty(M)
+    col_lse = None if bank is None else c.new_empty(M)
+    bound = c.new_empty(())
+    with device_of(z):
+        term_weights_kernel[(cdiv(M, _WEIGHT_ROWS),)](
+            *plane_pairs.bounds(),
+            lse,
+            *(state.weight_sum, state.num_pos, state.slopes, state.factors),
+            dloss,
+            None if dlosses is None else dlosses.contiguous(),
+            c,
+            weight,
+            col_lse,
+            bound,
+            num_labels,
+            BLOCK=_WEIGHT_ROWS,
+        )
+        weights = RowWeights(lse, weight, lse if col_lse is None else col_lse, weight, bound)
+        parts = _gradient_of_lse(plane_pairs, weights, z.dtype, num_labels)
+        orders = state.orders if bank is None else state.orders[::2]
+        for k, label in enumerate(labels):
+            rows = orders[k]
+            order = Order(rows, rows if bank is None else state.orders[2 * k + 1])
+            losses = Losses(lse, c[k], bound)
+            out = dz if k == num_labels - 1 else parts[0]
+            add_gradient(plane_pairs, order, losses, losses, label, mode, parts=parts, dz=out)
+            parts = parts[:1]
+    return dz
+
+
+def _gradient_of_lse(
+    pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype, num_labels: int
+) -> Tensor:
+    """Return parts of it, (parts, N, D), in float32 where more than one label is added."""
+    if not pairs.is_wide:
+        return row_gradient_parts(pairs, weights, torch.float32)
+    return wide_gradient(pairs, weights, dtype if num_labels == 1 else torch.float32).unsqueeze(0)
+
+
+def _pairs(planes: Planes, pairs: Pairs) -> PlanePairs:
+    """Return the rows against themselves and what follows them."""
+    num_rows = pairs.z.shape[0]
+    num_cols = num_rows + (0 if pairs.refs is None else pairs.refs.shape[0])
+    return PlanePairs(planes, planes, num_rows, num_cols, pairs.tau, excludes_self=True)
+
+
+def _order(label: Label) -> Order:
+    if label.ref_values is None:
+        return order_of(label.values, None, label.window)
+    values = torch.cat([label.values, label.ref_values])
+    return order_of(label.values, values, label.window, excludes_self=True)

@@ -1,0 +1,141 @@
+"""The scalars of a loss over several labels, from the rows to their means in one op.
+
+    L = sum_k lambda_k L_k            L_k = mean over the anchors of loss^k_i
+
+    dloss^k_i = (dL lambda_k + dL_k) / |anchors of k|, and over the mean weight if corrected
+
+`losses` composes the same from `contrastive_rows`; an implementation that fuses
+`contrastive_terms_fwd` and `_bwd` launches a dozen kernels for all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spcl_fast.operands import ContrastiveTerms, Label, Pairs, TermsState
+from spcl_fast.ops._checks import check_labels, check_rows, positive_scalar
+from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
+from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
+from spcl_fast.ops.composed.bank_rows import check_bank
+from spcl_fast.ops.positive_pair_loss import constant
+from spcl_fast.pair_weights import Mode, check_mode
+
+
+class _How(NamedTuple):
+    forward: Callable[..., tuple[ContrastiveTerms, TermsState]]
+    backward: Callable[..., Tensor]
+    mode: Mode
+    correct_grad: bool
+
+
+def contrastive_terms(
+    z: Tensor,
+    tau: float | Tensor,
+    labels: Sequence[Label],
+    factors: Sequence[float],
+    *,
+    mode: Mode,
+    correct_grad: bool = False,
+    bank: Tensor | None = None,
+    impl: Impl = "auto",
+) -> ContrastiveTerms | None:
+    """Compute the terms of a loss if an implementation has them in one op, otherwise return None.
+
+    Args:
+        z: (N, D), floating.
+        tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
+        labels: each with (N,) values, and (M,) values of a bank.
+        factors: lambda of each label.
+        mode: "hard" or "linear", of all labels.
+        correct_grad: divide the loss of a label by its mean weight where that is above 0.
+        bank: (M, D), dtype and device of `z`: further columns, not differentiable here.
+        impl: implementation of the op.
+
+    Returns:
+        The terms, differentiable in `z` and without a bank in a tensor `tau`; None where the
+        implementation has no such op, and where a gradient is needed that it does not have.
+
+    Raises:
+        TypeError: a dtype does not fit; floating labels without a window.
+        ValueError: a shape, a device, a range, `mode` or `impl` does not fit.
+    """
+    check_rows("z", z)
+    check_mode(mode)
+    name = resolve_for(impl, z)
+    if not fuses(name, "contrastive_terms_fwd") or torch.compiler.is_compiling() or z.numel() == 0:
+        return None
+    if bank is not None and any(isinstance(x, Tensor) and x.requires_grad for x in (bank, tau)):
+        return None
+    tau = positive_scalar("tau", tau, z, finite=True)
+    if bank is not None:
+        check_bank(z, bank, labels)
+    paced = tuple(_checked(label, z) for label in labels)
+    how = _How(
+        fused(name, "contrastive_terms_fwd"),
+        fused(name, "contrastive_terms_bwd"),
+        mode,
+        correct_grad,
+    )
+    return ContrastiveTerms(*_ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, []))
+
+
+def _checked(label: Label, z: Tensor) -> Label:
+    """Return the label with its pace as the implementations take it."""
+    check_labels("labels", label.values, z.shape[0], z, label.window)
+    gamma = positive_scalar("gamma", label.gamma, z, finite=False)
+    return label._replace(gamma=constant(gamma))
+
+
+class _ContrastiveTerms(OpFunction):
+    """The state of the forward is no output: every output costs a microsecond or more."""
+
+    @staticmethod
+    def forward(
+        z: Tensor,
+        bank: Tensor | None,
+        tau: float | Tensor,
+        labels: tuple[Label, ...],
+        factors: tuple[float, ...],
+        how: _How,
+        states: list[TermsState],
+    ) -> tuple[Tensor, ...]:
+        terms, state = how.forward(
+            Pairs(z, bank, tau), labels, factors, how.mode, correct_grad=how.correct_grad
+        )
+        states.append(state)
+        return tuple(terms)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, bank, tau, labels, _, ctx.how, states = inputs
+        _, _, lse, info, num_anchors = output
+        ctx.windows = [label.window for label in labels]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(lse, info, num_anchors)
+        (*state, orders) = states.pop()
+        gammas = [label.gamma for label in labels]
+        values = [label.values for label in labels]
+        save(ctx, z, bank, tau, lse, *state, *gammas, *values, *orders)
+
+    @staticmethod
+    @first_order_only
+    def backward(
+        ctx: Any, dloss: Tensor | None, dlosses: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        if dloss is None and dlosses is None:
+            return (None,) * 7
+        z, bank, tau, lse, *rest = saved(ctx)
+        state, rest = rest[: len(TermsState._fields) - 1], rest[len(TermsState._fields) - 1 :]
+        count = len(ctx.windows)
+        paces = zip(rest[count : 2 * count], rest[:count], ctx.windows, strict=True)
+        labels = [Label(*pace) for pace in paces]
+        of_forward = TermsState._make([*state, tuple(rest[2 * count :])])
+        pairs = Pairs(z, bank, tau)
+        dz = ctx.how.backward(pairs, labels, lse, of_forward, dloss, dlosses, ctx.how.mode)
+        needs_z, _, needs_tau, *_ = ctx.needs_input_grad
+        dtau = tau_gradient(pairs, dz) if needs_tau else None
+        return dz if needs_z else None, None, dtau, None, None, None, None

@@ -1,0 +1,100 @@
+"""Class sums in place of pairs, for weights of 1: few and many classes, short and long ones."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+from typing import Any
+
+import pytest
+import torch
+from pair_values import BF16, FP32, PRECISIONS
+from positive_values import check
+
+from spcl_fast import kernels
+from spcl_fast.kernels import positive_pair_loss as loss_module
+from spcl_fast.testing import make_clusters, make_embeddings, make_labels
+
+
+@pytest.fixture(autouse=True)
+def _by_class_sums_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the kernels over pairs."""
+    monkeypatch.setattr(loss_module, "positive_forward_kernel", None)
+    monkeypatch.setattr(loss_module, "positive_backward_kernel", None)
+
+
+def unit_weights(z: torch.Tensor, labels: torch.Tensor, **references: Any) -> None:
+    check(z, labels, gamma=math.inf, **references)
+
+
+# One class, longer than a block of 128 rows; two, of which one may be; some of a few rows; classes
+# of one row, which have no positives; rows that are not known.
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+@pytest.mark.parametrize(
+    ("num_classes", "unknown"),
+    [
+        (1, 0.0),
+        pytest.param(2, 0.1, marks=pytest.mark.breadth),
+        (40, 0.1),
+        pytest.param(10**9, 0.0, marks=pytest.mark.breadth),
+        pytest.param(3, 1.0, marks=pytest.mark.breadth),
+    ],
+)
+def test_few_and_many_classes(
+    dtype: torch.dtype, num_classes: int, unknown: float, device: str
+) -> None:
+    z = make_embeddings(140, 20, dtype=dtype, device=device)
+    labels = make_labels(140, num_classes, unknown_share=unknown, device=device)
+    unit_weights(z, labels)
+    refs = make_embeddings(30, 20, dtype=dtype, device=device, seed=1)
+    ref_labels = make_labels(30, num_classes, unknown_share=unknown, device=device, seed=1)
+    unit_weights(z, labels, refs=refs, ref_labels=ref_labels)
+
+
+# Exactly a block, one less and one more; of the rows and of the references.
+@pytest.mark.breadth
+@pytest.mark.parametrize("size", [127, 128, 129, 257])
+def test_classes_around_a_block(size: int, device: str) -> None:
+    labels = torch.zeros(size + 20, dtype=torch.int64, device=device)
+    labels[::17] = 1
+    labels[size:] = 2
+    z = make_embeddings(len(labels), 20, device=device)
+    unit_weights(z, labels)
+    unit_weights(z, labels, refs=z[3:9].clone(), ref_labels=labels[3:9])
+    unit_weights(z[3:9].clone(), labels[3:9], refs=z, ref_labels=labels)
+
+
+# Features of several steps, the last of them full and not; three planes and two.
+@pytest.mark.breadth
+@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS[:-1])  # "medium" is "high"
+@pytest.mark.parametrize("dim", [1, 128, 300])
+def test_number_of_features(dtype: torch.dtype, precision: str, dim: int, device: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    z = make_clusters(140, dim, 9, dtype=dtype, device=device)
+    labels = make_labels(140, 4, unknown_share=0.1, device=device)
+    unit_weights(z, labels)
+    unit_weights(z, labels, refs=z[:60].clone(), ref_labels=labels[:60])
+
+
+# A class of one row among others, and one whose rows are references alone.
+@pytest.mark.breadth
+def test_classes_of_one_side(device: str) -> None:
+    z = make_embeddings(9, 20, device=device)
+    labels = torch.tensor([0, 1, 1, 1, 2, 5, 5, 9, -1], device=device)
+    ref_labels = torch.tensor([3, 3, 1, 9, -1, 4], device=device)
+    unit_weights(z, labels)
+    unit_weights(
+        z, labels, refs=make_embeddings(6, 20, device=device, seed=1), ref_labels=ref_labels
+    )
+
+
+# Counts are integers, for which order means nothing; nothing else is added across programs.
+def test_only_the_histogram_adds_atomically() -> None:
+    found = {
+        name
+        for _, name, _ in pkgutil.iter_modules(kernels.__path__)
+        if "atomic_" in inspect.getsource(importlib.import_module(f"{kernels.__name__}.{name}"))
+    }
+    assert found == {"positive_pair_histogram"}

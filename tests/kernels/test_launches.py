@@ -1,0 +1,161 @@
+"""How many kernels a step launches: operators that are more than a view, and those of Triton."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, SupConLoss, YAwareLoss
+from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
+from spcl_fast.kernels import _order
+from spcl_fast.kernels._bound import Bound
+from spcl_fast.testing import make_embeddings, make_labels
+
+# What only describes memory or takes some.
+FREE = {
+    "alias",
+    "as_strided",
+    "detach",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "expand",
+    "lift_fresh",
+    "new_empty",
+    "new_empty_strided",
+    "permute",
+    "reshape",
+    "select",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "squeeze",
+    "t",
+    "transpose",
+    "unbind",
+    "unsqueeze",
+    "view",
+}
+# Copies and fills, of which the losses of one op have none.
+WASTED = {"add", "clone", "copy_", "fill_", "zero_", "zeros", "zeros_like", "new_zeros", "_to_copy"}
+Step = Callable[[Tensor], Tensor]
+
+
+class Launches(TorchDispatchMode):
+    """Counts by name. Inside a kernel that is interpreted nothing counts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+        self._is_inside = False
+        launch = Bound.__getitem__
+
+        def counted(kernel: Bound, grid: tuple[int, ...]) -> Any:
+            def run(*args: Any, **constants: Any) -> None:
+                self.seen[kernel.__name__] += 1
+                self._is_inside = True
+                launch(kernel, grid)(*args, **constants)
+                self._is_inside = False
+
+            return run
+
+        monkeypatch.setattr(Bound, "__getitem__", counted)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().removeprefix("aten::").split(".")[0]
+        if not self._is_inside and name not in FREE:
+            self.seen[name] += 1
+        return func(*args, **kwargs or {})
+
+
+NUM_ROWS = 48
+
+
+def labels_of(num_classes: int, device: str) -> Tensor:
+    return make_labels(NUM_ROWS, num_classes, device=device)
+
+
+def views(loss: Any, *args: Any) -> Step:
+    """Return a step of a loss of two matrices, which are leaves."""
+
+    def run(z: Tensor) -> Tensor:
+        both = [x.detach().requires_grad_() for x in z.tensor_split(2)]
+        return loss(*both, *args)  # type: ignore[no-any-return]
+
+    return run
+
+
+def steps(device: str) -> dict[str, tuple[int, Step]]:
+    """Return the most launches of a step of every loss, forward and backward, and the step.
+
+    More than ten or so: NTXentLoss makes its labels and joins its views; lightly and monai scale
+    the features, as their originals do; spcl numbers labels of any dtype; YAwareLoss weighs all
+    pairs, by panels; supcontrast and pytorch-metric-learning reduce the losses of the rows in
+    their own way.
+    """
+    paced = SelfPacedContrastiveLoss(impl="triton")
+    y, bank = labels_of(6, device), make_embeddings(20, 32, device=device, seed=2)
+    three = {str(k): labels_of(k, device) for k in (6, 3, 2)}
+    return {
+        "one label": (12, lambda z: paced(z, y, 8.0)),
+        "three labels": (20, lambda z: paced(z, three, 8.0)),
+        "SupCon": (10, lambda z: SupConLoss(impl="triton")(z, y)),
+        "InfoNCE": (10, views(InfoNCELoss(impl="triton"))),
+        "one direction": (10, views(InfoNCELoss(symmetric=False, impl="triton"))),
+        "bank": (16, lambda z: paced(z, y, 8.0, bank=bank, bank_labels=y[:20])),
+        "bank, SupCon": (16, lambda z: paced(z, y, bank=bank, bank_labels=y[:20])),
+        "NT-Xent": (14, views(NTXentLoss(impl="triton"))),
+        "y-aware": (100, lambda z: YAwareLoss(impl="triton")(z, y)),
+        "open_clip": (10, views(open_clip.ClipLoss(impl="triton"), 10.0)),
+        "lightly": (48, views(lightly.NTXentLoss(impl="triton"))),
+        "monai": (48, views(monai.ContrastiveLoss(impl="triton"))),
+        "spcl": (20, views(spcl.SelfPacedSupConLoss(impl="triton"))),
+        "supcontrast": (75, lambda z: supcontrast.SupConLoss(impl="triton")(z[:, None], y)),
+        "pytorch-metric-learning": (
+            75,
+            lambda z: pytorch_metric_learning.SupConLoss(impl="triton")(z, y),
+        ),
+    }
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+    return Launches(monkeypatch)
+
+
+def count(step: Step, device: str, launches: Launches) -> Counter[str]:
+    z = make_embeddings(NUM_ROWS, 32, device=device).requires_grad_()
+    step(z)  # labels and constants are there from the second step on
+    launches.seen.clear()
+    with launches:
+        out: Any = step(z)
+        (out if isinstance(out, Tensor) else out.loss).backward()
+    return launches.seen
+
+
+@pytest.mark.parametrize("name", list(steps("cpu")))
+def test_launches_of_a_step(name: str, device: str, launches: Launches) -> None:
+    most, step = steps(device)[name]
+    seen = count(step, device, launches)
+    assert seen.total() <= most, seen
+    if most <= 12 or name == "three labels":
+        assert not WASTED & seen.keys(), seen
+
+
+# One sort a label where there are more rows than are counted.
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_many_rows_are_sorted_once_a_label(
+    num_labels: int, device: str, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_order, "MAX_COUNTED", 8)
+    loss = SelfPacedContrastiveLoss(impl="triton")
+    labels = {str(k): labels_of(k + 1, device) for k in range(num_labels)}
+    seen = count(lambda z: loss(z, labels, 8.0), device, launches)
+    assert seen["sort"] == num_labels
+    # and keys of it: a cast and a bound
+    assert seen.total() <= (12 if num_labels == 1 else 20) + 3 * num_labels, seen
