@@ -26,9 +26,10 @@ from torch import Tensor
 
 from benchmarks._provenance import provenance, write_result
 from spcl_fast.kernels import _config_tables as tables
-from spcl_fast.kernels import pair_lse as pair_lse_module
-from spcl_fast.kernels._configs import Config, dtype_name, pick
-from spcl_fast.kernels._pair_lse_pairs import NormedPairs
+from spcl_fast.kernels import _wide_gradient
+from spcl_fast.kernels._configs import Config, pick
+from spcl_fast.kernels._planes import Planes, num_planes, padded_features
+from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.kernels.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.operands import Label, Lse, Pairs
@@ -36,7 +37,8 @@ from spcl_fast.testing import make_embeddings
 
 TAU, SMALL_TAU = 0.07, 0.01  # |sim| is bounded by 1 / tau: the second needs shifted sums
 GAMMA = 3.0
-SIZES = (512, 1024)  # multiples of all tiles; at least two tiles each way
+# By number of planes, multiples of all tiles.
+SIZES = {1: (256, 512), 2: (128, 256), 3: (128, 256)}
 MOST_DEVIATION = 0.03
 COUNTERS: tuple[str, ...] = ("flop_mma", "ex2", "mufu", "gld_bytes", "gst_bytes", "atomics")
 COUNTERS += ("bank_conflicts", "sld_conflicts", "sld_wavefronts", "sst_conflicts", "sst_wavefronts")
@@ -49,27 +51,29 @@ class Pass:
 
     run: Callable[[Tensor, float], object]
     kernel: str
-    pick: Callable[[Tensor], Config]
+    table: tables.Table
     is_triangular: bool  # tiles on and above the diagonal only
-    products: tuple[int, int]  # for a tile, and for one on the diagonal
+    products: int  # of a tile
+
+    def pick(self, z: Tensor) -> Config:
+        """Return the configuration for rows."""
+        return pick(self.kernel, self.table, _planes(z), z.device)
 
 
-def _picked(name: str, table: Any) -> Callable[[Tensor], Config]:
-    def config(z: Tensor) -> Config:
-        return pick(name, table, z.dtype, z.shape[1], z.device)
+def _planes(z: Tensor) -> Planes:
+    """Return planes like those of `z`, not filled."""
+    shape = num_planes(z.dtype), 0, padded_features(z.shape[1])
+    return Planes(z.new_empty(shape), z[:0], z[:0], z.shape[1], 0)
 
-    return config
+
+def _forward(z: Tensor, tau: float) -> object:
+    return pair_lse_fwd(Pairs(z, None, tau), has_backward=True)
 
 
-def _backward(by_pairs: bool) -> Callable[[Tensor, float], object]:
-    def run(z: Tensor, tau: float) -> object:
-        lse = torch.full((len(z),), 1 / tau)
-        dlse = torch.ones(len(z))
-        with mock.patch.object(pair_lse_module, "adds_atomically", return_value=by_pairs):
-            pairs = Pairs(z, None, tau)
-            return pair_lse_bwd(pairs, Lse(lse, None), dlse, None, needs_z=True, needs_refs=False)
-
-    return run
+def _backward(z: Tensor, tau: float) -> object:
+    lse, dlse = torch.full((len(z),), 1 / tau), torch.ones(len(z))
+    pairs = Pairs(z, None, tau)
+    return pair_lse_bwd(pairs, Lse(lse, None), dlse, None, needs_z=True, needs_refs=False)
 
 
 def _positive(is_forward: bool) -> Callable[[Tensor, float], object]:
@@ -84,61 +88,36 @@ def _positive(is_forward: bool) -> Callable[[Tensor, float], object]:
 
 
 PASSES = {
-    "forward": Pass(
-        lambda z, tau: pair_lse_fwd(Pairs(z, None, tau), has_backward=True),
-        "pair_sums_kernel",
-        _picked("pair_lse_fwd", tables.PAIR_LSE_FORWARD),
-        True,
-        (1, 1),
-    ),
-    "backward by rows": Pass(
-        _backward(False),
-        "row_gradient_kernel",
-        _picked("pair_lse_bwd", tables.PAIR_LSE_BY_ROWS),
-        False,
-        (2, 2),
-    ),
-    "backward by pairs": Pass(
-        _backward(True),
-        "both_gradients_kernel",
-        _picked("pair_lse_bwd_pairs", tables.PAIR_LSE_BY_PAIRS),
-        True,
-        (3, 2),
-    ),
+    "forward": Pass(_forward, "pair_sums_kernel", tables.PAIR_SUMS, True, 1),
+    "backward": Pass(_backward, "row_gradient_kernel", tables.ROW_GRADIENT, False, 2),
     "positive pairs, forward": Pass(
-        _positive(True),
-        "positive_forward_kernel",
-        _picked("positive_pair_loss_fwd", tables.POSITIVE_FORWARD),
-        False,
-        (1, 1),
+        _positive(True), "positive_forward_kernel", tables.POSITIVE_FORWARD, False, 1
     ),
     "positive pairs, backward": Pass(
-        _positive(False),
-        "positive_backward_kernel",
-        _picked("positive_pair_loss_bwd", tables.POSITIVE_BACKWARD),
-        False,
-        (2, 2),
+        _positive(False), "positive_backward_kernel", tables.POSITIVE_BACKWARD, False, 2
     ),
-    "backward, D > 256, h": Pass(
-        _backward(False),
-        "h_panel_kernel",
-        lambda z: pick("pair_lse_bwd_wide", tables.PAIR_LSE_H_PANEL, z.dtype, 64, z.device),
-        False,
-        (1, 1),
+    "backward of wide rows, h": Pass(_backward, "h_panel_kernel", tables.H_PANEL, False, 1),
+    "backward of wide rows, product": Pass(
+        _backward, "panel_product_kernel", tables.PANEL_PRODUCT, False, 1
     ),
 }
-NARROW = tuple(PASSES)[:-1]
-PAIR_LSE = NARROW[:3]
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-# passes, dtype, D and tau
-PROBLEMS: list[tuple[Sequence[str], torch.dtype, int, float]] = [
-    (NARROW, BF16, 128, TAU),
-    (PAIR_LSE, BF16, 64, TAU),
-    (PAIR_LSE, BF16, 256, TAU),
-    (PAIR_LSE, FP16, 128, TAU),
-    (NARROW, FP32, 128, TAU),
-    (PAIR_LSE, BF16, 128, SMALL_TAU),
-    (tuple(PASSES)[-1:], BF16, 512, TAU),
+NARROW = tuple(PASSES)[:4]
+PAIR_LSE = NARROW[:2]
+WIDE = tuple(PASSES)[4:]
+BF16, FP32 = torch.bfloat16, torch.float32
+# Matrices by name: dtype of the rows, precision of float32 products.
+KINDS = {"bf16": (BF16, "highest"), "2 planes": (FP32, "high"), "3 planes": (FP32, "highest")}
+# passes, kind, D and tau
+PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
+    (NARROW, "bf16", 128, TAU),
+    (PAIR_LSE, "bf16", 64, TAU),
+    (PAIR_LSE, "bf16", 256, TAU),
+    (NARROW, "2 planes", 128, TAU),
+    (PAIR_LSE, "2 planes", 256, TAU),
+    (PAIR_LSE, "3 planes", 128, TAU),
+    (PAIR_LSE, "bf16", 128, SMALL_TAU),
+    (WIDE[:1], "bf16", 512, TAU),
+    (WIDE, "2 planes", 512, TAU),
 ]
 
 
@@ -146,35 +125,37 @@ def count(name: str, z: Tensor, tau: float, log: list[dict[str, Any]]) -> dict[s
     """Return the counters of one pass, and the resources of its kernel."""
     one, before = PASSES[name], len(log)
     # Programs then visit all tiles of their rows, as with many rows.
-    with mock.patch.object(NormedPairs, "num_programs", 1):
+    few = mock.patch.object(PlanePairs, "num_programs", 1)
+    with few, mock.patch.object(_wide_gradient, "_PRODUCT_PROGRAMS", 1):
         one.run(z, tau)
     launches = [launch for launch in log[before:] if launch["name"] == one.kernel]
     faults = [launch["fault"] for launch in launches if launch["fault"]]
-    if faults or not launches:
-        raise RuntimeError(f"{one.kernel} must run, got {faults or 'no launch'}")
-    # Of the two launches, for bounded and unbounded similarities, one returns at once.
-    main = max(launches, key=lambda launch: launch["counters"].get("ex2", 0))
-    counts = {c: sum(run["counters"].get(c, 0) for run in launches) for c in COUNTERS}
-    instructions = [code for code in main["opcodes"] if "mma" in code and "sync" in code]
-    return counts | {fact: main[fact] for fact in FACTS} | {"instructions": sorted(instructions)}
+    if faults or len(launches) != 1:
+        raise RuntimeError(f"{one.kernel} must run once, got {faults or len(launches)}")
+    (launch,) = launches
+    counts = {c: launch["counters"].get(c, 0) for c in COUNTERS}
+    instructions = [code for code in launch["opcodes"] if "mma" in code and "sync" in code]
+    return counts | {fact: launch[fact] for fact in FACTS} | {"instructions": sorted(instructions)}
 
 
 def implied_products(name: str, z: Tensor) -> float:
     """Return the multiply-adds of the tiles that a pass visits, as a share of N^2 D."""
     one, config, num_rows = PASSES[name], PASSES[name].pick(z), len(z)
+    planes = num_planes(z.dtype)
+    products = one.products * planes * (planes + 1) / 2
+    if not one.is_triangular:
+        return products
     blocks, ratio = triton.cdiv(num_rows, config.block_m), config.block_m // config.block_n
-    tiles = blocks * triton.cdiv(num_rows, config.block_n)
-    on_diagonal = blocks * ratio
-    if one.is_triangular:
-        tiles -= ratio * blocks * (blocks - 1) // 2
-    products = one.products[0] * (tiles - on_diagonal) + one.products[1] * on_diagonal
-    return float(products * config.block_m * config.block_n / num_rows**2)
+    tiles = blocks * triton.cdiv(num_rows, config.block_n) - ratio * blocks * (blocks - 1) // 2
+    return float(products * tiles * config.block_m * config.block_n / num_rows**2)
 
 
-def row_of(name: str, dtype: torch.dtype, dim: int, tau: float, log: Any) -> dict[str, Any]:
+def row_of(name: str, kind: str, dim: int, tau: float, log: Any) -> dict[str, Any]:
     """Return one line: the cost of a pair at both sizes, and for many rows."""
-    row: dict[str, Any] = {"pass": name, "dtype": dtype_name(dtype), "dim": dim, "tau": tau}
-    counts, sizes = [], [size // 2 if dim > 256 else size for size in SIZES]
+    row: dict[str, Any] = {"pass": name, "dtype": kind, "dim": dim, "tau": tau}
+    dtype, precision = KINDS[kind]
+    torch.set_float32_matmul_precision(precision)
+    counts, sizes = [], SIZES[num_planes(dtype)]
     for size in sizes:
         z = make_embeddings(size, dim, dtype=dtype)
         counts.append(count(name, z, tau, log))
@@ -204,11 +185,10 @@ def main() -> None:
     emulator = importlib.import_module(os.environ["KERNEL_EMULATOR"])
     emulator.install(args.arch)
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("medium")
     rows = []
-    for names, dtype, dim, tau in PROBLEMS:
+    for names, kind, dim, tau in PROBLEMS:
         for name in names:
-            rows.append(row_of(name, dtype, dim, tau, emulator.LOG))
+            rows.append(row_of(name, kind, dim, tau, emulator.LOG))
             print(rows[-1], flush=True)
     result = provenance("benchmarks.count_kernels", sys.argv[1:])
     result |= {"triton": triton.__version__, "arch": args.arch, "rows": rows}

@@ -38,10 +38,7 @@ def render(result: dict[str, Any], name: str) -> str:
 
 
 def crossover(rows: Sequence[dict[str, Any]]) -> str:
-    """Return, for every loss, dtype and N, the D from which native is faster than triton.
-
-    MAX_TRITON_D in spcl_fast/ops/_impl.py is a guess of it.
-    """
+    """Return, for every loss, dtype and N, the D from which native is faster than triton."""
     times = {(r["problem"], r["dtype"], r["n"], r["dim"], r["provider"]): r for r in rows}
     lines = []
     for problem, dtype, n in dict.fromkeys(key[:3] for key in times):

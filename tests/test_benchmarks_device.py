@@ -199,7 +199,7 @@ def result(cuda, tmp_path, monkeypatch, capsys):
     some = ["--provider", "products", "dense", "triton", "native, no cache", "inf-cl"]
     some += ["--problem", "supcon", "infonce"]
     arguments = ["--device", "cuda", *SMALL, *some, "--dtype", "float32", "float16"]
-    assert command.main([*arguments, "--precision", "high"]) == 0
+    assert command.main([*arguments, "--precision", "highest"]) == 0
     path = tmp_path / "benchmarks" / "results" / "nvidia-fake-x1-80gb" / "losses.json"
     return json.loads(path.read_text(encoding="utf-8")) | {"out": capsys.readouterr().out}
 
@@ -223,7 +223,7 @@ def test_result_of_a_device(result):
     for row in result["rows"]:
         assert shares < row.keys()
         assert "sgemm_gflops" not in row
-        assert row["precision"] == "high"
+        assert row["precision"] == "highest"
         assert row["time_ms"] == 0.25  # the fake clock stands still in a step
         assert row["peak_mib"] == 0.0
     reasons = {(row["provider"], row["reason"]) for row in result["left_out"]}
