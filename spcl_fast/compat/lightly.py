@@ -38,8 +38,8 @@ class MemoryBankModule(nn.Module):
 
     def __init__(self, size: int | Sequence[int] = 0, gather_distributed: bool = False) -> None:
         super().__init__()
-        is_number = isinstance(size, Integral)
-        shape = (int(size),) if isinstance(size, Integral) else tuple(size)
+        is_number = isinstance(size, int | Integral)
+        shape = (int(size),) if isinstance(size, int | Integral) else tuple(size)
         if min(shape) < 0 or (shape != (0,) and len(shape) != 2 and not is_number):
             raise ValueError(f"memory_bank_size must be rows or (rows, features), got {size}")
         if is_number and shape != (0,):

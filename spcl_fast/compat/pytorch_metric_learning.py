@@ -222,7 +222,9 @@ class NTXentLoss(_PairLoss):
                 f"got {type(self.reducer).__name__}"
             )
         others = z if refs is None else refs
-        rows = _PositiveRows.apply(z, others, y, ref_y, self.temperature, refs is None)
+        rows = _PositiveRows.apply(  # type: ignore[no-untyped-call]
+            z, others, y, ref_y, self.temperature, refs is None
+        )
         total, num_pos = (x.sum() for x in rows)
         counts = _has_enough_pairs(num_pos, z, refs)
         return torch.where(counts, total / num_pos.clamp_min(1), 0)
@@ -266,11 +268,12 @@ class _PositiveRows(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        z, refs, *labels = ctx.saved_tensors
+        z, refs, y, ref_y = ctx.saved_tensors
+        sides = _Sides(z, refs, y, ref_y, ctx.tau, ctx.is_square)
         dz, drefs = [], torch.zeros_like(refs)
         with no_autocast(z.device):
             for start, stop in panels(z.shape[0], refs.shape[0]):
-                panel = _Panel(_Sides(z, refs, *labels, ctx.tau, ctx.is_square), start, stop)
+                panel = _Panel(sides, start, stop)
                 dsim = panel.gradient(dtotal[start:stop, None]) / ctx.tau
                 dz.append(dsim @ refs)
                 drefs = drefs + dsim.T @ z[start:stop]
