@@ -173,10 +173,10 @@ def class_backward_kernel(
     last_own = tl.load(side_ptr + 2 * N + own, mask=is_own, other=0)
     is_alone = is_own & (last_own <= first_own)
     i_own = tl.load(side_ptr + own, mask=is_own, other=0)
-    offsets = i_own.to(tl.int64)[:, None] * D + d[None, :]
-    mask = is_alone[:, None] & (d < D)[None, :]
-    total = summed_parts(parts_ptr, num_parts, part, offsets, mask)
-    tl.store(dz_ptr + offsets, total.to(dz_ptr.dtype.element_ty), mask=mask)
+    own_offsets = i_own.to(tl.int64)[:, None] * D + d[None, :]
+    own_mask = is_alone[:, None] & (d < D)[None, :]
+    own_total = summed_parts(parts_ptr, num_parts, part, own_offsets, own_mask)
+    tl.store(dz_ptr + own_offsets, own_total.to(dz_ptr.dtype.element_ty), mask=own_mask)
     for k in range(ROWS):
         row = tl.program_id(0) * ROWS + k
         first, last = _class_at(side_ptr, row, N)

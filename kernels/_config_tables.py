@@ -52,8 +52,7 @@ PAIR_SUMS = _also_for_sm_120(
 )
 ROW_GRADIENT = _also_for_sm_120(
     {
-        (1, 64, 80): Config(128, 32, 4, 3),
-        (1, 64, 90): Config(128, 64, 4, 3),
+        (1, 64, 80): Config(128, 32, 4, 3),  # 128 x 64 was 5 % faster, but spills
         (1, 128, 80): Config(128, 32, 8, 3),
         (1, 128, 90): Config(256, 32, 8, 3),  # 256 x 64 was 2 % faster, but spills
         (1, 256, 80): Config(128, 32, 8, 2),
