@@ -138,6 +138,7 @@ def count(step: Step, device: str, launches: Launches) -> Counter[str]:
     return launches.seen
 
 
+@pytest.mark.breadth
 @pytest.mark.parametrize("name", list(steps("cpu")))
 def test_launches_of_a_step(name: str, device: str, launches: Launches) -> None:
     most, step = steps(device)[name]
@@ -148,6 +149,7 @@ def test_launches_of_a_step(name: str, device: str, launches: Launches) -> None:
 
 
 # One sort a label where there are more rows than are counted.
+@pytest.mark.breadth
 @pytest.mark.parametrize("num_labels", [1, 3])
 def test_many_rows_are_sorted_once_a_label(
     num_labels: int, device: str, launches: Launches, monkeypatch: pytest.MonkeyPatch
