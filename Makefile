@@ -8,7 +8,7 @@ PIP := $(WITH_NINJA) $(BIN)/python -m pip install --quiet --disable-pip-version-
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
 
-.PHONY: demo test test-all sanitize lint types package clean
+.PHONY: demo test test-all fuzz sanitize lint types package clean
 
 demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
@@ -19,6 +19,10 @@ test: .venv/installed-dev
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest -m 'not packaging' $(PYTEST_FLAGS)
+
+# Ten minutes of random batches against a dense formula; `make test` takes some seconds of it.
+fuzz: .venv/installed-dev
+	SPCL_FUZZ_SECONDS=150 $(BIN)/python -m pytest tests/fuzz $(PYTEST_FLAGS)
 
 # The native ops with checks of memory and of undefined behaviour, in a build of their own.
 sanitize: .venv/installed-dev

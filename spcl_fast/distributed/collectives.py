@@ -77,7 +77,7 @@ def share(
         rows: (n, D) each, floating; n may differ between ranks and be 0.
         replicated: floating, the same on every rank.
         group: the ranks.
-        dtype: dtype of the gathered rows.
+        dtype: dtype of the gathered rows, and of rows that are replicated.
         labels: dtypes of the labels that are gathered later, the same on every rank.
 
     Raises:
@@ -172,7 +172,9 @@ class _Share(torch.autograd.Function):
         ctx.group, ctx.sizes, ctx.num_gathered = group, sizes, num_gathered
         ctx.needed, ctx.dtypes = needed, [x.dtype for x in inputs]
         gathered = [_gather(x, sizes, group).to(dtype) for x in inputs[:num_gathered]]
-        return (*gathered, *(x.view_as(x) for x in inputs[num_gathered:]))
+        # a temperature keeps its dtype; the gradients of rows are summed in that of the gathered
+        replicated = [x.to(dtype) if x.ndim else x for x in inputs[num_gathered:]]
+        return (*gathered, *(x.view_as(x) for x in replicated))
 
     @staticmethod
     @first_order_only

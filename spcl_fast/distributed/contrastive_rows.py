@@ -127,7 +127,7 @@ def contrastive_rows(
     if isinstance(tau, Tensor):
         tau = shared.replicated[-1]
     if bank is not None:
-        bank = shared.replicated[0].to(dtype)
+        bank = shared.replicated[0]
     blocks = blocks_of(rows.shape[0], W, rank)
     rolled = rows.roll(-blocks.start, 0)
     own, rest = torch.split(rolled, [blocks.own, rows.shape[0] - blocks.own])

@@ -74,7 +74,7 @@ def infonce_rows(
         tau = shared.replicated[1]
     blocks = blocks_of(shared.rows[0].shape[0], num_ranks(group), rank)
     own, own_refs = (torch.split(x, blocks.sizes)[rank] for x in shared.rows)
-    everything = torch.cat([shared.rows[1], shared.replicated[0].to(dtype)])
+    everything = torch.cat([shared.rows[1], shared.replicated[0]])
     lse, of_refs = pair_lse(own, tau, refs=everything, impl=impl)
     pairs = [diagonal_pairs(own, lse, own_refs, tau, impl)]
     if symmetric:
