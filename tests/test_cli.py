@@ -202,7 +202,7 @@ def test_data_commands(root, tmp_path, capsys):
     assert "layout      acdc" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert main(["data", "inspect", str(root), "--layout", "promise12"]) == 2
-    assert "labelled scans in layout promise12, got none" in only_sentence(capsys)
+    assert "scans in layout promise12, got none" in only_sentence(capsys)
     remove_info(root)
     assert main(["data", "inspect", "--root", str(root)]) == 2
     assert "Info.cfg" in capsys.readouterr().out

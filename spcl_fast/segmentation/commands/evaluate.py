@@ -11,6 +11,7 @@ from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.evaluate.classes import matched_by_name
+from spcl_fast.segmentation.evaluate.metrics import Absent
 from spcl_fast.segmentation.evaluate.reading import reading_of
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
 from spcl_fast.segmentation.evaluate.scans import evaluate_scans
@@ -33,6 +34,8 @@ class EvaluateConfig:
         out: Folder for evaluation.json and predictions; None prints only.
         device: "auto" uses CUDA if available.
         layout: Layout of `root`; "auto" detects it.
+        absent_class: A class without a voxel in the mask of a scan: "nan" leaves it out there, as
+            not annotated; "score" counts Dice 1 where it was not found either, else 0.
         match: Classes of `root` are those of the run with the same "name", or "number".
     """
 
@@ -42,6 +45,7 @@ class EvaluateConfig:
     device: Device = "auto"
     layout: LayoutName = "auto"
     match: Literal["name", "number"] = "name"
+    absent_class: Absent = "nan"
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -57,9 +61,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         scans = split_scans(trained.data).test
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     predictions = config.out / "predictions" if config.out else None
-    evaluation = evaluate_scans(model, scans, trained.data.grid, predictions)
+    grid, absent = trained.data.grid, config.absent_class
+    evaluation = evaluate_scans(model, scans, grid, predictions, absent)
     if config.out:
         write_evaluation(config.out / EVALUATION_FILE, evaluation)
+    for name, count in evaluation.absences.items():
+        say(f"warning: {name} is in no voxel of {count} of {len(scans)} masks: not scored there")
     say(evaluation.summary())
     return evaluation
 

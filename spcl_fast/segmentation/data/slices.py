@@ -61,6 +61,13 @@ class Slices:
         """Centre of each slice along its stack, (n,) float32 in (0, 1)."""
         return (self.slice_index + 0.5) / self.num_slices
 
+    def scans_without_foreground(self) -> list[Scan]:
+        """Return the scans with masks that hold background only, on the grid."""
+        foreground = (self.masks != 0) & (self.masks != IGNORED)
+        found = set(self.scan[foreground.flatten(1).any(1)].tolist())
+        rest = [scan for index, scan in enumerate(self.scans) if index not in found]
+        return [scan for scan in rest if scan.mask is not None]
+
     def to(self, device: torch.device | str) -> Slices:
         """Move every tensor to a device."""
         return replace(

@@ -1,18 +1,21 @@
 """Three-dimensional Dice and 95 % Hausdorff distance a class, computed by MONAI.
 
-One policy for empty masks, stated here and nowhere else. For a class of a volume:
+One policy for empty masks, stated here and nowhere else. `scores_per_class` takes a class without a
+voxel in the mask for one that was not annotated: NaN, left out of every mean, as nobody can say
+whether it was to be found. With ``absent="score"`` the mask is the truth, as in challenges:
 
     both empty          Dice 1, HD95 0 mm            nothing to find, nothing found
     exactly one empty   Dice 0, HD95 = the diagonal of the volume in mm, the largest error it allows
 
-so every value is finite and a mean over scans hides no failure. Voxels that the mask does not
-annotate (IGNORED) are background in both.
+A class that is in the mask but was not found is scored so either way. Voxels that the mask does
+not annotate (IGNORED) are background in both.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +25,47 @@ from spcl_fast.segmentation.data.scan import IGNORED
 
 Labels = np.ndarray | Tensor
 """A volume of class numbers, (S, H, W), any integer or bool dtype."""
+Absent: TypeAlias = Literal["nan", "score"]
+
+
+def scores_per_class(
+    prediction: Labels,
+    mask: Labels,
+    spacing_mm: tuple[float, float, float],
+    num_classes: int,
+    absent: Absent = "nan",
+) -> tuple[list[float], list[float]]:
+    """Return Dice and HD95 in mm of each foreground class, NaN for a class that is not scored.
+
+    Args:
+        prediction: (S, H, W) class numbers in [0, num_classes).
+        mask: (S, H, W) ground truth, as prediction; IGNORED where nothing is annotated.
+        spacing_mm: Size of a voxel (dz, dy, dx) in mm.
+        num_classes: Classes K, the background (0) among them.
+        absent: What becomes of a class without a voxel in the mask, see the module.
+
+    Returns:
+        Two lists of K - 1 values, class 1 first.
+
+    Raises:
+        TypeError, ValueError: As `dice_per_class` and `hd95_per_class`.
+    """
+    dice = dice_per_class(prediction, mask, num_classes)
+    hd95 = hd95_per_class(prediction, mask, spacing_mm, num_classes)
+    if absent == "score":
+        return dice, hd95
+    is_there = is_annotated(mask, num_classes)
+    return _nan_unless(is_there, dice), _nan_unless(is_there, hd95)
+
+
+def is_annotated(mask: Labels, num_classes: int) -> list[bool]:
+    """Return whether each foreground class has a voxel in a mask."""
+    labels = torch.as_tensor(mask)
+    return [bool((labels == number).any()) for number in range(1, num_classes)]
+
+
+def _nan_unless(flags: list[bool], values: list[float]) -> list[float]:
+    return [value if flag else math.nan for flag, value in zip(flags, values, strict=True)]
 
 
 def dice_per_class(prediction: Labels, mask: Labels, num_classes: int) -> list[float]:
@@ -35,7 +79,7 @@ def dice_per_class(prediction: Labels, mask: Labels, num_classes: int) -> list[f
         num_classes: Classes K, the background (0) among them.
 
     Returns:
-        K - 1 values in [0, 1], class 1 first; empty masks as the module says.
+        K - 1 values in [0, 1], class 1 first; empty masks count, as with ``absent="score"``.
 
     Raises:
         TypeError: If a volume holds no integers.
@@ -63,7 +107,7 @@ def hd95_per_class(
         num_classes: Classes K, the background (0) among them.
 
     Returns:
-        K - 1 finite values in mm, class 1 first; empty masks as the module says.
+        K - 1 finite values in mm, class 1 first; empty masks count, as with ``absent="score"``.
 
     Raises:
         TypeError: If a volume holds no integers.

@@ -1,7 +1,8 @@
 """What an evaluation measured: evaluation.json, as it is written and as it is read.
 
-The means over scans and classes are computed here and nowhere else. Files of earlier versions may
-lack the distances, the paths and what the network was trained on.
+The means over scans and classes are computed here and nowhere else. A class that a scan does not
+annotate is NaN, null in the file, and in no mean. Files of earlier versions may lack the distances,
+the paths and what the network was trained on.
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ class ScanScores:
 
     @property
     def dice_mean(self) -> float:
-        """Mean Dice over the classes."""
+        """Mean Dice over the classes that are annotated."""
         return _mean(self.dice.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return a row of evaluation.json."""
         row = {
             "patient": self.patient,
-            "dice": dict(self.dice),
-            "hd95_mm": dict(self.hd95_mm),
+            "dice": _nulls(self.dice),
+            "hd95_mm": _nulls(self.hd95_mm),
             "image": self.image,
             "mask": self.mask,
             "frame": self.frame,
@@ -84,13 +85,15 @@ class ScanScores:
         """
         row = dict_or_empty(content)
         dice, distances = (dict_or_empty(row.get(key)) for key in ("dice", "hd95_mm"))
-        if not dice or not all(map(is_number, dice.values())):
+        known = [value for value in dice.values() if value is not None]
+        if not known or not all(map(is_number, known)):
             raise ValueError(f"scan {name} must have a Dice of every class, got {row.get('dice')}")
+        absent = {key for key, value in dice.items() if value is None}
         frame, axis, classes = row.get("frame"), row.get("stack_axis"), row.get("classes")
         return cls(
             patient=str(row.get("patient") or name.rsplit("_", 1)[0]),
-            dice={key: float(value) for key, value in dice.items()},
-            hd95_mm={key: float(value) for key, value in distances.items() if is_number(value)},
+            dice=_nans(dice),
+            hd95_mm=_nans({k: v for k, v in distances.items() if is_number(v) or k in absent}),
             image=text_or_none(row.get("image")),
             mask=text_or_none(row.get("mask")),
             frame=None if frame is None else int(frame),
@@ -120,7 +123,7 @@ class Evaluation:
 
     @property
     def dice(self) -> dict[str, float]:
-        """Mean Dice over the scans, by class."""
+        """Mean Dice over the scans that annotate it, by class; NaN if none does."""
         return {n: _mean([scan.dice[n] for scan in self.scans.values()]) for n in self.classes}
 
     @property
@@ -150,11 +153,22 @@ class Evaluation:
         for name, scan in self.scans.items():
             if scans is None or name in scans:
                 values.setdefault(scan.patient, []).append(scan.dice_mean)
-        return {patient: _mean(values[patient]) for patient in sorted(values)}
+        means = {patient: _mean(values[patient]) for patient in sorted(values)}
+        return {patient: mean for patient, mean in means.items() if not math.isnan(mean)}
+
+    @property
+    def absences(self) -> dict[str, int]:
+        """The number of scans that do not annotate a class, where there are any."""
+        scans = self.scans.values()
+        counts = {name: sum(math.isnan(scan.dice[name]) for scan in scans) for name in self.classes}
+        return {name: count for name, count in counts.items() if count}
 
     def summary(self) -> str:
         """Return the means in one line."""
-        classes = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
+        classes = ", ".join(
+            f"{name} not annotated" if math.isnan(value) else f"{name} {value:.3f}"
+            for name, value in self.dice.items()
+        )
         hd95 = self.hd95_mm_mean
         distance = f"{hd95:.1f} mm" if math.isfinite(hd95) else "undefined"
         return f"Dice {self.dice_mean:.3f} ({classes}), HD95 {distance}"
@@ -164,10 +178,10 @@ class Evaluation:
         content = {
             "classes": list(self.classes),
             "scans": {name: scan.to_json() for name, scan in self.scans.items()},
-            "dice": self.dice,
-            "dice_mean": self.dice_mean,
-            "hd95_mm": self.hd95_mm,
-            "hd95_mm_mean": self.hd95_mm_mean,
+            "dice": _nulls(self.dice),
+            "dice_mean": _nulls({"": self.dice_mean})[""],
+            "hd95_mm": _nulls(self.hd95_mm),
+            "hd95_mm_mean": _nulls({"": self.hd95_mm_mean})[""],
         }
         if self.num_training_scans is None:
             return content
@@ -223,4 +237,14 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _mean(values: Collection[float]) -> float:
-    return float(np.mean(list(values))) if values else math.nan
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _nulls(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else value for key, value in values.items()}
+
+
+def _nans(values: Mapping[str, Any]) -> dict[str, float]:
+    known = {key: value for key, value in values.items() if value is None or is_number(value)}
+    return {key: math.nan if value is None else float(value) for key, value in known.items()}

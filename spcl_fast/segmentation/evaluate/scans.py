@@ -13,8 +13,13 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid, from_grid, intensity_range, slices_to_grid
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.data.volume import read_scan, write_labels
-from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
+from spcl_fast.segmentation.data.volume import Volume, read_scan, write_labels
+from spcl_fast.segmentation.evaluate.metrics import (
+    Absent,
+    dice_per_class,
+    is_annotated,
+    scores_per_class,
+)
 from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
 
@@ -46,16 +51,26 @@ def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def check_scans(scans: Sequence[Scan]) -> list[str]:
+def check_scans(scans: Sequence[Scan], absent: Absent = "nan") -> list[str]:
     """Read scans before a training that ends in their evaluation.
 
     Returns:
         Sentences about files that contradict themselves.
 
     Raises:
-        DataError: A scan cannot be read.
+        DataError: A scan cannot be read, or cannot be evaluated, as in `evaluate_scans`.
     """
-    return [note for scan in scans for note in read_scan(scan).geometry.notes]
+    return [note for scan in scans for note in _evaluable(scan, absent).geometry.notes]
+
+
+def _evaluable(scan: Scan, absent: Absent) -> Volume:
+    volume = read_scan(scan)
+    if absent == "nan" and not any(is_annotated(volume.mask, len(scan.class_names))):
+        raise DataError(
+            f"{scan.mask} must hold labelled voxels, got background only; "
+            "--absent-class score counts such masks."
+        )
+    return volume
 
 
 @torch.no_grad()
@@ -87,7 +102,11 @@ def segment_volume(
 
 
 def evaluate_scans(
-    model: nn.Module, scans: Sequence[Scan], grid: Grid, predictions: Path | None
+    model: nn.Module,
+    scans: Sequence[Scan],
+    grid: Grid,
+    predictions: Path | None,
+    absent: Absent = "nan",
 ) -> Evaluation:
     """Return Dice and HD95 (mm) of every scan and foreground class.
 
@@ -96,19 +115,20 @@ def evaluate_scans(
         scans: Scans with masks.
         grid: The grid the model was trained on.
         predictions: Folder for a NIfTI file of each scan, or None.
+        absent: What becomes of a class without a voxel in a mask, see `evaluate.metrics`.
 
     Raises:
-        DataError: A scan cannot be read, or the scans have not the number of classes of the model.
+        DataError: A scan cannot be read, the scans have not the number of classes of the model, or
+            a mask holds no class at all unless ``absent="score"``.
     """
     num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
     names = check_classes(scans, num_classes)[1:]
     scores: dict[str, ScanScores] = {}
     for scan in scans:
-        volume = read_scan(scan)
+        volume = _evaluable(scan, absent)
         label = segment_volume(model, torch.from_numpy(volume.image), volume.spacing_mm, grid)
         mask = torch.from_numpy(volume.mask)
-        dice = dice_per_class(label, mask, num_classes)
-        hd95 = hd95_per_class(label, mask, volume.spacing_mm, num_classes)
+        dice, hd95 = scores_per_class(label, mask, volume.spacing_mm, num_classes, absent)
         prediction = None
         if predictions is not None:
             predictions.mkdir(parents=True, exist_ok=True)
@@ -130,16 +150,25 @@ def evaluate_scans(
 
 
 @torch.no_grad()
-def slice_dice(model: nn.Module, slices: Slices, batch_size: int = 64) -> dict[str, float]:
-    """Return the mean 3-D Dice of each class on the training grid, for the validation curve."""
+def slice_dice(
+    model: nn.Module, slices: Slices, batch_size: int = 64, absent: Absent = "nan"
+) -> dict[str, float]:
+    """Return the mean 3-D Dice of each class on the training grid, for the validation curve.
+
+    A class that is in no mask is left out, with `absent` as in `evaluate_scans`.
+    """
     batches = range(0, len(slices), batch_size)
     with evaluation_mode(model):
         label = torch.cat([model(slices.images[i : i + batch_size]).argmax(1) for i in batches])
     num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
-    dice = []
+    names = check_classes(slices.scans, num_classes)[1:]
+    dice: dict[str, list[float]] = {}
     for scan in range(len(slices.scans)):
         rows = slices.scan == scan
-        dice.append(dice_per_class(label[rows].cpu(), slices.masks[rows].cpu(), num_classes))
-    means = np.mean(dice, axis=0)
-    names = check_classes(slices.scans, num_classes)[1:]
-    return dict(zip(names, means.tolist(), strict=True))
+        mask = slices.masks[rows].cpu()
+        scores = dice_per_class(label[rows].cpu(), mask, num_classes)
+        known = is_annotated(mask, num_classes)
+        for name, score, is_known in zip(names, scores, known, strict=True):
+            if is_known or absent == "score":
+                dice.setdefault(name, []).append(score)
+    return {name: float(np.mean(dice[name])) for name in names if name in dice}

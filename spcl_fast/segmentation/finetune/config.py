@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from spcl_fast.segmentation.data.augment import AugmentConfig
+from spcl_fast.segmentation.evaluate.metrics import Absent
 from spcl_fast.segmentation.finetune.semi.config import SemiConfig
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.device import Device, Precision
@@ -45,6 +46,8 @@ class FinetuneConfig:
             a CPU.
         deterministic: Ask torch for deterministic algorithms.
         predictions: Write a NIfTI prediction for every test scan.
+        absent_class: A class without a voxel in the mask of a scan: "nan" leaves it out there, as
+            not annotated; "score" counts Dice 1 where it was not found either, else 0.
     """
 
     out: Path = Path("runs/finetune")
@@ -70,6 +73,7 @@ class FinetuneConfig:
     precision: Precision = "auto"
     deterministic: bool = False
     predictions: bool = True
+    absent_class: Absent = "nan"
 
     def __post_init__(self) -> None:
         """Check the counts and weights."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from torch import nn
 
+from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.evaluate.reading import Reading
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
 from spcl_fast.segmentation.evaluate.scans import (
@@ -53,7 +55,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     if config.select == "best" and (val is None or config.val_every > config.steps):
         raise ConfigError("select must be last without a point of validation, got best")
     training = Finetuning(config, slices, device)
-    for note in check_scans(split.test):
+    _check_labelled(labelled)
+    for note in check_scans(split.test, config.absent_class):
         say(note)
 
     run = Run.start(config.out, config, "finetune", resume=resume)
@@ -70,8 +73,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
                 run.log("step", step, **values, lr=training.lr)
                 show(step, f"loss {values['loss']:.3f}")
             if val is not None and step % config.val_every == 0:
-                dice = slice_dice(training.evaluated, val)
-                mean = sum(dice.values()) / len(dice)
+                dice = slice_dice(training.evaluated, val, absent=config.absent_class)
+                mean = sum(dice.values()) / max(1, len(dice))
                 run.log("val", step, dice=dice, dice_mean=mean)
                 training.keep_best(mean)
             if step % config.save_every == 0 or step == config.steps:
@@ -93,13 +96,19 @@ def _evaluate(
     save_weights(folder / "segmenter.safetensors", network.state_dict(), metadata)
     predictions = folder / "predictions" if config.predictions else None
     evaluation = replace(
-        evaluate_scans(network, split.test, config.data.grid, predictions),
+        evaluate_scans(network, split.test, config.data.grid, predictions, config.absent_class),
         labelled_scans=tuple(split.train[i].name for i in chosen),
         num_training_scans=len(split.train),
         initialised_from=None if config.init is None else run_name(config.init),
     )
     write_evaluation(folder / EVALUATION_FILE, evaluation)
     return evaluation
+
+
+def _check_labelled(slices: Slices) -> None:
+    """Refuse a labelled scan from which nothing can be learnt."""
+    for scan in slices.scans_without_foreground():
+        raise DataError(f"{scan.mask} must hold labelled voxels on the grid, got background only")
 
 
 def run_name(init: Path) -> str:

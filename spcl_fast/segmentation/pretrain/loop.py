@@ -39,6 +39,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     """
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     slices = training_slices(config.data, split_scans(config.data).train).to(device)
+    for scan in slices.scans_without_foreground():
+        say(f"problem: {scan.mask} holds background only on the grid")
     training = Pretraining(config, slices, device)
     steps = config.epochs * config.steps_per_epoch
 

@@ -8,7 +8,11 @@ import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric
 
 from spcl_fast.segmentation.data.scan import IGNORED
-from spcl_fast.segmentation.evaluate.metrics import dice_per_class, hd95_per_class
+from spcl_fast.segmentation.evaluate.metrics import (
+    dice_per_class,
+    hd95_per_class,
+    scores_per_class,
+)
 
 ONE = (1.0, 1.0, 1.0)
 
@@ -117,3 +121,15 @@ def test_voxels_that_nobody_annotated():
     mask[:, :, 2] = IGNORED  # and the one where it is too little
     assert dice_per_class(prediction, mask, 2) == [1.0]
     assert hd95_per_class(prediction, mask, ONE, 2) == [0.0]
+
+
+def test_a_class_that_the_mask_does_not_hold_is_not_scored():
+    mask, prediction = cube(2, 2, 2, label=2), cube(2, 2, 2, label=2)
+    prediction[0, 0, 0] = 3  # class 1 is in neither, class 3 in the prediction alone
+    dice, hd95 = scores_per_class(prediction, mask, ONE, 4)
+    assert (dice[1], hd95[1]) == (1.0, 0.0)
+    assert all(math.isnan(values[k]) for values in (dice, hd95) for k in (0, 2))
+    dice, hd95 = scores_per_class(prediction, mask, ONE, 4, absent="score")
+    assert dice == [1.0, 1.0, 0.0]
+    assert hd95 == [0.0, 0.0, math.hypot(12, 14, 16)]
+    assert scores_per_class(0 * mask, mask, ONE, 4)[0][1] == 0.0  # missed, not absent

@@ -149,3 +149,26 @@ def test_what_is_no_evaluation(tmp_path, content, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         read_evaluation(path)
     assert str(error.value).startswith(f"{path} cannot be used: ")
+
+
+def test_classes_that_a_scan_does_not_annotate(tmp_path):
+    nan = math.nan
+    scans = {
+        "a_1": ScanScores("a", {"RV": nan, "LV": 0.5, "A": nan}, {"RV": nan, "LV": 3.0, "A": nan}),
+        "a_2": ScanScores("a", {"RV": 0.2, "LV": 0.8, "A": nan}, {"RV": 9.0, "LV": 1.0, "A": nan}),
+    }
+    scores = Evaluation(("RV", "LV", "A"), scans)
+    write_evaluation(tmp_path / "evaluation.json", scores)
+    text = (tmp_path / "evaluation.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["scans"]["a_1"]["dice"] == {"RV": None, "LV": 0.5, "A": None}
+    for one in (scores, read_evaluation(tmp_path / "evaluation.json")):
+        assert one.dice == {
+            "RV": 0.2,
+            "LV": pytest.approx(0.65),
+            "A": pytest.approx(nan, nan_ok=True),
+        }
+        assert one.dice_mean == pytest.approx((0.2 + 0.65) / 2)
+        assert one.dice_by_patient() == {"a": pytest.approx((0.5 + 0.5) / 2)}
+        assert one.absences == {"RV": 1, "A": 2}
+        assert one.summary() == "Dice 0.425 (RV 0.200, LV 0.650, A not annotated), HD95 5.5 mm"

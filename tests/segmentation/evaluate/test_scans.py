@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,7 +12,14 @@ import torch
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid, from_grid, image_to_grid
 from spcl_fast.segmentation.data.scan import Scan
-from spcl_fast.segmentation.evaluate.scans import BATCH_SLICES, check_scans, segment_volume
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.evaluate.scans import (
+    BATCH_SLICES,
+    check_scans,
+    evaluate_scans,
+    segment_volume,
+    slice_dice,
+)
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.dataset import split_scans
@@ -38,7 +46,7 @@ def test_batches_of_slices_give_the_labels_of_all_at_once(count):
 
 
 def test_scans_are_checked_before_a_training(tmp_path):
-    array = np.zeros((4, 5, 3), np.uint8)
+    array = np.ones((4, 5, 3), np.uint8)
     for name in ("a", "b"):
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
     scan = Scan("a", "a", None, tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
@@ -59,3 +67,40 @@ def test_a_bad_test_scan_ends_a_run_before_its_first_step(data_config, finetune_
     with pytest.raises(DataError, match=f"{scan.mask} must lie where its image"):
         finetune(config)
     assert not config.out.exists()
+
+
+def test_a_mask_of_background_only(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((32, 32, 2), np.uint8), np.eye(4)), path)
+    scan = Scan("a", "a", None, path, path, class_names=("background", "x"))
+    net = UNet(1, 2, 16)
+    with torch.no_grad():
+        net.out.bias.copy_(torch.tensor([100.0, 0.0]))  # finds nothing
+    with pytest.raises(
+        DataError, match=r"a\.nii\.gz must hold labelled voxels, got background only"
+    ):
+        check_scans([scan])
+    with pytest.raises(DataError, match="--absent-class score counts such masks"):
+        evaluate_scans(net, [scan], GRID, None)
+    assert check_scans([scan], "score") == []
+    assert evaluate_scans(net, [scan], GRID, None, "score").dice == {"x": 1.0}
+
+
+def test_validation_leaves_out_what_no_mask_holds():
+    slices = Slices(
+        scans=tuple(Scan(n, n, None, Path(n), Path(n), class_names=("bg", "x", "y")) for n in "ab"),
+        images=torch.zeros(2, 1, 32, 32),
+        masks=torch.zeros(2, 32, 32, dtype=torch.uint8),
+        scan=torch.tensor([0, 1]),
+        slice_index=torch.zeros(2, dtype=torch.int64),
+        num_slices=torch.ones(2, dtype=torch.int64),
+        meta={},
+        categories={},
+    )
+    slices.masks[0, :8] = 1
+    net = UNet(1, 3, 16)
+    with torch.no_grad():
+        net.out.bias.copy_(torch.tensor([-100.0, 100.0, -100.0]))  # finds x everywhere
+    assert slice_dice(net, slices) == {"x": pytest.approx(2 / 5)}
+    assert slice_dice(net, slices, absent="score") == {"x": pytest.approx(1 / 5), "y": 1.0}
+    assert [scan.name for scan in slices.scans_without_foreground()] == ["b"]
