@@ -10,6 +10,7 @@ from typing import Literal
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.evaluate.cases import Frame, VolumeChoice, cases_of
 from spcl_fast.segmentation.evaluate.predict import (
+    Turning,
     out_file,
     segment_images,
     write_summary,
@@ -37,6 +38,9 @@ class PredictConfig:
             NAME_0000, NAME_0001; "none" if they have none. None takes that of the run.
         frame: Frame of 4-D images over time, from 0, or "all". None is "all" for a run that was
             trained on such images.
+        stack_axis: Voxel axis of the files, 0 to 2, along which slices are stacked, with the axes
+            as they are stored. None turns the axes to those of the training images, and stacks
+            along the axis with the largest voxels.
     """
 
     run: Path
@@ -46,6 +50,7 @@ class PredictConfig:
     summary: Path | None = None
     channel: int | Literal["none"] | None = None
     frame: Frame | None = None
+    stack_axis: Literal[0, 1, 2] | None = None
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -59,13 +64,15 @@ def predict(config: PredictConfig) -> list[Path]:
         DataError: There is no image, two of them would share an output, or some failed.
     """
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
-    choice = _choice(config, trained, reading_of(config.run))
+    reading = reading_of(config.run)
+    choice = _choice(config, trained, reading)
     cases = cases_of(config.images, config.out, choice)
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     for folder in (config.out, *([config.summary.parent] if config.summary else [])):
         folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    rows = segment_images(cases, config.out, model, trained.data.grid)
+    turning = Turning(reading.axis_codes, config.stack_axis)
+    rows = segment_images(cases, config.out, model, trained.data.grid, turning)
     if config.summary:
         write_summary(config.summary, rows, trained.model.num_classes)
     written = [out_file(config.out, row["case"]) for row in rows if "error" not in row]

@@ -69,7 +69,9 @@ COMMANDS: dict[str, Command | Program | CommandGroup] = {
     "finetune": Command(
         "train the segmenter on a few labelled scans and evaluate it",
         *("finetune.config:FinetuneConfig", "finetune.loop:finetune"),
-        text=lambda config, _: config.out / "evaluation.json",
+        text=lambda config, found: (
+            config.out / ("evaluation.json" if found.scans else "segmenter.safetensors")
+        ),
         is_stage=True,
     ),
     "reproduce": Command(

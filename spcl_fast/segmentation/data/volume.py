@@ -65,7 +65,19 @@ def read_image(
             real-valued, has a geometry that is none, or holds NaN or infinite values.
     """
     array, geometry = image_file.load(Path(path), frame, dataset)
-    return _stack(array, geometry, stack_axis), _spacing(geometry, stack_axis), geometry.affine
+    image, spacing_mm = stacked(array, geometry, stack_axis)
+    return image, spacing_mm, geometry.affine
+
+
+def stacked(
+    array: FloatArray, geometry: Geometry, stack_axis: int = 2
+) -> tuple[FloatArray, Spacing]:
+    """Return an (x, y, z) volume as slices (S, H, W), and its spacing (dz, dy, dx).
+
+    Raises:
+        DataError: It holds NaN or infinite values.
+    """
+    return _stack(array, geometry, stack_axis), _spacing(geometry, stack_axis)
 
 
 def read_labels(

@@ -6,23 +6,40 @@ import csv
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.data import image_file
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.data.volume import read_image, write_labels
+from spcl_fast.segmentation.data.volume import stacked, write_labels
+from spcl_fast.segmentation.evaluate.axes import axes_of
 from spcl_fast.segmentation.evaluate.cases import Case
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 
 
+class Turning(NamedTuple):
+    """How the axes of images become those of the training images, see `axes_of`."""
+
+    codes: str | None = None
+    stack_axis: int | None = None
+
+
+AS_STORED = Turning()
+
+
 def segment_images(
-    cases: Mapping[str, Case], out: Path, model: UNet, grid: Grid
+    cases: Mapping[str, Case],
+    out: Path,
+    model: UNet,
+    grid: Grid,
+    turning: Turning = AS_STORED,
 ) -> list[dict[str, Any]]:
     """Write the labels of every image; a failure is reported and the others continue.
 
@@ -31,6 +48,7 @@ def segment_images(
         out: Existing folder for NAME_pred.nii.gz.
         model: Segmenter with 1 input channel.
         grid: The grid the model was trained on.
+        turning: How the axes of the images are turned.
 
     Returns:
         A row per case: seconds, voxels and millilitres of each class, or the error.
@@ -39,7 +57,9 @@ def segment_images(
     with progress_bar("predict", len(cases)) as show:
         for step, (name, case) in enumerate(cases.items(), 1):
             try:
-                rows.append({"case": name, **_segment(case, out_file(out, name), model, grid)})
+                rows.append(
+                    {"case": name, **_segment(case, out_file(out, name), model, grid, turning)}
+                )
             except Exception as error:  # one bad case must not stop the others
                 message = _sentence(case.path, error)
                 say(f"skipped: {message}")
@@ -53,14 +73,19 @@ def out_file(out: Path, case: str) -> Path:
     return out / f"{case}_pred.nii.gz"
 
 
-def _segment(case: Case, target: Path, model: UNet, grid: Grid) -> dict[str, Any]:
+def _segment(case: Case, target: Path, model: UNet, grid: Grid, turning: Turning) -> dict[str, Any]:
     """Write the labels of one volume; return its figures."""
     start = time.perf_counter()
     if case.error:
         raise DataError(case.error)
-    image, spacing_mm, affine = read_image(case.path, frame=case.frame)
+    array, geometry = image_file.load(case.path, case.frame)
+    axes = axes_of(geometry, turning.codes, turning.stack_axis)
+    if axes.remark:
+        say(f"{case.path.name}: {axes.remark}")
+    turned = replace(geometry, spacing_mm=axes.spacing_mm(geometry))
+    image, spacing_mm = stacked(axes.turned(array), turned, axes.stack_axis)
     label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
-    write_labels(target, label.numpy(), affine)
+    write_labels(target, axes.labels_back(label.numpy()), geometry.affine)
     row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3)}
     voxels = torch.bincount(label.flatten(), minlength=model.out.out_channels).tolist()
     voxel_ml = math.prod(spacing_mm) / 1000.0  # 1000 cubic millimetres are a millilitre

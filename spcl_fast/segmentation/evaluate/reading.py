@@ -23,11 +23,13 @@ class Reading:
         class_names: Names of the classes, the background first; None if they are not known.
         channels: As in `Scan`.
         has_frames: The fourth axis of the images is time.
+        axis_codes: Axis codes that all test images share, such as RAS; None if they differ.
     """
 
     class_names: tuple[str, ...] | None = None
     channels: Channels | None = None
     has_frames: bool = False
+    axis_codes: str | None = None
 
     @classmethod
     def of_scans(cls, scans: Iterable[Scan]) -> Reading:
@@ -45,7 +47,12 @@ class Reading:
         """Return the entries of a safetensors file."""
         names = {} if self.class_names is None else {"classes": json.dumps(self.class_names)}
         fourth_axis = "time" if self.has_frames else ""
-        return {"channels": self.channels or "", "fourth_axis": fourth_axis, **names}
+        return {
+            "channels": self.channels or "",
+            "fourth_axis": fourth_axis,
+            "axis_codes": self.axis_codes or "",
+            **names,
+        }
 
 
 def reading_of(run: Path) -> Reading:
@@ -57,7 +64,12 @@ def reading_of(run: Path) -> Reading:
     metadata = read_metadata(run / "segmenter.safetensors")
     kind = metadata.get("channels")
     channels: Channels | None = "axis" if kind == "axis" else "files" if kind == "files" else None
-    return Reading(_class_names(run, metadata), channels, metadata.get("fourth_axis") == "time")
+    return Reading(
+        class_names=_class_names(run, metadata),
+        channels=channels,
+        has_frames=metadata.get("fourth_axis") == "time",
+        axis_codes=metadata.get("axis_codes") or None,
+    )
 
 
 def _class_names(run: Path, metadata: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -113,6 +113,7 @@ class Evaluation:
         labelled_scans: Names of the scans that the segmenter was trained on with their masks.
         num_training_scans: Scans of the training set, labelled or not; None if it is not known.
         initialised_from: Name of the pre-training run it started from; None is from scratch.
+        pretrained_patients: Test and validation patients that the pre-training saw.
     """
 
     classes: tuple[str, ...]
@@ -120,6 +121,7 @@ class Evaluation:
     labelled_scans: tuple[str, ...] = ()
     num_training_scans: int | None = None
     initialised_from: str | None = None
+    pretrained_patients: tuple[str, ...] = ()
 
     @property
     def dice(self) -> dict[str, float]:
@@ -185,11 +187,13 @@ class Evaluation:
         }
         if self.num_training_scans is None:
             return content
-        return content | {
+        content |= {
             "labelled_scans": list(self.labelled_scans),
             "num_training_scans": self.num_training_scans,
             "initialised_from": self.initialised_from,
         }
+        seen = list(self.pretrained_patients)
+        return content | {"pretrained_patients": seen} if seen else content
 
     @classmethod
     def from_json(cls, content: Any) -> Evaluation:
@@ -214,6 +218,7 @@ class Evaluation:
             labelled_scans=tuple(map(str, list_or_empty(content.get("labelled_scans")))),
             num_training_scans=int(count) if is_number(count) else None,
             initialised_from=None if source is None else str(source),
+            pretrained_patients=tuple(map(str, list_or_empty(content.get("pretrained_patients")))),
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.geometry import Geometry
 from spcl_fast.segmentation.data.grid import Grid, from_grid, intensity_range, slices_to_grid
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
@@ -51,16 +52,16 @@ def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def check_scans(scans: Sequence[Scan], absent: Absent = "nan") -> list[str]:
+def check_scans(scans: Sequence[Scan], absent: Absent = "nan") -> list[Geometry]:
     """Read scans before a training that ends in their evaluation.
 
     Returns:
-        Sentences about files that contradict themselves.
+        Where their images lie, with sentences about files that contradict themselves.
 
     Raises:
         DataError: A scan cannot be read, or cannot be evaluated, as in `evaluate_scans`.
     """
-    return [note for scan in scans for note in _evaluable(scan, absent).geometry.notes]
+    return [_evaluable(scan, absent).geometry for scan in scans]
 
 
 def _evaluable(scan: Scan, absent: Absent) -> Volume:

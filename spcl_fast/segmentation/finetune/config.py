@@ -23,6 +23,8 @@ class FinetuneConfig:
         out: Run folder.
         init: Run folder of a pre-training, for its encoder and its decoder if it has one; or an
             encoder.safetensors. None trains from scratch.
+        allow_pretrained_test: Evaluate on test or validation patients that the pre-training saw
+            without their masks (transductive use); the report marks such runs.
         labelled: Names of the labelled scans; empty means to pick `num_labelled`.
         num_labelled: Scans to pick, end-diastolic ones first.
         pick: Number of the pick.
@@ -52,6 +54,7 @@ class FinetuneConfig:
 
     out: Path = Path("runs/finetune")
     init: Path | None = None
+    allow_pretrained_test: bool = False
     labelled: tuple[str, ...] = ()
     num_labelled: int = 1
     pick: int = 0

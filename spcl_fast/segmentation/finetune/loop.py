@@ -16,6 +16,7 @@ from torch import nn
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.evaluate.axes import common_codes
 from spcl_fast.segmentation.evaluate.reading import Reading
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
 from spcl_fast.segmentation.evaluate.scans import (
@@ -31,6 +32,7 @@ from spcl_fast.segmentation.runs.dataset import Split, pick_labelled, split_scan
 from spcl_fast.segmentation.runs.device import set_up_device
 from spcl_fast.segmentation.runs.network import segmenter_metadata
 from spcl_fast.segmentation.runs.optim import finite_loss
+from spcl_fast.segmentation.runs.pretrained_on import read_pretrained_on
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 from spcl_fast.segmentation.runs.run import Run, save_weights
 
@@ -44,6 +46,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     split = split_scans(config.data)
     check_classes([*split.train, *split.val, *split.test], config.model.num_classes)
+    seen = _seen_before(config, split)
     chosen = pick_labelled(
         split.train, names=config.labelled, count=config.num_labelled, pick=config.pick
     )
@@ -56,8 +59,11 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
         raise ConfigError("select must be last without a point of validation, got best")
     training = Finetuning(config, slices, device)
     _check_labelled(labelled)
-    for note in check_scans(split.test, config.absent_class):
+    geometries = check_scans(split.test, config.absent_class)
+    for note in (note for geometry in geometries for note in geometry.notes):
         say(note)
+    reading = Reading.of_scans([*split.train, *split.val, *split.test])
+    reading = replace(reading, axis_codes=common_codes(geometries))
 
     run = Run.start(config.out, config, "finetune", resume=resume)
     if resume and (state := run.load_state()):
@@ -81,28 +87,52 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
                 finite_loss(losses["loss"], step)
                 run.save_state(step, **training.state())
     training.select()
-    evaluation = _evaluate(config, training.evaluated, run.folder, split, chosen)
+    evaluation = replace(
+        _evaluate(config, training.evaluated, reading, split),
+        labelled_scans=tuple(split.train[i].name for i in chosen),
+        num_training_scans=len(split.train),
+        initialised_from=None if config.init is None else run_name(config.init),
+        pretrained_patients=tuple(seen),
+    )
+    if split.test:
+        write_evaluation(run.folder / EVALUATION_FILE, evaluation)
     run.close()
-    say(f"{run.name}: {evaluation.summary()}")
+    scores = evaluation.summary() if split.test else "no test scans, so there are no scores"
+    say(f"{run.name}: {scores}")
     return evaluation
 
 
 def _evaluate(
-    config: FinetuneConfig, network: nn.Module, folder: Path, split: Split, chosen: list[int]
+    config: FinetuneConfig, network: nn.Module, reading: Reading, split: Split
 ) -> Evaluation:
-    """Save the network and evaluate it on the test scans; write and return the evaluation."""
-    reading = Reading.of_scans([*split.train, *split.val, *split.test])
+    """Save the network and return its scores on the test scans."""
     metadata = segmenter_metadata(config.model) | reading.metadata()
-    save_weights(folder / "segmenter.safetensors", network.state_dict(), metadata)
-    predictions = folder / "predictions" if config.predictions else None
-    evaluation = replace(
-        evaluate_scans(network, split.test, config.data.grid, predictions, config.absent_class),
-        labelled_scans=tuple(split.train[i].name for i in chosen),
-        num_training_scans=len(split.train),
-        initialised_from=None if config.init is None else run_name(config.init),
-    )
-    write_evaluation(folder / EVALUATION_FILE, evaluation)
-    return evaluation
+    save_weights(config.out / "segmenter.safetensors", network.state_dict(), metadata)
+    predictions = config.out / "predictions" if config.predictions else None
+    return evaluate_scans(network, split.test, config.data.grid, predictions, config.absent_class)
+
+
+def _seen_before(config: FinetuneConfig, split: Split) -> list[str]:
+    """Return the test and validation patients that the pre-training saw.
+
+    Raises:
+        ConfigError: There are some, and `allow_pretrained_test` is False.
+    """
+    if config.init is None:
+        return []
+    known = read_pretrained_on(config.init)
+    if known is None:
+        say(f"warning: {config.init} does not say which patients it was pre-trained on")
+        return []
+    if known.grid not in (None, config.data.grid):
+        say(f"warning: pre-trained on {known.grid}, fine-tuned on {config.data.grid}")
+    seen = known.seen_of(config.data, [*split.val, *split.test])
+    if seen and not config.allow_pretrained_test:
+        raise ConfigError(
+            f"init must not have seen test or validation patients, got {', '.join(seen)}: split "
+            "the data alike in both stages, or use --allow-pretrained-test"
+        )
+    return seen
 
 
 def _check_labelled(slices: Slices) -> None:

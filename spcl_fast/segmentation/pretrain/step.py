@@ -38,6 +38,7 @@ from spcl_fast.segmentation.runs.network import (
     load_encoder,
 )
 from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
+from spcl_fast.segmentation.runs.pretrained_on import pretrained_on
 from spcl_fast.segmentation.runs.run import Run, save_weights
 
 WEIGHT_SNAPSHOTS = 4
@@ -199,7 +200,9 @@ class Pretraining:
             path = run.folder / "decoder.safetensors"
             save_weights(path, self.decoder_part.state_dict(), metadata)
         path = run.folder / "encoder.safetensors"
-        save_weights(path, self.encoder.state_dict(), encoder_metadata(config.model))
+        seen = pretrained_on(config.data, self.slices.scans, config.init)
+        metadata = encoder_metadata(config.model) | seen.metadata()
+        save_weights(path, self.encoder.state_dict(), metadata)
         return path
 
 

@@ -71,6 +71,8 @@ def arm_name(run: RunRecord) -> str:
     """Return the arm of an evaluated run."""
     source = run.scores.initialised_from
     start = SCRATCH if source is None else f"pre-trained ({SEED.sub('', source)})"
+    if run.scores.pretrained_patients:
+        start += ", test patients seen"
     settings = run.config.get("finetune")
     semi = settings.get("semi") if isinstance(settings, dict) else None
     for key, weight in (semi if isinstance(semi, dict) else {}).items():

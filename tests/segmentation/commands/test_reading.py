@@ -116,6 +116,28 @@ def test_predict_segments_every_frame_after_training_on_frames(train, tmp_path):
     assert not np.array_equal(labels_of(one), labels_of(written[scans[0].frame]))
 
 
+def test_a_scan_with_other_axes_gets_the_same_labels(train, tmp_path, capsys):
+    config, net = train(phantom(tmp_path, "nnunet"))
+    scan = split_scans(config.data).test[0]
+    expected = by_hand(net, config, scan)
+    image = nibabel.load(scan.image)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    turns = {"a": [[2, 1], [0, -1], [1, 1]], "b": [[1, -1], [2, -1], [0, 1]]}
+    for name, turn in turns.items():
+        nibabel.save(image.as_reoriented(np.array(turn, float)), folder / f"{name}.nii.gz")
+    for path in predict(PredictConfig(config.out, folder, tmp_path / "labels")):
+        turn = np.array(turns[path.name[0]], float)
+        labels = nibabel.Nifti1Image(expected, image.affine).as_reoriented(turn)
+        assert np.array_equal(labels_of(path), np.asarray(labels.dataobj))
+        assert np.allclose(nibabel.load(path).affine, labels.affine, atol=1e-4)
+    assert "a.nii.gz: axes " in capsys.readouterr().err
+    (path,) = predict(
+        PredictConfig(config.out, folder / "a.nii.gz", tmp_path / "as_stored", stack_axis=2)
+    )
+    assert not np.array_equal(labels_of(path), labels_of(tmp_path / "labels" / path.name))
+
+
 def test_evaluate_matches_classes_by_name(train, tmp_path):
     root = phantom(tmp_path, "nnunet", 3)
     config, _ = train(root, num_val=0)

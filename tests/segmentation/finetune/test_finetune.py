@@ -117,9 +117,16 @@ def test_pretrained_encoder_is_used_and_checked(pretrain_config, finetune_config
     model = UNet(1, 4, 16)
     load_encoder(model, path.parent, finetune_config.model)
     assert all(torch.equal(model.encoder.state_dict()[k], v) for k, v in load_file(path).items())
-    result = finetune(replace(finetune_config, init=path.parent))
+    with pytest.raises(
+        ConfigError, match=r"test or validation patients, got patient\d+: split the"
+    ):
+        finetune(replace(finetune_config, init=path.parent))  # the validation patient
+    assert not finetune_config.out.exists()
+    allowed = replace(finetune_config, allow_pretrained_test=True)
+    result = finetune(replace(allowed, init=path.parent))
     assert result.initialised_from == "pretrain"
-    big = replace(finetune_config, init=path, out=tmp_path / "big")
+    assert len(result.pretrained_patients) == 1
+    big = replace(allowed, init=path, out=tmp_path / "big")
     big = replace(big, model=replace(big.model, max_channels=32))
     with pytest.raises(CheckpointError, match="max_channels must be 32, got 16"):
         finetune(big)
@@ -188,3 +195,12 @@ def test_evaluate_and_predict_a_run(finetune_config, tmp_path):
     assert [p.name for p in (tmp_path / "more").iterdir()] == [written[0].name]
     with pytest.raises(DataError, match="images must be a NIfTI file"):
         predict(PredictConfig(finetune_config.out, tmp_path / "none", tmp_path / "x"))
+
+
+def test_without_test_scans(finetune_config, capsys):
+    data = replace(finetune_config.data, num_test=0)
+    scores = finetune(replace(finetune_config, data=data, steps=1, val_every=9))
+    assert scores.scans == {}
+    assert "finetune: no test scans, so there are no scores" in capsys.readouterr().err
+    assert (finetune_config.out / "segmenter.safetensors").exists()
+    assert not (finetune_config.out / "evaluation.json").exists()

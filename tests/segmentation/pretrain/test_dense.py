@@ -106,7 +106,8 @@ def test_decoder_stage_leaves_the_encoder_as_it_is(pretrain_config, finetune_con
     load_pretrained(model, path.parent, finetune_config.model)
     assert torch.equal(model.decoder.ups[1][0].weight, decoder["ups.1.0.weight"])
     assert torch.equal(model.decoder.ups[3][0].weight, last)  # up_conv2 is not in the file
-    result = finetune(replace(finetune_config, init=path.parent))
+    config = replace(finetune_config, init=path.parent, allow_pretrained_test=True)
+    result = finetune(config)
     assert result.initialised_from == "decoder"
     big = replace(finetune_config.model, max_channels=32)
     with pytest.raises(CheckpointError, match="max_channels must be 32, got 16"):
