@@ -40,7 +40,8 @@ class Axes:
 
     def turned(self, array: FloatArray) -> FloatArray:
         """Return an array with the axes of the training images."""
-        return _oriented(array, self.turn)
+        turned: FloatArray = _orientations().apply_orientation(array, self.turn)
+        return turned
 
     def spacing_mm(self, geometry: Geometry) -> tuple[float, ...]:
         """Return the voxel size along the axes of the turned array."""
@@ -51,14 +52,14 @@ class Axes:
 
     def labels_back(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Return labels (S, H, W) as the (S, H, W) of the image as it is stored."""
-        return _oriented(np.moveaxis(labels.T, 2, self.stack_axis), self.back).T
+        turned = np.moveaxis(labels.T, 2, self.stack_axis)
+        back: NDArray[Any] = _orientations().apply_orientation(turned, self.back)
+        return back.T
 
 
 def common_codes(geometries: Iterable[Geometry]) -> str | None:
     """Return the axis codes that all images share, None if there is no such."""
-    from nibabel.orientations import aff2axcodes
-
-    codes = {"".join(aff2axcodes(g.affine)) if g.is_placed else "" for g in geometries}
+    codes = {_codes(geometry) if geometry.is_placed else "" for geometry in geometries}
     return (codes.pop() or None) if len(codes) == 1 else None
 
 
@@ -71,26 +72,29 @@ def axes_of(geometry: Geometry, codes: str | None, stack_axis: int | None = None
         stack_axis: Voxel axis of the file along which its slices are stacked; then nothing is
             turned. None: as the module says.
     """
-    from nibabel.orientations import aff2axcodes, axcodes2ornt, io_orientation, ornt_transform
-
-    own: Any = io_orientation(geometry.affine)
+    nib = _orientations()
+    own = nib.io_orientation(geometry.affine)
     if stack_axis is not None:
-        same: Any = ornt_transform(own, own)
+        same = nib.ornt_transform(own, own)
         return Axes(same, same, stack_axis)
-    other: Any = axcodes2ornt(codes) if codes and geometry.is_placed else own
-    axes = Axes(ornt_transform(own, other), ornt_transform(other, own))
+    other = nib.axcodes2ornt(codes) if codes and geometry.is_placed else own
+    axes = Axes(nib.ornt_transform(own, other), nib.ornt_transform(other, own))
     sizes = axes.spacing_mm(geometry)
     *_, second, largest = sorted(sizes)
     axis = sizes.index(largest) if largest > _CLEARLY * second else THIRD
     remarks = []
     if not np.array_equal(own, other):
-        remarks.append(f"axes {''.join(aff2axcodes(geometry.affine))} turned to {codes}")
+        remarks.append(f"axes {_codes(geometry)} turned to {codes}")
     if axis != THIRD:
         remarks.append(f"slices along axis {axis}, where voxels are largest")
     return Axes(axes.turn, axes.back, axis, "; ".join(remarks) or None)
 
 
-def _oriented(array: Any, turn: NDArray[Any]) -> Any:
-    from nibabel.orientations import apply_orientation
+def _codes(geometry: Geometry) -> str:
+    return "".join(_orientations().aff2axcodes(geometry.affine))
 
-    return apply_orientation(array, turn)
+
+def _orientations() -> Any:
+    from nibabel import orientations
+
+    return orientations

@@ -177,7 +177,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of evaluation.json."""
-        content = {
+        content: dict[str, Any] = {
             "classes": list(self.classes),
             "scans": {name: scan.to_json() for name, scan in self.scans.items()},
             "dice": _nulls(self.dice),
