@@ -18,8 +18,7 @@ class Matrix {
   Matrix(const at::Tensor& z, const OptionalTensor& refs);
 
   bool is_square() const { return is_square_; }
-  const at::Tensor& rows() const { return rows_; }
-  const at::Tensor& cols() const { return cols_; }
+  bool has_half_rows() const { return rows_.scalar_type() != at::kFloat; }
   int64_t num_rows() const { return rows_.size(0); }
   int64_t num_cols() const { return cols_.size(0); }
   const std::vector<Panel>& panels() const { return panels_; }
@@ -27,24 +26,29 @@ class Matrix {
   at::TensorOptions float_options() const { return rows_.options().dtype(at::kFloat); }
 
   // The products of a panel, in float32 for rows of any dtype: half precision would leave
-  // similarities of 1 / tau = 14 with an absolute error of 2^-8 or 2^-5. Valid until the next call.
+  // similarities of 1 / tau = 14 with an absolute error of 2^-8 or 2^-5. Valid until those of
+  // another panel, or the gradient of this one, are asked for.
   float* products(const Panel& panel);
   // Where the gradient h of a panel goes, of the dtype of the rows: in place of the products of
   // float32, else beside them, for products at the rate of half precision.
   at::Tensor gradient(const Panel& panel);
-  // drows += h cols and, of a square matrix too, dcols += h^T rows; undefined: not needed.
+  // What the gradient of `size` rows is summed up in: float32, or if one product is all of it, and
+  // is_final, their own dtype. Empty where it is not needed.
+  at::Tensor sums(bool is_needed, int64_t size, bool is_final) const;
+  // drows += h cols and, of a square matrix too, dcols += h^T rows, which the first panel of every
+  // row and column writes; undefined: not needed.
   void add_products(const Panel& panel, const at::Tensor& h, const at::Tensor& drows,
                     const at::Tensor& dcols);
 
  private:
   at::Tensor view(const at::Tensor& buffer, const Panel& panel) const;
-  void add_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& sum);
 
   at::Tensor rows_, cols_;  // contiguous
   bool is_square_;
   std::vector<Panel> panels_;
   PanelSizes sizes_;
-  at::Tensor products_, half_gradient_, product_;
+  at::Tensor products_, half_gradient_;
+  const Panel* held_ = nullptr;  // whose products there are
 };
 
 }  // namespace spcl::cuda

@@ -55,15 +55,9 @@ struct Fragment {
   }
 };
 
-// Similarities are products over tau. A second number carries what 1 / tau loses in float32.
-struct Scale {
-  float high, low;
-
-  __device__ float operator()(float product) const {
-    // The bounds keep inf * low from turning an infinite similarity into NaN.
-    return product * high + fminf(fmaxf(product * low, -1.0f), 1.0f);
-  }
-};
+// Powers of a tile may share a shift as long as 2^-64 is the largest of any row or column: its own
+// sum keeps all digits then, and what is lost is below 2^-62 of it.
+constexpr float kMostSpread = 64;
 
 __device__ inline float exp2_fast(float x) {
 #ifdef __CUDA_ARCH__
@@ -93,17 +87,43 @@ __device__ inline void load_products(const float* products, const Panel& panel,
   }
 }
 
-// One value a column of the lane, from memory that is padded to a multiple of kColsOfLane.
+// One value a column of the lane, of which `cols` are there: one access if the address allows.
 template <class T, class T4>
-__device__ inline void load_columns(const T* values, int64_t col, bool is_there,
-                                    T (&x)[kColsOfLane]) {
+__device__ inline void load_columns(const T* values, int64_t col, int cols, T (&x)[kColsOfLane]) {
+  const T* from = values + col;
   T4 v = {0, 0, 0, 0};
-  if (is_there) v = *reinterpret_cast<const T4*>(values + col);
+  if (cols == kColsOfLane && reinterpret_cast<uintptr_t>(from) % sizeof(T4) == 0) {
+    v = *reinterpret_cast<const T4*>(from);
+  } else {
+    if (cols > 0) v.x = from[0];
+    if (cols > 1) v.y = from[1];
+    if (cols > 2) v.z = from[2];
+    if (cols > 3) v.w = from[3];
+  }
   x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
 }
 
+// A value a row or column of the matrix, as autograd hands it over: stride 0 repeats one.
+struct Values {
+  const float* data;
+  int64_t stride;
+
+  __device__ float operator[](int64_t i) const { return data[i * stride]; }
+  __device__ void load(int64_t col, int cols, float (&x)[kColsOfLane]) const {
+    if (stride == 1) {
+      load_columns<float, float4>(data, col, cols, x);
+      return;
+    }
+#pragma unroll
+    for (int c = 0; c < kColsOfLane; ++c) x[c] = c < cols ? data[(col + c) * stride] : 0;
+  }
+};
+
 struct Add {
-  __device__ float operator()(float a, float b) const { return a + b; }
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
 };
 struct Max {
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
@@ -112,8 +132,8 @@ struct Min {
   __device__ float operator()(float a, float b) const { return fminf(a, b); }
 };
 
-template <class Op>
-__device__ inline float reduce_warp(float x, Op op) {
+template <class T, class Op>
+__device__ inline T reduce_warp(T x, Op op) {
 #pragma unroll
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
     x = op(x, __shfl_xor_sync(kAllLanes, x, offset));

@@ -5,6 +5,7 @@
 #include "positive_pair_histogram.cuh"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include "device_checks.h"
@@ -28,16 +29,14 @@ at::Tensor positive_pair_histogram_cuda(const at::Tensor& z, const at::Tensor& l
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
 
   Matrix matrix(z, refs);
-  const at::Tensor scale = scale_of(tau, matrix, stream), end = on_device(upper, matrix);
-  const at::Tensor row_lse = padded(lse);
-  const Positives positives(labels, ref_labels, window);
+  const at::Tensor row_lse = lse.contiguous();
+  const Positives positives(labels, ref_labels, window.value_or(-1));
+  const Labels found = positives.labels(upper, false);
   at::Tensor counts = at::zeros({bins}, matrix.float_options().dtype(at::kLong));
   for (const Panel& panel : matrix.panels()) {
-    launch(count_positive_pairs, tiles(panel), kThreads, stream, matrix.products(panel), panel,
-           scale.const_data_ptr<float>(), row_lse.const_data_ptr<float>(),
-           reinterpret_cast<const int2*>(positives.ranges.const_data_ptr<int>()),
-           positives.ranks.const_data_ptr<int>(), end.const_data_ptr<float>(), bins,
-           reinterpret_cast<Count*>(counts.mutable_data_ptr<int64_t>()));
+    launch(count_positive_pairs, tiles(panel), stream, matrix.products(panel), panel,
+           scalar_of(tau), row_lse.const_data_ptr<float>(), found.ranges, found.ranks,
+           scalar_of(upper), bins, reinterpret_cast<Count*>(counts.mutable_data_ptr<int64_t>()));
   }
   return counts;
 }

@@ -23,17 +23,4 @@ __device__ inline int2 range_of_row(int2 range, int r) {
           __shfl_sync(kAllLanes, range.y, r * kLanesOfRow)};
 }
 
-// The self-paced weight of a pair from its loss; spcl_fast/pair_weights.py. NaN stays NaN.
-struct PairWeight {
-  float gamma, slope;
-  bool is_hard;
-
-  __device__ PairWeight(float pace, bool hard) : gamma(pace), slope(1 / pace), is_hard(hard) {}
-  __device__ float operator()(float pair_loss) const {
-    if (is_hard) return pair_loss <= gamma ? 1 : 0;
-    const float weight = 1 - pair_loss * slope;
-    return weight < 0 ? 0 : weight > 1 ? 1 : weight;
-  }
-};
-
 }  // namespace spcl::cuda

@@ -1,22 +1,34 @@
-// The positives of every row, found on the device (positive_ranges.cuh).
+// The positives of every row under several labels, found on the device (positive_ranges.cuh).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
+#include <vector>
 
 #include "../arguments.h"
+#include "labels.cuh"
 
 namespace spcl::cuda {
 
-struct Positives {
-  at::Tensor ranges;   // (N, 2) int32
-  at::Tensor ranks;    // (M,) int32, padded
-  at::Tensor num_pos;  // (N,) int64
+class Positives {
+ public:
+  // windows: below 0 for equal labels. Takes one launch a label, from 8,192 columns on a sort of
+  // the labels of the columns and a search per row; none if `order` is one of as many labels.
+  Positives(at::TensorList labels, const OptionalTensor& ref_labels, at::ArrayRef<double> windows,
+            const OptionalTensor& order = std::nullopt);
 
-  // Costs a sort of the columns' labels and a search per row.
-  Positives(const at::Tensor& labels, const OptionalTensor& ref_labels,
-            std::optional<double> window);
+  const at::Tensor& order() const { return order_; }
+  const std::vector<at::Tensor>& num_pos() const { return num_pos_; }  // (N,) int64 each
+  // What kernels take, but for the factors of gradients.
+  Labels labels(at::TensorList gamma, bool is_hard) const;
+
+ private:
+  template <class Key>
+  void find(const at::Tensor& labels, const OptionalTensor& ref_labels, Key window);
+
+  int64_t size_, range_stride_, rank_stride_;
+  at::Tensor order_;  // int32: the ranges of all labels, then all ranks
+  std::vector<at::Tensor> num_pos_;
 };
 
 }  // namespace spcl::cuda

@@ -12,7 +12,7 @@ from spcl_fast.native._extension import (
     is_built,
     release_kept_memory,
 )
-from spcl_fast.native.contrastive_rows import contrastive_rows_bwd
+from spcl_fast.native.contrastive_rows import contrastive_rows_bwd, contrastive_rows_fwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.native.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
@@ -21,6 +21,7 @@ from spcl_fast.native.tile_cache import get_tile_cache_mib, set_tile_cache_mib
 __all__ = [
     "build_info",
     "contrastive_rows_bwd",
+    "contrastive_rows_fwd",
     "cuda_architectures",
     "get_tile_cache_mib",
     "has_code_for",

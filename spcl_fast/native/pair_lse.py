@@ -38,8 +38,8 @@ def pair_lse_bwd(
 ) -> Gradients:
     """Return dz (N, D) and drefs (M, D), None where not needed.
 
-    Without references, dz takes along what `positive_pair_loss_bwd` returns for the labels that
-    have `joined`, with linear weights and no window.
+    On a CPU and without references, dz takes along what `positive_pair_loss_bwd` returns for the
+    labels that have `joined`, with linear weights and no window.
     """
     z, refs, tau = pairs
     dz, drefs = torch.ops.spcl_fast.pair_lse_bwd_native(

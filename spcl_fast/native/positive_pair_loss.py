@@ -1,8 +1,7 @@
 """`positive_pair_loss` in C++ (csrc/cpu/positive_pair_loss.cpp) and CUDA (csrc/cuda).
 
 The mathematics and the schemas are in spcl_fast/ops/positive_pair_loss.py. With gamma = inf and no
-window class sums replace the pairs: those of csrc/cpu on a CPU, those of spcl_fast/class_sums.py
-elsewhere.
+window class sums replace the pairs on a CPU.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spcl_fast.class_sums import Classes, class_sum_gradients, class_sum_loss
 from spcl_fast.native._scalar import as_tensor
 from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
-from spcl_fast.pair_weights import Mode, has_unit_weights
+from spcl_fast.pair_weights import Mode
 
 
 def positive_pair_loss_fwd(
@@ -25,9 +23,6 @@ def positive_pair_loss_fwd(
     mode: Mode,
 ) -> PositivePairLoss:
     """Return loss, weight_sum and num_pos, (N,) each."""
-    if _sums_classes_here(pairs, label):
-        classes = Classes(label.values, label.ref_values)
-        return PositivePairLoss(*class_sum_loss(pairs.z, lse, pairs.refs, classes, pairs.tau))
     arguments = _flat(pairs, lse, label, mode)
     return PositivePairLoss(*torch.ops.spcl_fast.positive_pair_loss_fwd_native(*arguments))
 
@@ -44,17 +39,10 @@ def positive_pair_loss_bwd(
 ) -> Gradients:
     """Return dz (N, D) and drefs (M, D) with lse held fixed, None where not needed."""
     needs: Any = {"needs_z": needs_z, "needs_refs": needs_refs}
-    if _sums_classes_here(pairs, label):
-        classes = Classes(label.values, label.ref_values)
-        return Gradients(*class_sum_gradients(c, pairs.z, pairs.refs, classes, pairs.tau, **needs))
     arguments = _flat(pairs, lse, label, mode)
     dz, drefs = torch.ops.spcl_fast.positive_pair_loss_bwd_native(c, *arguments, *needs.values())
     has_refs = pairs.refs is not None
     return Gradients(dz if needs_z else None, drefs if needs_refs and has_refs else None)
-
-
-def _sums_classes_here(pairs: Pairs, label: Label) -> bool:
-    return not pairs.z.is_cpu and has_unit_weights(label.gamma, label.window)
 
 
 def _flat(pairs: Pairs, lse: Tensor, label: Label, mode: Mode) -> tuple[Any, ...]:

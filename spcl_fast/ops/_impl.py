@@ -63,7 +63,7 @@ _IMPLEMENTATIONS = {
         _native_lacks,
         half_on=("cuda",),
         traced=frozenset({"pair_lse_fwd", "pair_lse_bwd"}),
-        fuses=frozenset({"contrastive_rows_bwd"}),
+        fuses=frozenset({"contrastive_rows_fwd", "contrastive_rows_bwd"}),
     ),
     "triton": _Implementation(
         "spcl_fast.kernels",

@@ -7,9 +7,9 @@ The gradient is the sum of the gradients of the two ops (their modules hold the 
     h_ij   = p_ij dlse_i + p_ji dlse_j - sum_k [j in P_k(i)] (c^k_i w^k_ij + c^k_j w^k_ji)
 
 An implementation may have `contrastive_rows_fwd` or `contrastive_rows_bwd` of its own; otherwise
-they are composed of what the two ops have. `native` adds the labels with linear weights to h tile
-by tile, so that they share its product with z and a coarse label, half of whose pairs are positive,
-costs no more than a fine one.
+they are composed of what the two ops have. `native` adds labels to h tile by tile, on a CPU those
+with linear weights, so that they share its product with z and a coarse label, half of whose pairs
+are positive, costs no more than a fine one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from spcl_fast.operands import Label, LabelGradient, Lse, Pairs, PositivePairLoss
 from spcl_fast.ops._checks import check_labels, check_rows, positive_scalar
+from spcl_fast.ops._contract import define_native
 from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for, rows_for
 from spcl_fast.ops.pair_lse import pair_lse, pair_lse_bwd, pair_lse_fwd
@@ -109,6 +110,28 @@ def _tuples(kind: type[T], flat: Sequence[Any]) -> list[T]:
     """Return the tuples of one kind whose fields `flat` holds one after the other."""
     width = len(kind._fields)
     return [kind(*flat[k : k + width]) for k in range(0, len(flat), width)]
+
+
+def _empty_native_fwd(z: Tensor, labels: Sequence[Tensor]) -> tuple[Any, ...]:
+    N = z.shape[0]
+    loss, weight_sum = ([z.new_empty(N, dtype=torch.float32) for _ in labels] for _ in range(2))
+    num_pos = [z.new_empty(N, dtype=torch.int64) for _ in labels]
+    order = z.new_empty(len(labels) * 3 * (-(-N // 4) * 4), dtype=torch.int32)
+    return z.new_empty(N, dtype=torch.float32), loss, weight_sum, num_pos, order
+
+
+# On a GPU alone. A window below 0 means equal labels.
+define_native(
+    "contrastive_rows_fwd_native(Tensor z, Tensor tau, Tensor[] labels, Tensor[] gamma,"
+    " float[] windows, bool is_hard) -> (Tensor lse, Tensor[] loss, Tensor[] weight_sum,"
+    " Tensor[] num_pos, Tensor order)",
+    _empty_native_fwd,
+)
+define_native(
+    "contrastive_rows_bwd_native(Tensor z, Tensor lse, Tensor dlse, Tensor tau, Tensor[] labels,"
+    " Tensor[] c, Tensor[] gamma, float[] windows, bool is_hard, Tensor order) -> Tensor dz",
+    lambda z: z.new_empty(z.shape),
+)
 
 
 class _ContrastiveRows(OpFunction):

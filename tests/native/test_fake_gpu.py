@@ -54,8 +54,7 @@ def test_forward(dtype: torch.dtype, has_tensors: bool) -> None:
     assert facts(counts) == ((7,), torch.int64, CUDA)
 
 
-# A label of every way through the backward: no weights, weights that join it, a window; of several
-# gradients the sum is float32.
+# A label of every kind joins the gradient; of more than 8 the sum is float32.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_backward(dtype: torch.dtype) -> None:
     z, refs = on_a_gpu(40, 300, dtype=dtype), on_a_gpu(9, 300, dtype=dtype)
@@ -69,10 +68,10 @@ def test_backward(dtype: torch.dtype) -> None:
     labels = on_a_gpu(40, dtype=torch.int64)
     ways = [(3.0, None), (math.inf, None), (3.0, 1.0)]
     gradients = [LabelGradient(Label(labels, gamma, window), row) for gamma, window in ways]
-    for k in (1, 3):
+    for k in (1, 3, 9):
         pairs, lse = Pairs(z, None, 0.1), Lse(row, None, on_a_gpu(0))
-        dz = native.contrastive_rows_bwd(pairs, lse, row, gradients[:k], "linear")
-        assert facts(dz) == ((40, 300), dtype if k == 1 else torch.float32, CUDA)
+        dz = native.contrastive_rows_bwd(pairs, lse, row, (gradients * 3)[:k], "linear")
+        assert facts(dz) == ((40, 300), torch.float32 if k == 9 else dtype, CUDA)
 
 
 class Operators(TorchDispatchMode):
@@ -93,19 +92,26 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# Where nothing is weighted a pair costs nothing: class sums, and no panels of products.
-@pytest.mark.parametrize("gamma", [math.inf, 3.0])
-def test_class_sums_replace_the_pairs(gamma: float) -> None:
-    z, row = on_a_gpu(40, 300, dtype=torch.bfloat16), on_a_gpu(40)
-    labels = on_a_gpu(40, dtype=torch.int64)
-    how: Any = (Pairs(z, None, 0.1), row, Label(labels, gamma), "linear")
+# The passes over the pairs are those of one op in each direction, whatever the labels are, and what
+# the forward finds of labels the backward takes; more than 8 labels have ops of their own.
+@pytest.mark.parametrize("num_labels", [1, 3, 9])
+def test_labels_share_one_op(num_labels: int) -> None:
+    z = on_a_gpu(42, 300, dtype=torch.bfloat16)
+    ways = [(3.0, None), (math.inf, None), (3.0, 1.0)] * 3
+    labels = [Label(on_a_gpu(42, dtype=torch.int64), *way) for way in ways[:num_labels]]
     with Operators() as operators:
-        loss, *_ = native.positive_pair_loss_fwd(*how)
-        dz, _ = native.positive_pair_loss_bwd(row, *how, needs_z=True, needs_refs=False)
-    assert dz is not None
-    assert (facts(loss), facts(dz)) == (facts(row), facts(z))
-    has_pairs = any("positive_pair_loss" in name for name in operators.names)
-    assert has_pairs == (gamma < math.inf)
+        lse, rows = native.contrastive_rows_fwd(
+            Pairs(z, None, 0.1), labels, "linear", has_backward=True
+        )
+    assert len(rows) == num_labels
+    for row in rows:
+        assert facts(row.loss) == facts(row.weight_sum) == ((42,), torch.float32, CUDA)
+        assert facts(row.num_pos) == ((42,), torch.int64, CUDA)
+    assert lse.cache is not None
+    order = (3 * 44 * num_labels,), torch.int32, CUDA
+    assert facts(lse.cache) == (facts(on_a_gpu(0)) if num_labels == 9 else order)
+    has_own = any("positive_pair_loss" in name for name in operators.names)
+    assert has_own == (num_labels == 9)
 
 
 # Tiles of the forward are cached in the memory of the host alone.

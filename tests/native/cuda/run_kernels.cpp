@@ -8,18 +8,18 @@
 #include <string>
 #include <vector>
 
+#include "gradient.cuh"
 #include "pair_lse.cuh"
 #include "panels.h"
 #include "positive_pair_histogram.cuh"
 #include "positive_pair_loss.cuh"
 #include "positive_ranges.cuh"
-#include "scale.cuh"
 
 namespace {
 
 using namespace spcl::cuda;
 
-constexpr int64_t D = 5, kElements = 128 * 300, kMinRows = 128;
+constexpr int64_t D = 5, kElements = 128 * 300, kRows = 128;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr double kGamma = 6, kUpper = 40;
 constexpr int64_t kBins = 16;
@@ -48,12 +48,6 @@ std::vector<float> rows(const Case& c, int64_t size, int64_t seed) {
   return z;
 }
 
-std::vector<float> padded(const std::vector<float>& x) {
-  std::vector<float> out(round_up(x.size(), kColsOfLane), kNaN);
-  std::copy(x.begin(), x.end(), out.begin());
-  return out;
-}
-
 void check(const Case& c, const char* what, double actual, double truth, double tolerance) {
   ++num_checks;
   if (std::fabs(actual - truth) <= tolerance) return;
@@ -67,7 +61,8 @@ struct Problem {
   Case c;
   bool is_square;
   int64_t num_cols;
-  std::vector<float> z, refs, scale, gamma, upper;
+  std::vector<float> z, refs;
+  Scalar tau;
   std::vector<double> labels, ref_labels;
   std::vector<Panel> panels;
 
@@ -77,11 +72,8 @@ struct Problem {
         num_cols(is_square ? c.N : c.M),
         z(rows(c, c.N, 1)),
         refs(is_square ? z : rows(c, c.M, 5003)),
-        gamma{static_cast<float>(kGamma)},
-        upper{static_cast<float>(kUpper)},
-        panels(make_panels(c.N, num_cols, is_square, kElements, kMinRows)) {
-    scale.resize(4);
-    SIMULATOR::launch(set_scale, 1, 2, 0, is_square ? &c.tau : nullptr, c.tau, scale.data());
+        tau(is_square ? Scalar{&c.tau, kDoubleScalar, kNaN, kNaN} : scalar(c.tau)),
+        panels(make_panels(c.N, num_cols, is_square, kElements, kRows)) {
     for (int64_t i = 0; i < c.N; ++i) labels.push_back(label(i));
     for (int64_t j = 0; j < num_cols; ++j)
       ref_labels.push_back(is_square ? labels[j] : label(3 * j));
@@ -123,32 +115,31 @@ struct Lse {
   std::vector<float> rows, cols;
 };
 
+template <class Sums>
+void merge_panel(const Problem& p, const Panel& panel, const Sums& sums, bool has_cols) {
+  const Side rows = row_side(panel, p.num_cols);
+  Side cols = col_side(panel, p.c.N);
+  if (!has_cols) cols.size = 0;
+  SIMULATOR::launch(merge_sums<Sums>, blocks(merge_blocks(rows, cols), 1), kThreads, 0, sums, rows,
+                    cols);
+}
+
 Lse run_lse(const Problem& p) {
-  std::vector<LogSum> row_total(p.c.N, kNothing), own_col_total(p.c.M, kNothing);
-  std::vector<LogSum>& col_total = p.is_square ? row_total : own_col_total;
+  const LogSum nothing = {kNaN, kNaN};
+  std::vector<LogSum> row_total(p.c.N, nothing), own_col_total(p.c.M, nothing);
+  Lse lse = {std::vector<float>(p.c.N, kNaN), std::vector<float>(p.c.M, kNaN)};
   for (const Panel& panel : p.panels) {
     const std::vector<float> x = p.products(panel);
-    std::vector<LogSum> row(row_parts(panel) * panel.num_rows, {kNaN, kNaN});
-    std::vector<LogSum> col(col_parts(panel) * panel.num_cols, {kNaN, kNaN});
-    SIMULATOR::launch(sum_exponentials, tiles(panel), kThreads, 0, x.data(), panel, p.scale.data(),
+    std::vector<LogSum> row(row_parts(panel) * panel.num_rows, nothing);
+    std::vector<LogSum> col(col_parts(panel) * panel.num_cols, nothing);
+    SIMULATOR::launch(sum_exponentials, tiles(panel), kThreads, 0, x.data(), panel, p.tau,
                       row.data(), col.data());
-    SIMULATOR::launch(merge_log_sums, blocks(panel.num_rows, kWarpSize), kThreads, 0, row.data(),
-                      row_parts(panel), panel.num_rows, panel.num_rows, &row_total[panel.row0]);
-    const int64_t rest = panel.num_cols - panel.first_col;
-    if (rest == 0) continue;
-    SIMULATOR::launch(merge_log_sums, blocks(rest, kWarpSize), kThreads, 0, &col[panel.first_col],
-                      col_parts(panel), panel.num_cols, rest,
-                      &col_total[panel.col0 + panel.first_col]);
+    const LogSums sums = {row.data(),       col.data(),
+                          row_total.data(), p.is_square ? row_total.data() : own_col_total.data(),
+                          lse.rows.data(),  lse.cols.data()};
+    merge_panel(p, panel, sums, true);
   }
-  Lse lse = {std::vector<float>(p.c.N), std::vector<float>(p.c.M)};
-  SIMULATOR::launch(finish_log_sums, blocks(p.c.N, kThreads), kThreads, 0, row_total.data(), p.c.N,
-                    lse.rows.data());
-  if (p.is_square) {
-    lse.cols = lse.rows;
-  } else {
-    SIMULATOR::launch(finish_log_sums, blocks(p.c.M, kThreads), kThreads, 0, own_col_total.data(),
-                      p.c.M, lse.cols.data());
-  }
+  if (p.is_square) lse.cols = lse.rows;
   return lse;
 }
 
@@ -188,20 +179,32 @@ struct Ranges {
 
 template <class Key>
 Ranges find(const Problem& p, Key window) {
-  std::vector<Key> keys(p.labels.begin(), p.labels.end());
-  std::vector<Key> sorted(p.ref_labels.begin(), p.ref_labels.end());
+  const std::vector<Key> keys(p.labels.begin(), p.labels.end());
+  const std::vector<Key> cols(p.ref_labels.begin(), p.ref_labels.end());
   std::vector<int64_t> order(p.num_cols);
   for (int64_t j = 0; j < p.num_cols; ++j) order[j] = j;
   std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return sorted[a] > sorted[b]; });
-  for (int64_t j = 0; j < p.num_cols; ++j) sorted[j] = static_cast<Key>(p.ref_labels[order[j]]);
-  Ranges out = {std::vector<int2>(p.c.N), std::vector<int>(round_up(p.num_cols, kColsOfLane), 0),
-                std::vector<int64_t>(p.c.N)};
-  SIMULATOR::launch(find_ranges<Key>, blocks(p.c.N, kThreads), kThreads, 0, keys.data(), p.c.N,
-                    sorted.data(), p.num_cols, window, static_cast<int64_t>(p.is_square),
-                    out.ranges.data(), out.num_pos.data());
-  SIMULATOR::launch(find_ranks, blocks(p.num_cols, kThreads), kThreads, 0, order.data(), p.num_cols,
-                    out.ranks.data());
+                   [&](int64_t a, int64_t b) { return cols[a] > cols[b]; });
+  std::vector<Key> sorted(p.num_cols);
+  for (int64_t j = 0; j < p.num_cols; ++j) sorted[j] = cols[order[j]];
+  const auto empty = [&] {
+    return Ranges{std::vector<int2>(p.c.N, {-1, -1}), std::vector<int>(p.num_cols, -1),
+                  std::vector<int64_t>(p.c.N, -1)};
+  };
+  Ranges out = empty(), counted = empty();
+  const int64_t is_square = p.is_square;
+  SIMULATOR::launch(find_ranges<Key>, blocks(std::max(p.c.N, p.num_cols), kThreads), kThreads, 0,
+                    keys.data(), p.c.N, sorted.data(), order.data(), p.num_cols, window, is_square,
+                    out.ranges.data(), out.num_pos.data(), out.ranks.data());
+  SIMULATOR::launch(count_ranges<Key>, blocks(p.c.N + p.num_cols, kWarps), kThreads, 0, keys.data(),
+                    p.c.N, cols.data(), p.num_cols, window, is_square, counted.ranges.data(),
+                    counted.num_pos.data(), counted.ranks.data());
+  for (int64_t i = 0; i < p.c.N; ++i) {
+    check(p.c, "begin of a range", counted.ranges[i].x, out.ranges[i].x, 0);
+    check(p.c, "end of a range", counted.ranges[i].y, out.ranges[i].y, 0);
+  }
+  check(p.c, "counts", counted.num_pos == out.num_pos, 1, 0);
+  check(p.c, "ranks", counted.ranks == out.ranks, 1, 0);
   return out;
 }
 
@@ -213,7 +216,7 @@ double pair_weight(double loss, bool is_hard) {
   return is_hard ? loss <= kGamma : std::max(0.0, 1 - loss / kGamma);
 }
 
-// dlse and c are made up; both are divided by tau, as the drivers do.
+// dlse and c are made up.
 std::vector<float> made_up(int64_t size, int64_t seed) {
   std::vector<float> x(size);
   for (int64_t i = 0; i < size; ++i) x[i] = static_cast<float>(unit(seed + i) - 0.3);
@@ -224,97 +227,96 @@ double value(float x) { return x; }
 double value(__half x) { return __half2float(x); }
 double value(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-struct Factors {
-  std::vector<float> row_a, col_a, c;
+// The labels of kernels: `num_labels` times the same, with factors c if there are any.
+Labels labels_of(const Ranges& positives, int64_t num_labels, bool is_hard,
+                 const std::vector<float>& c) {
+  Labels labels = {num_labels, is_hard, positives.ranges.data(), positives.ranks.data(), 0, 0};
+  for (int64_t k = 0; k < num_labels; ++k) {
+    labels.gamma[k] = scalar(kGamma);
+    labels.c[k] = {c.data(), 1};
+  }
+  return labels;
+}
+
+// What the gradient of a panel is made of; `unit` multiplies it.
+struct Terms {
+  bool has_dlse;
+  int64_t num_labels;
+  bool is_hard;
+  float unit;
 };
 
 template <class T>
-void check_gradients(const Problem& p, const Lse& lse, const Ranges& positives, int64_t num_labels,
+void check_gradients(const Problem& p, const Lse& lse, const Ranges& positives, const Terms& terms,
                      double tolerance) {
   const std::vector<float> a = made_up(p.c.N, 17), b = p.is_square ? a : made_up(p.num_cols, 29);
   const std::vector<float> c = made_up(p.c.N, 43);
-  const std::vector<float> row_lse = padded(lse.rows), col_lse = padded(lse.cols);
-  const std::vector<float> row_a = padded(a), col_a = padded(b), own_c = padded(c);
+  const Labels labels = labels_of(positives, terms.num_labels, terms.is_hard, c);
+  LseGradients upstream = {lse.rows.data(), lse.cols.data(), {a.data(), 1}, {b.data(), 1}};
+  if (!terms.has_dlse) upstream.row_dlse = upstream.col_dlse = {nullptr, 1};
   for (const Panel& panel : p.panels) {
     std::vector<float> x = p.products(panel);
     std::vector<T> own(panel_size(panel));
     T* h = own.data();
     if constexpr (std::is_same_v<T, float>) h = x.data();  // in place
-    const LinearLabels labels = {num_labels, static_cast<int64_t>(own_c.size())};
     SIMULATOR::launch(pair_gradient<T>, tiles(panel), kThreads, 0, x.data(), panel, h, panel.stride,
-                      p.scale.data(), row_lse.data(), row_a.data(), col_lse.data(), col_a.data(),
-                      labels, positives.ranges.data(), positives.ranks.data(), own_c.data(),
-                      p.gamma.data());
+                      p.tau, upstream, labels, terms.unit == 1 ? nullptr : &terms.unit);
     for (int64_t r = 0; r < panel.num_rows; ++r) {
       for (int64_t k = 0; k < panel.num_cols; ++k) {
         const int64_t i = panel.row0 + r, j = panel.col0 + k;
         const double s = p.sim(i, j);
         double truth = a[i] * std::exp(s - lse.rows[i]) + b[j] * std::exp(s - lse.cols[j]);
-        if (num_labels && p.is_positive(i, j)) {
-          truth += c[i] * pair_weight(lse.rows[i] - s, false);
-          truth += c[j] * pair_weight(lse.rows[j] - s, false);
+        if (!terms.has_dlse) truth = 0;
+        if (terms.num_labels && p.is_positive(i, j)) {
+          double both = c[i] * pair_weight(lse.rows[i] - s, terms.is_hard);
+          if (p.is_square) both += c[j] * pair_weight(lse.rows[j] - s, terms.is_hard);
+          truth -= static_cast<double>(terms.num_labels) * both;
         }
         if (!p.is_pair(i, j)) truth = 0;
-        check(p.c, "h", value(h[r * panel.stride + k]), truth, tolerance + 1e-7 * p.size());
+        const double factor = p.c.tau / terms.unit;
+        check(p.c, "h", value(h[r * panel.stride + k]) * factor, truth,
+              tolerance + 1e-7 * p.size());
       }
     }
   }
 }
 
-template <class T>
-void check_positive_gradients(const Problem& p, const Lse& lse, const Ranges& positives,
-                              bool is_hard, double tolerance) {
+// The bound on h to which the unit is the answer.
+void check_unit(const Problem& p, const Ranges& positives) {
+  const std::vector<float> a = made_up(p.c.N, 17), b = p.is_square ? a : made_up(p.num_cols, 29);
   const std::vector<float> c = made_up(p.c.N, 43);
-  const std::vector<float> row_lse = padded(lse.rows), own_c = padded(c);
-  for (const Panel& panel : p.panels) {
-    const std::vector<float> x = p.products(panel);
-    std::vector<T> h(panel_size(panel));
-    SIMULATOR::launch(positive_gradient<T>, tiles(panel), kThreads, 0, x.data(), panel, h.data(),
-                      panel.stride, p.scale.data(), row_lse.data(), positives.ranges.data(),
-                      positives.ranks.data(), own_c.data(), p.gamma.data(),
-                      static_cast<int64_t>(is_hard));
-    for (int64_t r = 0; r < panel.num_rows; ++r) {
-      for (int64_t k = 0; k < panel.num_cols; ++k) {
-        const int64_t i = panel.row0 + r, j = panel.col0 + k;
-        const double s = p.sim(i, j);
-        double truth = 0;
-        if (p.is_positive(i, j)) {
-          truth = c[i] * pair_weight(lse.rows[i] - s, is_hard);
-          if (p.is_square) truth += c[j] * pair_weight(lse.rows[j] - s, is_hard);
-        }
-        check(p.c, "h of positives", value(h[r * panel.stride + k]), truth, tolerance);
-      }
-    }
-  }
+  const Labels labels = labels_of(positives, 2, false, c);
+  const auto largest = [](const std::vector<float>& x) {
+    double top = 0;
+    for (float value : x) top = std::max(top, std::fabs(static_cast<double>(value)));
+    return top;
+  };
+  const double bound = (largest(a) + largest(b) + 4 * largest(c)) / p.c.tau;
+  float unit = kNaN;
+  SIMULATOR::launch(find_unit, 1, kThreads, 0, Values{a.data(), 1}, Values{b.data(), 1}, labels,
+                    p.c.N, p.num_cols, p.tau, &unit);
+  check(p.c, "unit", unit, std::exp2(std::floor(std::log2((1 << 14) / bound))), 0);
 }
 
 void check_positive_sums(const Problem& p, const Lse& lse, const Ranges& positives, bool is_hard) {
-  const std::vector<float> row_lse = padded(lse.rows);
-  std::vector<PairTotal> total(p.c.N, PairTotal{0, 0});
+  std::vector<PairTotal> total(p.c.N, PairTotal{kNaN, kNaN});
+  std::vector<float> loss(p.c.N, kNaN), weight_sum(p.c.N, kNaN);
   std::vector<Count> counts(kBins, 0);
+  const Labels labels = labels_of(positives, 1, is_hard, {});
   for (const Panel& panel : p.panels) {
     const std::vector<float> x = p.products(panel);
     std::vector<PairSum> row(row_parts(panel) * panel.num_rows, {kNaN, kNaN});
     std::vector<PairSum> col(p.is_square ? col_parts(panel) * panel.num_cols : 0, {kNaN, kNaN});
-    SIMULATOR::launch(sum_positive_pairs, tiles(panel), kThreads, 0, x.data(), panel,
-                      p.scale.data(), row_lse.data(), positives.ranges.data(),
-                      positives.ranks.data(), p.gamma.data(), static_cast<int64_t>(is_hard),
-                      row.data(), col.data());
-    SIMULATOR::launch(merge_pair_sums, blocks(panel.num_rows, kWarpSize), kThreads, 0, row.data(),
-                      row_parts(panel), panel.num_rows, panel.num_rows, &total[panel.row0]);
-    const int64_t rest = p.is_square ? panel.num_cols - panel.first_col : 0;
-    if (rest > 0) {
-      SIMULATOR::launch(merge_pair_sums, blocks(rest, kWarpSize), kThreads, 0,
-                        &col[panel.first_col], col_parts(panel), panel.num_cols, rest,
-                        &total[panel.col0 + panel.first_col]);
-    }
-    SIMULATOR::launch(count_positive_pairs, tiles(panel), kThreads, 0, x.data(), panel,
-                      p.scale.data(), row_lse.data(), positives.ranges.data(),
-                      positives.ranks.data(), p.upper.data(), kBins, counts.data());
+    SIMULATOR::launch(sum_positive_pairs, tiles(panel), kThreads, 0, x.data(), panel, p.tau,
+                      lse.rows.data(), labels, row.data(), col.data());
+    const PairSums sums = {
+        row.data(),    col.data(),         total.data(), p.c.N, {positives.num_pos.data()},
+        {loss.data()}, {weight_sum.data()}};
+    merge_panel(p, panel, sums, p.is_square);
+    SIMULATOR::launch(count_positive_pairs, tiles(panel), kThreads, 0, x.data(), panel, p.tau,
+                      lse.rows.data(), labels.ranges, labels.ranks, scalar(kUpper), kBins,
+                      counts.data());
   }
-  std::vector<float> loss(p.c.N), weight_sum(p.c.N);
-  SIMULATOR::launch(finish_pair_sums, blocks(p.c.N, kThreads), kThreads, 0, total.data(),
-                    positives.num_pos.data(), p.c.N, loss.data(), weight_sum.data());
   double num_pairs = 0, num_counted = 0, below = 0, counted_below = 0;
   for (int64_t i = 0; i < p.c.N; ++i) {
     double loss_sum = 0, sum = 0, count = 0;
@@ -345,13 +347,14 @@ void run(const Case& c, bool is_short) {
   if (p.is_square && p.c.N == 1) return;  // lse is -inf
   const Ranges positives = find_positives(p);
   check_positive_sums(p, lse, positives, c.window >= 0);
-  check_gradients<float>(p, lse, positives, p.is_square, 2e-5);
+  check_gradients<float>(p, lse, positives, {true, 2, false, 1}, 4e-5);
   if (is_short) return;
-  check_positive_gradients<float>(p, lse, positives, false, 2e-5);
-  check_gradients<__half>(p, lse, positives, p.is_square, 1e-3);
-  check_positive_gradients<__half>(p, lse, positives, true, 1e-3);
-  check_gradients<__nv_bfloat16>(p, lse, positives, 0, 1e-2);
-  check_positive_gradients<__nv_bfloat16>(p, lse, positives, false, 1e-2);
+  check_unit(p, positives);
+  check_gradients<float>(p, lse, positives, {false, 1, false, 1}, 2e-5);
+  check_gradients<__half>(p, lse, positives, {true, 1, false, 1 / 4.0f}, 1e-3);
+  check_gradients<__half>(p, lse, positives, {false, 1, true, 8}, 1e-3);
+  check_gradients<__nv_bfloat16>(p, lse, positives, {true, 0, false, 1}, 1e-2);
+  check_gradients<__nv_bfloat16>(p, lse, positives, {false, 2, true, 1}, 2e-2);
 }
 
 }  // namespace

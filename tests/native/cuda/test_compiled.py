@@ -31,6 +31,8 @@ TYPES = {
     "13__nv_bfloat16": "bfloat16",
     "l": "int64",
     "d": "double",
+    "NS0_7LogSums": "LogSums",
+    "NS0_8PairSums": "PairSums",
 }
 
 

@@ -1,8 +1,8 @@
 """nvcc's code of the kernels of csrc/cuda, executed: values, races, bounds, and how memory is used.
 
 SPCL_PTX_EMULATOR names a module with `Emu(ptx)`, whose `launch(name, grid, block, arguments)`
-executes a kernel on arrays and raises Fault where it races or leaves them, and `report(emu)`, what
-it did.
+executes a kernel on arrays and raises Fault where it races or leaves them, `TensorMap`, an argument
+of bytes that tell the address of an array, and `report(emu)`, what it did.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[2] / "csrc" / "cuda"
 TILE_ROWS, TILE_COLS, THREADS, WARP = 64, 128, 256, 32
 TAU, GAMMA, UPPER, BINS = 0.07, 12.0, 40.0, 16
-SCALE = np.array([1 / TAU, 0, np.log2(np.e) / TAU, 0])
-SCALE[1::2] = SCALE[::2] - SCALE[::2].astype(np.float32)
+MOST_LABELS = 8
 MIN_EFFICIENCY = 0.9
 MOST_WAYS = 2  # of a bank conflict
 Array = np.ndarray[Any, Any]
@@ -89,6 +88,13 @@ class Problem:
         self.positive = self.is_pair & (low <= ranks) & (ranks < high)
         self.grid = (-(-num_cols // TILE_COLS), -(-num_rows // TILE_ROWS))
 
+    def sides(self) -> list[bytes]:
+        """Return where merge_sums adds rows and columns: the panel is the whole matrix."""
+        tiles_of_cols, tiles_of_rows = self.grid
+        rows = (0, self.num_rows, tiles_of_cols, self.num_rows, 0, 1, 1)
+        cols = (0, self.num_cols, tiles_of_rows, self.num_cols, 0, 1, 1)
+        return [struct.pack("7q", *side) for side in (rows, cols)]
+
     @property
     def panel(self) -> bytes:
         numbers = (self.row0, self.col0, self.num_rows, self.num_cols, self.stride)
@@ -112,6 +118,87 @@ def problem(request: pytest.FixtureRequest) -> Problem:
     return Problem(*PROBLEMS[request.param])
 
 
+def scalar(value: float) -> bytes:
+    """Return a Scalar that lies on the host."""
+    high = np.float32(value)
+    return struct.pack("Qiff4x", 0, 0, high, np.float32(value - float(high)))
+
+
+class Struct:
+    """A structure as an argument: numbers, bytes, None for a null pointer, and arrays to point to.
+
+    The arrays lie far enough apart in one block of memory; `TensorMap` is the emulator's.
+    """
+
+    GAP = 1024
+
+    def __init__(self, *fields: Any) -> None:
+        self.fields = fields
+        arrays = {id(x): x for x in fields if isinstance(x, np.ndarray)}
+        places = np.cumsum(
+            [self.GAP, *(-(-x.nbytes // 256) * 256 + self.GAP for x in arrays.values())]
+        )
+        self.places = dict(zip(arrays, places, strict=False))
+        self.arrays = arrays
+
+    def argument(self, emulator: Any) -> Any:
+        """Return the structure, with its arrays, as the emulator takes it."""
+        size = max(self.places.values(), default=0)
+        size += max((x.nbytes for x in self.arrays.values()), default=0) + self.GAP
+        block = np.full(size, 0xFF, np.uint8)  # NaN where nobody may read
+        for key, place in self.places.items():
+            array = self.arrays[key]
+            block[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
+        self.block = block
+        outer = self
+
+        class Map(emulator.TensorMap):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                self.array, self.offset = block, 0
+
+            def encode(self, address: int) -> bytes:
+                return b"".join(outer.encoded(x, address) for x in outer.fields)
+
+        return Map()
+
+    def encoded(self, field: Any, address: int) -> bytes:
+        if isinstance(field, bytes):
+            return field
+        if isinstance(field, np.ndarray):
+            return struct.pack("Q", int(address) + int(self.places[id(field)]))
+        return struct.pack("q", 0 if field is None else field)
+
+    def copy_back(self) -> None:
+        """Bring the arrays to what the kernel left, which must not have left them."""
+        left = self.block.copy()
+        for key, place in self.places.items():
+            array = self.arrays[key]
+            part = self.block[place : place + array.nbytes]
+            array.reshape(-1).view(np.uint8)[:] = part
+            left[place : place + array.nbytes] = 0xFF
+        assert (left == 0xFF).all()
+
+
+def values(x: Array | None) -> tuple[Any, ...]:
+    """Return the fields of Values."""
+    return x, 1
+
+
+def labels_of(problem: Problem, num_labels: int, is_hard: bool, has_factors: bool) -> Struct:
+    """Return Labels, all alike."""
+    ranges, ranks = (
+        np.concatenate([x] * max(1, num_labels)) for x in (problem.ranges, problem.ranks)
+    )
+    paces = [scalar(GAMMA) if k < num_labels else scalar(0) for k in range(MOST_LABELS)]
+    factors = [
+        values(problem.c if has_factors and k < num_labels else None) for k in range(MOST_LABELS)
+    ]
+    strides = (problem.total, problem.total)
+    return Struct(
+        num_labels, int(is_hard), ranges, ranks, *strides, *paces, *(x for c in factors for x in c)
+    )
+
+
 class Run:
     """Launches of one kernel."""
 
@@ -120,7 +207,11 @@ class Run:
 
     def __call__(self, name: str, grid: Any, *arguments: Any, threads: int = THREADS) -> None:
         (found,) = [x for x in self._emu.mod.kernels if f"cuda{len(name.split('I')[0])}{name}" in x]
-        self._emu.launch(found, grid, (threads,), list(arguments))
+        structs = [x for x in arguments if isinstance(x, Struct)]
+        given = [x.argument(self._emulator) if isinstance(x, Struct) else x for x in arguments]
+        self._emu.launch(found, grid, (threads,), given)
+        for x in structs:
+            x.copy_back()
 
     def check_memory(self) -> None:
         """Hold the launches to their share of every sector, and to few conflicts."""
@@ -145,23 +236,20 @@ def is_whole(problem: Problem) -> bool:
     return problem.num_rows % TILE_ROWS == problem.num_cols % TILE_COLS == 0
 
 
-def log_sums(launch: Run, problem: Problem) -> tuple[Array, Array]:
+def log_sums(launch: Run, problem: Problem, tau: Any = None) -> tuple[Array, Array]:
     """Return log-sum-exps of rows and of columns of a panel."""
+    tau = scalar(TAU) if tau is None else tau
     tiles_of_cols, tiles_of_rows = problem.grid
-    scale = SCALE.astype(np.float32)
     rows = np.full((tiles_of_cols, problem.num_rows, 2), np.nan, np.float32)
     cols = np.full((tiles_of_rows, problem.num_cols, 2), np.nan, np.float32)
-    launch("sum_exponentials", problem.grid, problem.products, problem.panel, scale, rows, cols)
-    out = []
-    for parts in (rows, cols):
-        size = parts.shape[1]
-        total = np.tile(np.array([-np.inf, 0], np.float32), (size, 1))
-        lse = np.full(size, np.nan, np.float32)
-        grid = (-(-size // WARP),)
-        launch("merge_log_sums", grid, parts, len(parts), size, size, total)
-        launch("finish_log_sums", (-(-size // THREADS),), total, size, lse)
-        out.append(lse)
-    return out[0], out[1]
+    launch("sum_exponentials", problem.grid, problem.products, problem.panel, tau, rows, cols)
+    sizes = (problem.num_rows, problem.num_cols)
+    totals = [np.full((size, 2), np.nan, np.float32) for size in sizes]
+    lse = [np.full(size, np.nan, np.float32) for size in sizes]
+    grid = (sum(-(-size // WARP) for size in sizes),)
+    sums = Struct(rows, cols, *totals, *lse)
+    launch("merge_sumsINS0_7LogSumsE", grid, sums, *problem.sides())
+    return lse[0], lse[1]
 
 
 def test_log_sums(launch: Run, problem: Problem) -> None:
@@ -171,6 +259,26 @@ def test_log_sums(launch: Run, problem: Problem) -> None:
     np.testing.assert_allclose(cols, np.log(powers.sum(0)), atol=2e-6, rtol=0)
     if is_whole(problem):
         launch.check_memory()
+
+
+# A temperature on the device, in every dtype that it may have: the kind of a Scalar, its value.
+KINDS = {
+    "float": (0, np.float32(TAU)),
+    "double": (1, np.float64(TAU)),
+    "half": (2, np.float16(TAU)),
+    "bfloat16": (3, np.uint16(np.float32(TAU).view(np.uint32) >> 16)),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_temperature_on_the_device(launch: Run, kind: str) -> None:
+    problem = Problem(*PROBLEMS["ragged"])
+    number, value = KINDS[kind]
+    tau = Struct(np.full(1, value), struct.pack("iff4x", number, np.nan, np.nan))
+    rows, _ = log_sums(launch, problem, tau)
+    truth = value_of(np.full(1, value))[0]
+    powers = np.where(problem.is_pair, np.exp(problem.sims * TAU / truth), 0)
+    np.testing.assert_allclose(rows, np.log(powers.sum(1)), atol=2e-6, rtol=0)
 
 
 def test_log_sums_of_any_size(launch: Run) -> None:
@@ -201,87 +309,111 @@ def value_of(h: Array) -> Array:
 STORED = {"f": 3e-5, "6__half": 2e-3, "13__nv_bfloat16": 1.6e-2}
 
 
+# Log-sum-exps alone, labels alone, both: whether there are log-sum-exps, labels, hard weights.
+TERMS = {
+    "lse": (True, 0, False),
+    "linear": (False, 1, False),
+    "hard": (False, 1, True),
+    "both": (True, 2, False),
+}
+
+
+# float32 in place.
 @pytest.mark.parametrize("kind", list(STORED))
-def test_pair_gradient(launch: Run, problem: Problem, kind: str) -> None:
-    p = problem
-    num_labels = 2 if p.is_square else 0
+@pytest.mark.parametrize("terms", list(TERMS))
+def test_pair_gradient(launch: Run, problem: Problem, kind: str, terms: str) -> None:
+    p, (has_dlse, num_labels, is_hard) = problem, TERMS[terms]
     h = p.products.copy() if kind == "f" else stored(kind, p.products.shape)
-    source = h if kind == "f" else p.products  # float32 is computed in place
-    ranges, ranks, c = (np.concatenate([x, x]) for x in (p.ranges, p.ranks, p.c))
-    launch(
-        f"pair_gradientI{kind}E",
-        p.grid,
-        *(source, p.panel, h, p.stride, SCALE.astype(np.float32), p.lse, p.a, p.lse, p.a),
-        *(struct.pack("2q", num_labels, p.total), ranges, ranks, c),
-        np.full(2, GAMMA, np.float32),
-    )
+    source = h if kind == "f" else p.products
+    dlse = values(p.a if has_dlse else None)
+    upstream = Struct(p.lse, p.lse, *dlse, *dlse)
+    unit = np.full(1, 0.25, np.float32)
+    labels = labels_of(p, num_labels, is_hard, has_factors=True)
+    how = (p.panel, h, p.stride, scalar(TAU), upstream, labels)
+    launch(f"pair_gradientI{kind}E", p.grid, source, *how, unit if kind == "6__half" else 0)
     lse_i, lse_j = p.lse[p.rows, None].astype(np.float64), p.lse[p.cols].astype(np.float64)
     truth = p.a[p.rows, None] * np.exp(p.sims - lse_i) + p.a[p.cols] * np.exp(p.sims - lse_j)
-    both = p.c[p.rows, None] * p.weights(lse_i) + p.c[p.cols] * p.weights(lse_j)
-    truth = np.where(p.is_pair, truth + num_labels * np.where(p.positive, both, 0), 0)
-    np.testing.assert_allclose(value_of(h)[:, : p.num_cols], truth, atol=STORED[kind], rtol=0)
-    if is_whole(p):
-        launch.check_memory()
-
-
-@pytest.mark.parametrize("kind", list(STORED))
-@pytest.mark.parametrize("is_hard", [False, True])
-def test_positive_gradient(launch: Run, problem: Problem, kind: str, is_hard: bool) -> None:
-    p, gamma = problem, np.full(1, GAMMA, np.float32)
-    h = stored(kind, p.products.shape)
-    launch(
-        f"positive_gradientI{kind}E",
-        p.grid,
-        *(p.products, p.panel, h, p.stride, SCALE.astype(np.float32)),
-        *(p.lse, p.ranges, p.ranks, p.c, gamma, int(is_hard)),
-    )
-    lse_i, lse_j = p.lse[p.rows, None].astype(np.float64), p.lse[p.cols].astype(np.float64)
     weights = [(lse - p.sims <= GAMMA) if is_hard else p.weights(lse) for lse in (lse_i, lse_j)]
-    truth: Array = p.c[p.rows, None] * weights[0]
+    both = p.c[p.rows, None] * weights[0]
     if p.is_square:
-        truth = truth + p.c[p.cols] * weights[1]
-    truth = np.where(p.positive, truth, 0)
-    np.testing.assert_allclose(value_of(h)[:, : p.num_cols], truth, atol=STORED[kind], rtol=0)
+        both = both + p.c[p.cols] * weights[1]
+    truth = has_dlse * truth - num_labels * np.where(p.positive, both, 0)
+    actual = value_of(h)[:, : p.num_cols] * TAU * (4 if kind == "6__half" else 1)
+    np.testing.assert_allclose(actual, np.where(p.is_pair, truth, 0), atol=STORED[kind], rtol=0)
     if is_whole(p):
         launch.check_memory()
 
 
 @pytest.mark.parametrize("is_hard", [False, True])
 def test_sums_of_positives(launch: Run, problem: Problem, is_hard: bool) -> None:
-    p, (tiles_of_cols, tiles_of_rows) = problem, problem.grid
-    rows = np.full((tiles_of_cols, p.num_rows, 2), np.nan, np.float32)
-    cols = np.full((tiles_of_rows, p.num_cols, 2), np.nan, np.float32)
-    gamma, scale = np.full(1, GAMMA, np.float32), SCALE.astype(np.float32)
-    launch(
-        "sum_positive_pairs",
-        p.grid,
-        *(p.products, p.panel, scale, p.lse, p.ranges, p.ranks, gamma, int(is_hard), rows, cols),
-    )
-    served = [(rows, p.lse[p.rows, None], 1)]
+    p, (tiles_of_cols, tiles_of_rows), num_labels = problem, problem.grid, 2
+    rows = np.full((num_labels, tiles_of_cols, p.num_rows, 2), np.nan, np.float32)
+    cols = np.full((num_labels, tiles_of_rows, p.num_cols, 2), np.nan, np.float32)
+    labels = labels_of(p, num_labels, is_hard, has_factors=False)
+    grid = (*p.grid, num_labels)
+    launch("sum_positive_pairs", grid, p.products, p.panel, scalar(TAU), p.lse, labels, rows, cols)
+    loss = p.lse[p.rows, None].astype(np.float64) - p.sims
+    served = [(rows, loss, 1)]
     if p.is_square:
-        served.append((cols, p.lse[p.cols], 0))
-    for parts, lse, axis in served:
-        size = parts.shape[1]
-        total = np.zeros((size, 2))
-        launch("merge_pair_sums", (-(-size // WARP),), parts, len(parts), size, size, total)
-        loss = lse.astype(np.float64) - p.sims
-        weights = (loss <= GAMMA) if is_hard else p.weights(lse.astype(np.float64))
+        served.append((cols, p.lse[p.cols].astype(np.float64) - p.sims, 0))
+    for parts, loss, axis in served:
+        weights = (loss <= GAMMA) if is_hard else np.maximum(0, 1 - loss / GAMMA)
         weight = np.where(p.positive, weights, 0)
-        np.testing.assert_allclose(total[:, 0], (weight * loss).sum(axis), rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(total[:, 1], weight.sum(axis), rtol=1e-5, atol=1e-4)
+        size = parts.shape[2]
+        totals = np.full((num_labels, size, 2), np.nan)
+        counts = np.full(size, 2, np.int64)
+        out = [np.full((2, size), np.nan, np.float32) for _ in range(num_labels)]
+        empty = [None] * (MOST_LABELS - num_labels)
+        sums = Struct(
+            *(parts, parts, totals, size),
+            *[counts] * num_labels,
+            *empty,
+            *(x[0] for x in out),
+            *empty,
+            *(x[1] for x in out),
+            *empty,
+        )
+        side = struct.pack("7q", 0, size, parts.shape[1], size, 0, 1, 1)
+        none = struct.pack("7q", 0, 0, 0, 0, 0, 1, 1)
+        grid = (-(-size // WARP), num_labels)
+        launch("merge_sumsINS0_8PairSumsE", grid, sums, side, none)
+        for x in out:
+            np.testing.assert_allclose(2 * x[0], (weight * loss).sum(axis), rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(x[1], weight.sum(axis), rtol=1e-5, atol=1e-4)
     if is_whole(p):
         launch.check_memory()
 
 
+@pytest.mark.parametrize("kind", ["l", "d"])
+def test_ranges_of_labels(launch: Run, kind: str) -> None:
+    dtype, window = (np.int64, 0) if kind == "l" else (np.float64, 1.5)
+    labels = np.random.default_rng(0).integers(-2, 6, 77).astype(dtype)
+    refs = np.random.default_rng(1).integers(-2, 6, 301).astype(dtype)
+    if kind == "d":
+        labels[5], refs[7], refs[8] = np.nan, np.inf, np.nan
+    known = np.where(np.isfinite(refs), refs, -1)
+    order = np.argsort(-np.maximum(known, -1), kind="stable").astype(np.int64)
+    inside = np.abs(labels[:, None] - known) <= window
+    positive = inside & (labels[:, None] >= 0) & (known >= 0)
+    for name in ("count_ranges", "find_ranges"):
+        ranges, ranks = np.full((77, 2), -1, np.int32), np.full(301, -1, np.int32)
+        num_pos = np.full(77, -1, np.int64)
+        columns = (refs,) if name == "count_ranges" else (known[order], order)
+        threads_of = WARP if name == "count_ranges" else 1
+        units = 77 + 301 if name == "count_ranges" else 301
+        grid = (-(-units * threads_of // THREADS),)
+        how = (301, dtype(window), 0, ranges, num_pos, ranks)
+        launch(f"{name}I{kind}E", grid, labels, 77, *columns, *how)
+        np.testing.assert_array_equal(ranks[order], np.arange(301))
+        found = (ranges[:, :1] <= ranks) & (ranks < ranges[:, 1:])
+        np.testing.assert_array_equal(found, positive)
+        np.testing.assert_array_equal(num_pos, positive.sum(1))
+
+
 def test_histogram_of_positives(launch: Run, problem: Problem) -> None:
     p, counts = problem, np.zeros(BINS, np.uint64)
-    upper = np.full(1, UPPER, np.float32)
-    launch(
-        "count_positive_pairs",
-        p.grid,
-        *(p.products, p.panel, SCALE.astype(np.float32), p.lse, p.ranges, p.ranks, upper, BINS),
-        counts,
-    )
+    how = (p.panel, scalar(TAU), p.lse, p.ranges, p.ranks, scalar(UPPER), BINS, counts)
+    launch("count_positive_pairs", p.grid, p.products, *how)
     losses = [(p.lse[p.rows, None] - p.sims)[p.positive]]
     if p.is_square:
         losses.append((p.lse[p.cols] - p.sims)[p.positive])

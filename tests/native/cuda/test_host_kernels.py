@@ -53,14 +53,14 @@ WRONG = {
     "one column too many": ("panel.cuh", "c < cols && ", ""),
     "read behind the panel": ("panel.cuh", "r < fragment.rows && fragment.cols > 0", "true"),
     "factors of rows and columns swapped": (
-        "pair_lse.cuh",
+        "gradient.cuh",
         "a * exp2_fast((sim[k] - own_lse) * kLog2E) +\n                  a_j[k] *",
         "a_j[k] * exp2_fast((sim[k] - own_lse) * kLog2E) +\n                  a *",
     ),
-    "weights of rows and columns swapped": (
-        "linear_labels.cuh",
-        "c_i * weight(lse_i - sims[j]) + c_j[j] * weight(lse_j[j] - sims[j])",
-        "c_j[j] * weight(lse_i - sims[j]) + c_i * weight(lse_j[j] - sims[j])",
+    "weights of the wrong side": (
+        "gradient.cuh",
+        "float both = c_i * weight(lse_i - sims[j]);",
+        "float both = c_i * weight(lse_j[j] - sims[j]);",
     ),
     "a shift for all": ("pair_lse.cuh", "tile_top - tile_low <= kMostSpread", "true"),
     "a column summed twice": (
@@ -68,8 +68,17 @@ WRONG = {
         "std::clamp<int64_t>(r1 - c0,",
         "std::clamp<int64_t>(r1 - c0 - 1,",
     ),
-    "a part left out": ("pair_lse.cuh", "p += kWarps", "p += 2 * kWarps"),
-    "an interval too long": ("positive_ranges.cuh", "key - x > window", "key - x > window + 1"),
+    "a part left out": ("merge.cuh", "p += kWarps", "p += 2 * kWarps"),
+    "a total that nobody wrote": (
+        "merge.cuh",
+        "side.is_first ? Sums::nothing() : *total",
+        "*total",
+    ),
+    "an interval too long": (
+        "positive_ranges.cuh",
+        "key - other > window",
+        "key - other > window + 1",
+    ),
 }
 
 
@@ -96,7 +105,7 @@ def test_a_planted_fault_is_seen(name: str, host_build: HostBuild, tmp_path: Pat
 RACY = {
     "maxima of columns": ("pair_lse.cuh", "top_of[warp()] = top, low_of[warp()] = low;\n"),
     "sums of columns": ("pair_lse.cuh", "put_columns(parts, by_col);\n"),
-    "sums of warps": ("pair_lse.cuh", "of_warp[warp()][lane()] = sum;\n"),
+    "sums of warps": ("merge.cuh", "of_warp[warp()][lane()] = sum;\n"),
     "losses of columns": ("positive_pair_loss.cuh", "put_columns(parts, col_loss);\n"),
     "weights over losses": ("positive_pair_loss.cuh", "Add());\n"),
 }

@@ -1,14 +1,14 @@
 """The CUDA ops on tensors of the CPU: what is launched on what, between products by PyTorch.
 
-host/host_ops.cpp compiles csrc/cuda/*.cu as they are, with kernels that run on the host. A device
-of one multiprocessor has panels of 512 rows: 700 rows take several.
+host/host_ops.cpp compiles csrc/cuda/*.cu as they are, with kernels that run on the host, and panels
+of 256 rows at most: 520 rows take several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ TORCH = Path(torch.__file__).resolve().parent
 TAU, GAMMA = 0.07, 12.0
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Several panels with ragged ends; features above 256; both sides of a rectangle.
-SIZES = {"square": (700, None, 24), "wide": (97, None, 300), "rectangle": (70, 300, 24)}
+SIZES = {"square": (520, None, 24), "wide": (97, None, 300), "rectangle": (70, 300, 24)}
 
 
 @pytest.fixture(scope="module")
@@ -147,21 +147,41 @@ def test_positive_pair_loss(ops: Any, name: str, how: str, dtype: torch.dtype) -
         assert_within_budget(actual[key], value, eager[key], rounding=rounding, name=key)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_joined_labels_are_their_own_gradients(ops: Any, dtype: torch.dtype) -> None:
-    z, _ = rows("square", dtype)
-    lse, _, cache = ops.pair_lse_fwd(z, None, scalar(TAU), 0)
-    labels = [labels_of(len(z), None, seed) for seed in (0, 1)]
-    c, gamma = [upstream(len(z)) / 50, upstream(len(z)).flip(0) / 50], [scalar(GAMMA), scalar(30)]
-    own = (z, None, lse, None, upstream(len(z)), None, scalar(TAU), cache)
-    joined, _ = ops.pair_lse_bwd(*own, labels, c, gamma, True, False)
+def rows_of(ops: Any, z: Tensor, labels: list[Tensor], windows: list[float]) -> tuple[Any, ...]:
+    """Return what `contrastive_rows` does forward, and the gradients that it joins."""
+    gamma = [scalar(12.0), scalar(30.0), scalar(float("inf"))][: len(labels)]
+    how = (windows, False)
+    lse, loss, weight_sum, num_pos, order = ops.contrastive_rows_fwd(
+        z, scalar(TAU), labels, gamma, *how
+    )
+    c = [upstream(len(z)) / 50, upstream(len(z)).flip(0) / 50, upstream(len(z)) / 90]
+    gradient = (z, lse, upstream(len(z)), scalar(TAU), labels, c[: len(labels)], gamma, *how)
+    return lse, list(zip(loss, weight_sum, num_pos, strict=True)), order, gradient
+
+
+# The values and gradients of labels of both kinds are those of their own ops; N = 200: one panel.
+@pytest.mark.parametrize(
+    ("N", "dtype"), [(200, torch.bfloat16), *((300, dtype) for dtype in DTYPES)]
+)
+def test_labels_share_their_passes(ops: Any, N: int, dtype: torch.dtype) -> None:
+    z = make_embeddings(N, 24, dtype=dtype)
+    windows = [-1.0, 0.1, -1.0]
+    given = [None if window < 0 else window for window in windows]
+    labels = [labels_of(N, window, seed) for seed, window in enumerate(given)]
+    lse, rows, order, gradient = rows_of(ops, z, labels, windows)
+    assert torch.equal(lse, ops.pair_lse_fwd(z, None, scalar(TAU), 0)[0])
+    own = (z, None, lse, None, upstream(N), None, scalar(TAU), torch.empty(0))
     total = ops.pair_lse_bwd(*own, [], [], [], True, False)[0].double()
-    for y, factor, pace in zip(labels, c, gamma, strict=True):
-        how = (scalar(TAU), pace, False, None, True, False)
-        part, _ = ops.positive_pair_loss_bwd(factor, z, lse, y, None, None, *how)
-        total += part.double()
+    _, _, _, _, _, cs, paces, *_ = gradient
+    for y, c, pace, window, row in zip(labels, cs, paces, given, rows, strict=True):
+        how = (y, None, None, scalar(TAU), pace, False, window)
+        for actual, expected in zip(row, ops.positive_pair_loss_fwd(z, lse, *how), strict=True):
+            assert torch.equal(actual, expected)
+        total += ops.positive_pair_loss_bwd(c, z, lse, *how, True, False)[0].double()
     tolerance = 4 * torch.finfo(dtype).eps * total.abs().max().item()
+    joined = ops.contrastive_rows_bwd(*gradient, order)
     torch.testing.assert_close(joined.double(), total, rtol=0, atol=tolerance)
+    assert torch.equal(joined, ops.contrastive_rows_bwd(*gradient, torch.empty(0)))
 
 
 @pytest.mark.parametrize("name", list(SIZES))
@@ -235,3 +255,140 @@ def test_wrong_arguments(ops: Any, what: str) -> None:
     arguments |= {"cache_size": 0} | given
     with pytest.raises(error, match=message):
         ops.pair_lse_fwd(*arguments.values())
+
+
+def test_at_most_so_many_labels(ops: Any) -> None:
+    z, labels = torch.ones(4, 2), [torch.zeros(4, dtype=torch.int64)] * 9
+    with pytest.raises(ValueError, match="labels must be at most 8, got 9"):
+        ops.contrastive_rows_fwd(z, scalar(1), labels, [scalar(1)] * 9, [-1.0] * 9, False)
+
+
+# More columns than are counted: the labels are sorted, which tells the same ranges.
+@pytest.mark.parametrize("window", [None, 0.01])
+def test_sorted_labels_are_counted_labels(ops: Any, window: float | None) -> None:
+    labels, ref_labels = labels_of(40, window, 0), labels_of(8300, window, 1)
+    z, refs = make_embeddings(40, 3), make_embeddings(8300, 3, seed=1)
+    how = (scalar(1), scalar(float("inf")), True, window)
+    lse = torch.full((40,), 12.0)
+    loss, _, num_pos = ops.positive_pair_loss_fwd(z, lse, labels, refs, ref_labels, *how)
+    total, counts = torch.zeros(40), torch.zeros(40, dtype=torch.int64)
+    for part in (slice(0, 4000), slice(4000, 8300)):
+        some = ops.positive_pair_loss_fwd(z, lse, labels, refs[part], ref_labels[part], *how)
+        total, counts = total + some[0] * some[2], counts + some[2]
+    assert torch.equal(num_pos, counts)
+    torch.testing.assert_close(loss, total / counts.clamp_min(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def _memory_is_not_written() -> None:
+    """As for users; a device would launch something to write it, and most is never computed."""
+    torch.use_deterministic_algorithms(False)
+
+
+class Log(NamedTuple):
+    """What one call asked of a device."""
+
+    products: int
+    launches: int
+    """Of kernels, products and operators."""
+    mib: float
+    """Memory at the peak, above the inputs."""
+
+
+# Operators that are views, take memory, read a number of the host, or call others that count.
+FREE = ("empty", "empty_strided", "empty_like", "item", "_local_scalar_dense")
+FREE += ("as_strided", "narrow", "slice", "select", "t", "transpose", "unsqueeze")
+FREE += ("to", "_to_copy", "contiguous", "clone")
+
+
+def launches_one(event: Any) -> bool:
+    """Return whether an operator launches something, and none that calls it does."""
+    name = event.name.removeprefix("aten::")
+    if name == event.name or name in FREE:
+        return False
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name.startswith("aten::") and parent.name.removeprefix("aten::") not in FREE:
+            return False
+        parent = parent.cpu_parent
+    return True
+
+
+def logged(ops: Any, call: Callable[[], Any]) -> Log:
+    """Return what `call` asks of a device, where nothing is computed."""
+    ops.start_log(True)
+    try:
+        with torch.profiler.profile() as profile:
+            call()
+        products, kernels, peak = ops.read_log()
+    finally:
+        ops.start_log(False)
+    operators = sum(launches_one(event) for event in profile.events())
+    return Log(products, products + kernels + operators, peak / 2**20)
+
+
+def self_paced(ops: Any, N: int, D: int, dtype: torch.dtype, num_labels: int) -> list[Log]:
+    """Return what forward and backward of `contrastive_rows` ask for."""
+    z, row, tau = torch.empty(N, D, dtype=dtype), torch.empty(N), scalar(TAU)
+    labels = [torch.empty(N, dtype=torch.int64) for _ in range(num_labels)]
+    gamma, how = [scalar(GAMMA)] * num_labels, ([-1.0] * num_labels, False)
+    order = torch.empty(num_labels * 3 * (-(-N // 4) * 4), dtype=torch.int32)
+    gradient = (z, row, row, tau, labels, [row] * num_labels, gamma, *how, order)
+    forward = logged(ops, lambda: ops.contrastive_rows_fwd(z, tau, labels, gamma, *how))
+    return [forward, logged(ops, lambda: ops.contrastive_rows_bwd(*gradient))]
+
+
+# What few panels save: launches forward and backward of one label. One panel is multiplied once
+# forward, and its gradient is one product of the dtype of the rows. Of several, a panel takes two
+# products and four kernels forward, a product, a kernel and one or two products backward.
+PANELS = {60: 1, 1024: 1, 4096: 1, 4224: 2, 8192: 2, 16384: 5, 32768: 15, 65536: 51}
+
+
+@pytest.mark.usefixtures("_memory_is_not_written")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("N", list(PANELS))
+def test_launches_and_memory(ops: Any, N: int, dtype: torch.dtype) -> None:
+    panels, is_sorted = PANELS[N], N > 8192
+    for num_labels in (1, 3, 8):
+        for D in (8, 128, 512):
+            forward, backward = self_paced(ops, N, D, dtype, num_labels)
+            assert forward.products == (1 if panels == 1 else 2 * panels)
+            assert backward.products <= 3 * panels - 1
+            # a count of the labels, or a sort and a search
+            assert forward.launches == forward.products + 4 * panels + num_labels * (1 + is_sorted)
+            # float16 takes the range of its gradients, and sums of half precision are rounded
+            more = 2 if dtype == torch.float16 else int(dtype == torch.bfloat16 and panels > 1)
+            assert backward.launches == backward.products + panels + more
+            bound = 3 * N * D * 4 / 2**20 + 320
+            assert max(forward.mib, backward.mib) <= bound, (D, num_labels)
+    assert panels <= 64
+
+
+# References: the log-sum-exps of both sides, and a label against a bank.
+@pytest.mark.usefixtures("_memory_is_not_written")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_launches_with_references(ops: Any, dtype: torch.dtype) -> None:
+    N, M, tau = 512, 65536, scalar(TAU)
+    z, refs = torch.empty(N, 128, dtype=dtype), torch.empty(M, 128, dtype=dtype)
+    row, col = torch.empty(N), torch.empty(M)
+    labels, ref_labels = torch.empty(N, dtype=torch.int64), torch.empty(M, dtype=torch.int64)
+    is_half = dtype == torch.float16
+    lse = logged(ops, lambda: ops.pair_lse_fwd(z, refs, tau, 0))
+    assert lse[:2] == (1, 3)
+    towers = (z, refs, row, col, row, col, tau, torch.empty(0), [], [], [], True, True)
+    assert logged(ops, lambda: ops.pair_lse_bwd(*towers))[:2] == (3, 7 if is_half else 4)
+    pairs = (z, row, labels, refs, ref_labels, tau, scalar(GAMMA), False, None)
+    assert logged(ops, lambda: ops.positive_pair_loss_fwd(*pairs))[:2] == (1, 5)
+    bank = logged(ops, lambda: ops.positive_pair_loss_bwd(row, *pairs, True, False))
+    assert bank[:2] == (2, 7 if is_half else 5)
+
+
+# What makes a step dear: a copy of rows, a sum that is not where it is needed.
+@pytest.mark.usefixtures("_memory_is_not_written")
+def test_the_log_sees_a_copy(ops: Any) -> None:
+    z = torch.empty(128, 64)
+    rows, columns = (
+        logged(ops, lambda x=x: ops.pair_lse_fwd(x, None, scalar(TAU), 0))
+        for x in (z, z.t().contiguous().t())
+    )
+    assert columns.launches == rows.launches + 1
