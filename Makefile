@@ -8,7 +8,7 @@ PIP := $(WITH_NINJA) $(BIN)/python -m pip install --quiet --disable-pip-version-
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
 
-.PHONY: demo test test-all fuzz sanitize lint types package clean
+.PHONY: demo test test-all fuzz sanitize gpu lint types package clean
 
 demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
@@ -27,6 +27,17 @@ fuzz: .venv/installed-dev
 # The native ops with checks of memory and of undefined behaviour, in a build of their own.
 sanitize: .venv/installed-dev
 	$(WITH_NINJA) tests/native/sanitize $(BIN)/python
+
+# On a machine with a CUDA device: the extension for it, the tests that need it, a few minutes of
+# benchmarks into benchmarks/results, and their table.
+gpu: .venv/installed-dev
+	$(PIP) pytest-xdist
+	capability=$$($(BIN)/python -c 'import torch; \
+		print("%d.%d" % torch.cuda.get_device_capability())') && \
+	SPCL_BUILD=cuda TORCH_CUDA_ARCH_LIST=$$capability $(PIP) --no-build-isolation --editable .
+	$(BIN)/spcl-fast info
+	$(BIN)/python -m pytest -m gpu -n 8 $(PYTEST_FLAGS)
+	$(BIN)/python -m benchmarks --device cuda --quick
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -2,14 +2,16 @@
 
     python -m benchmarks --json benchmarks/results/cpu/losses.json
     python -m benchmarks --device cuda --dtype float32 bfloat16
+    python -m benchmarks --device cuda --quick
 
 Forward and backward of the losses of benchmarks/problem.py by every provider that runs here
 (benchmarks/providers.py, benchmarks/peers.py): checked against float64, then timed in turns in one
 process. Peak memory is that of a fresh process on a CPU, and of the allocator on a GPU. The rate in
 GF/s counts 4 N^2 D flops, or 8 N M D for N x M pairs; the device's best matrix product, and on a
 GPU the copy bandwidth, are timed in the same rounds. On a GPU the default result file is
-benchmarks/results/NAME/losses.json. Exit code 1 if one of our providers is refused, 2 without such
-a device.
+benchmarks/results/NAME/losses.json. --quick is what `make gpu` runs: the lists of QUICK, varied one
+at a time, few runs, and a table at the end. Exit code 1 if one of our providers is refused, 2
+without such a device.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import itertools
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +30,7 @@ import torch
 from benchmarks._provenance import REPOSITORY, provenance, write_result
 from benchmarks.compare import Comparison, Limits, Row, facts
 from benchmarks.device import DEVICES, Device
+from benchmarks.device_table import render
 from benchmarks.gate import MOST_ROWS
 from benchmarks.peers import PEERS
 from benchmarks.problem import Dtype, Kind, Problem
@@ -34,6 +38,16 @@ from benchmarks.providers import ALL, ONE_LABEL, OURS, PROVIDERS
 
 LIBRARIES = ("pytorch-metric-learning", "lightly", "monai")
 PRECISIONS = ("highest", "high", "medium")
+# The first of every list is the centre.
+QUICK: dict[str, Any] = {
+    "dtype": ["bfloat16", "float32"],
+    "problem": ["self-paced", "meta-labels", "supcon", "bank", "clip", "siglip"],
+    "n": [16384, 60, 1024, 4096, 65536],
+    "dim": [128, 256, 512],
+    "rounds": 3,
+    "checked_rows": 4096,
+    "star": True,
+}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -65,6 +79,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--step-s", type=float, default=30, help="time limit per step")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--append", action="store_true", help="add to the result file")
+    parser.add_argument("--quick", action="store_true", help="a few sizes of every kind")
+    if parser.parse_args(arguments).quick:
+        parser.set_defaults(**QUICK)
     args = parser.parse_args(arguments)
     if args.provider is None:
         args.provider = [name for name, one in PROVIDERS.items() if args.device in one.devices]
@@ -122,6 +139,8 @@ def compare(args: argparse.Namespace, device: Device, given: list[str]) -> int:
         print(f"{where(row)}: left out, {row['reason']}", file=sys.stderr)
     if path is not None:
         write(path, comparison, given, append=args.append)
+        if args.quick:
+            print(render(json.loads(path.read_text(encoding="utf-8")), path.name))
     refused = [row for row in comparison.left_out if row["reason"].startswith("refused")]
     return int(any(row["provider"] in OURS for row in refused))
 

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.cost_tables import NAMES, both, cell_time, number, source, table
 
 HEAD = ("loss", "dtype", "D", "N", "provider", "ms", "MiB", "TFLOP/s", "of mm", "of copy")
-MORE_NAMES = {"infonce": "InfoNCE", "clip": "CLIP"}
+MORE_NAMES = {"infonce": "InfoNCE", "clip": "CLIP", "siglip": "SigLIP"}
 
 
 def render(result: dict[str, Any], name: str) -> str:

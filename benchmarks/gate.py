@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.problem import Problem
+from benchmarks.problem import SIGLIP_BIAS, Problem
 from benchmarks.providers import Provider, Step
 from spcl_fast.precision import at_least_float32
 from spcl_fast.testing import assert_within_budget
@@ -55,10 +55,19 @@ def exact(
 
 def losses_of(problem: Problem, rows: Tensor, z: Tensor) -> Tensor:
     """Return the losses of some rows, summed over the meta-labels."""
+    if problem.kind == "siglip":
+        return _sigmoid(problem, rows, z)
     if problem.kind == "clip":
         anchors, refs = z.chunk(2)
         return (_towards(problem, rows, anchors, refs) + _towards(problem, rows, refs, anchors)) / 2
     return _towards(problem, rows, z, z[problem.n :] if problem.num_refs else z)
+
+
+def _sigmoid(problem: Problem, rows: Tensor, z: Tensor) -> Tensor:
+    anchors, refs = z.chunk(2)
+    logits = at_least_float32(anchors[rows] @ refs.T) / problem.tau + SIGLIP_BIAS
+    own = rows[:, None] == torch.arange(problem.n, device=z.device)
+    return torch.nn.functional.softplus(torch.where(own, -logits, logits)).sum(1)
 
 
 def _towards(problem: Problem, rows: Tensor, z: Tensor, others: Tensor) -> Tensor:

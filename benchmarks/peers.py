@@ -1,21 +1,23 @@
 """Fused contrastive losses of other packages, which need a GPU, on the problems they can compute.
 
-All four compute a cross-entropy over the similarities of two sets of rows, so they appear in
-infonce and clip only. inf-cl, liger-kernel and cut-cross-entropy compute one direction and are
-called once for each; a row's target is the index of its reference. In half precision the only way
-to pass a temperature is to scale one side, which rounds it; their users do the same.
+All but siglip-kernel compute a cross-entropy over the similarities of two sets of rows, so they
+appear in infonce and clip only; siglip-kernel has a problem of its own. inf-cl, liger-kernel and
+cut-cross-entropy compute one direction and are called once for each; a row's target is the index of
+its reference. In half precision the only way to pass them a temperature is to scale one side, which
+rounds it; their users do the same.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.problem import Problem
+from benchmarks.problem import DIAGONAL, SIGLIP_BIAS, Kind, Problem
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # anchors, references -> loss
 MOST_HEAD_DIM = 256  # of inf-cl
@@ -89,9 +91,23 @@ def cut_cross_entropy(problem: Problem) -> Loss:
     return directions(problem, one_way)
 
 
-PEERS: dict[str, Callable[[Problem], Loss]] = {
-    "inf-cl": inf_cl,
-    "memeff": memeff,
-    "liger-kernel": liger,
-    "cut-cross-entropy": cut_cross_entropy,
+def siglip_kernel(problem: Problem) -> Loss:
+    """Return the loss of arXiv:2303.15343 by the backend that it picks, with fixed scalars."""
+    loss_fn = library("siglip_kernel").fused_siglip_loss
+    log_scale = torch.tensor(-math.log(problem.tau), device=problem.device)
+    bias = torch.tensor(SIGLIP_BIAS, device=problem.device)
+
+    def loss(anchors: Tensor, refs: Tensor) -> Tensor:
+        value: Tensor = loss_fn(anchors, refs, log_scale, bias)
+        return value
+
+    return loss
+
+
+PEERS: dict[str, tuple[Callable[[Problem], Loss], tuple[Kind, ...]]] = {
+    "inf-cl": (inf_cl, DIAGONAL),
+    "memeff": (memeff, DIAGONAL),
+    "liger-kernel": (liger, DIAGONAL),
+    "cut-cross-entropy": (cut_cross_entropy, DIAGONAL),
+    "siglip-kernel": (siglip_kernel, ("siglip",)),
 }

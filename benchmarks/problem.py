@@ -7,6 +7,7 @@
     bank         supcon of N anchors against labelled references, with the gradients of both
     infonce      N anchors against N references; the positive of anchor i is reference i
     clip         the mean of infonce and of infonce with the two sides exchanged
+    siglip       every pair of anchor and reference on its own, by a sigmoid (arXiv:2303.15343)
 
 Every row has a positive, so libraries that treat rows without positives differently agree.
 """
@@ -23,9 +24,11 @@ from torch import Tensor
 from spcl_fast.pacing import relative_gamma
 from spcl_fast.testing import make_embeddings, make_labels
 
-Kind = Literal["self-paced", "supcon", "ntxent", "meta-labels", "bank", "infonce", "clip"]
+Kind = Literal["self-paced", "supcon", "ntxent", "meta-labels", "bank", "infonce", "clip", "siglip"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 DIAGONAL: tuple[Kind, ...] = ("infonce", "clip")
+TWO_SIDED: tuple[Kind, ...] = (*DIAGONAL, "siglip")
+SIGLIP_BIAS = -10.0  # what the paper begins with
 META_LABELS = {"position": 8, "patient": 50, "phase": 2}  # classes of each
 
 
@@ -76,7 +79,7 @@ class Problem:
     @property
     def num_refs(self) -> int:
         """Rows that are not anchors."""
-        if self.kind in DIAGONAL:
+        if self.kind in TWO_SIDED:
             return self.n
         return self.refs if self.kind == "bank" else 0
 
@@ -126,7 +129,7 @@ class Problem:
 
     def labels(self) -> Tensor:
         """Return the labels of the rows, (n,) int64."""
-        if self.kind in DIAGONAL:
+        if self.kind in TWO_SIDED:
             return torch.arange(self.n, device=self.device)
         if self.kind == "bank":
             return make_labels(self.n, min(self.classes, self.refs), device=self.device)
@@ -137,7 +140,7 @@ class Problem:
 
     def ref_labels(self) -> Tensor:
         """Return the labels of the references, (refs,) int64, with every class present."""
-        classes = self.n if self.kind in DIAGONAL else self.classes
+        classes = self.n if self.kind in TWO_SIDED else self.classes
         return torch.arange(self.num_refs, device=self.device) % classes
 
     def meta_labels(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import PEERS, Loss, UnavailableError, library
-from benchmarks.problem import DIAGONAL, Kind, Problem
+from benchmarks.problem import DIAGONAL, SIGLIP_BIAS, TWO_SIDED, Kind, Problem
 from spcl_fast import (
     InfoNCELoss,
     SelfPacedContrastiveLoss,
@@ -33,6 +33,7 @@ from spcl_fast.precision import at_least_float32
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # z -> loss, gradient of z
 ALL: tuple[Kind, ...] = get_args(Kind)
+SOFTMAX: tuple[Kind, ...] = tuple(kind for kind in ALL if kind != "siglip")
 LIBRARIES: tuple[Kind, ...] = ("supcon", "ntxent")
 ONE_LABEL: tuple[Kind, ...] = ("self-paced", *LIBRARIES)
 SQUARE: tuple[Kind, ...] = (*ONE_LABEL, "meta-labels")
@@ -50,7 +51,7 @@ class Provider:
 
     build: Callable[[Problem], Step]
     """Raises UnavailableError."""
-    kinds: tuple[Kind, ...] = ALL
+    kinds: tuple[Kind, ...] = SOFTMAX
     num_floats: Callable[[Problem], int] = few_copies
     """Float32 numbers alive at the peak beyond the inputs, for the memory budget."""
     devices: tuple[str, ...] = BOTH
@@ -137,8 +138,10 @@ def dense(problem: Problem) -> Step:
     """Return plain PyTorch: the reference, or half-precision products and float32 afterwards.
 
     A bank takes one product, one logsumexp and sums over classes; infonce and clip take the
-    cross-entropy of the similarities.
+    cross-entropy of the similarities, siglip the softplus of every one.
     """
+    if problem.kind == "siglip":
+        return of_two_sides(problem, lambda a, r: sigmoid_loss(a, r, problem.tau))
     if problem.kind in DIAGONAL:
         return dense_diagonal(problem)
     if problem.kind == "bank":
@@ -182,6 +185,12 @@ def cross_entropy(
     if not symmetric:
         return loss
     return (loss + torch.nn.functional.cross_entropy(sim.T, targets)) / 2
+
+
+def sigmoid_loss(anchors: Tensor, refs: Tensor, tau: float) -> Tensor:
+    logits = at_least_float32(anchors @ refs.T) / tau + SIGLIP_BIAS
+    negated = logits - 2 * torch.diag(logits.diagonal())
+    return torch.nn.functional.softplus(negated).sum() / len(anchors)
 
 
 def native_with(tile_cache_mib: int, problem: Problem) -> Step:
@@ -231,6 +240,9 @@ def compiled(problem: Problem) -> Step:
         pair = torch.compile(cross_entropy, dynamic=False, options=options)
         is_clip = problem.kind == "clip"
         step = of_two_sides(problem, lambda a, r: pair(a, r, labels, problem.tau, is_clip))
+    elif problem.kind == "siglip":
+        sigmoid = torch.compile(sigmoid_loss, dynamic=False, options=options)
+        step = of_two_sides(problem, lambda a, r: sigmoid(a, r, problem.tau))
     elif problem.is_half:
         half = torch.compile(half_loss, dynamic=False, options=options)
         step = differentiate(lambda z: half(z, labels[None], problem.tau, gamma))
@@ -247,7 +259,8 @@ def compiled(problem: Problem) -> Step:
 
 def peer(name: str, problem: Problem) -> Step:
     """Return the step of a package of benchmarks/peers.py."""
-    return of_two_sides(problem, PEERS[name](problem))
+    build, _ = PEERS[name]
+    return of_two_sides(problem, build(problem))
 
 
 def supcontrast_loss(z: Tensor, labels: Tensor, tau: float) -> Tensor:
@@ -293,8 +306,8 @@ def with_tiles(problem: Problem) -> int:
 # Matrices at the peak: results/cpu/losses.json.
 PROVIDERS: dict[str, Provider] = {
     "products": Provider(products, SQUARE, matrices(1), is_loss=False),
-    "dense": Provider(dense, num_floats=matrices(6)),
-    "torch.compile": Provider(compiled, (*ONE_LABEL, *DIAGONAL), matrices(3)),
+    "dense": Provider(dense, ALL, matrices(6)),
+    "torch.compile": Provider(compiled, (*ONE_LABEL, *TWO_SIDED), matrices(3)),
     "chunked": Provider(functools.partial(ours, "chunked")),
     "native": Provider(functools.partial(ours, "native"), num_floats=with_tiles),
     "native, no cache": Provider(functools.partial(native_with, 0), devices=("cpu",)),
@@ -306,7 +319,8 @@ PROVIDERS: dict[str, Provider] = {
     "MONAI": Provider(monai, ("ntxent",), lambda p: 6 * p.num_pairs * p.dim, normalises=True),
     "triton": Provider(functools.partial(ours, "triton"), devices=("cuda",)),
     **{
-        name: Provider(functools.partial(peer, name), DIAGONAL, devices=("cuda",)) for name in PEERS
+        name: Provider(functools.partial(peer, name), kinds, devices=("cuda",))
+        for name, (_, kinds) in PEERS.items()
     },
 }
 OURS = ("dense", "chunked", "native", "native, no cache", "triton")

@@ -26,8 +26,8 @@ from benchmarks.compare import Comparison, Limits, rates  # noqa: E402
 from benchmarks.gate import Gate, RefusedError  # noqa: E402
 from benchmarks.peers import PEERS, UnavailableError  # noqa: E402
 from benchmarks.plot import write_plot  # noqa: E402
-from benchmarks.problem import DIAGONAL, Problem  # noqa: E402
-from benchmarks.providers import ALL, PROVIDERS, Provider  # noqa: E402
+from benchmarks.problem import DIAGONAL, TWO_SIDED, Problem  # noqa: E402
+from benchmarks.providers import ALL, PROVIDERS, SOFTMAX, Provider  # noqa: E402
 from spcl_fast.cli import main as cli  # noqa: E402
 
 MIB = 2**20
@@ -176,7 +176,31 @@ def test_what_runs_where():
     assert gpu.problem == ALL
     for kind in ALL:
         there = {name for name in PEERS if kind in PROVIDERS[name].kinds}
-        assert there == (set(PEERS) if kind in DIAGONAL else set())
+        softmax = set(PEERS) - {"siglip-kernel"} if kind in DIAGONAL else set()
+        assert there == ({"siglip-kernel"} if kind == "siglip" else softmax)
+
+
+def test_quick_is_a_star_of_few_sizes():
+    args = command.parse(["--device", "cuda", "--quick", "--n", "32", "64"])
+    assert (args.n, args.dim, args.rounds) == ([32, 64], [128, 256, 512], 3)  # what is given stays
+    assert "triton" in args.provider
+    assert "siglip-kernel" in args.provider
+    points = command.grid(command.parse(["--device", "cuda", "--quick"]))
+    assert ("bfloat16", "self-paced", 128, 16384) in [(p[0], p[2], p[3], p[6]) for p in points]
+    assert {p[6] for p in points} == {60, 1024, 4096, 16384, 65536}
+    assert {p[3] for p in points} == {128, 256, 512}
+    assert {p[0] for p in points} == {"bfloat16", "float32"}
+    assert len(points) == 1 + 4 + 2 + 1 + 5
+
+
+def test_quick_prints_a_table(cuda, stand_ins, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
+    some = ["--provider", "dense", "siglip-kernel", "--problem", "siglip"]
+    small = [*SMALL, "--dtype", "float32", *some]
+    assert command.main(["--device", "cuda", "--quick", *small]) == 0
+    out = capsys.readouterr().out
+    assert "| SigLIP | float32 | 16 | 32 | siglip-kernel | 0.25 |" in out
+    assert (tmp_path / "benchmarks" / "results" / "nvidia-fake-x1-80gb" / "losses.json").exists()
 
 
 def test_crossover():
@@ -303,14 +327,15 @@ def test_rows_outlive_a_fault_of_the_device(cuda, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ALL)
 def test_half_precision_passes_the_gate(kind, dtype):
     gate = Gate(Problem(kind, 66, dim=37, classes=5, refs=131, dtype=dtype))
-    for name in ("dense", "chunked"):
+    right = "chunked" if kind in SOFTMAX else "dense"
+    for name in ("dense", right):
         step, errors = gate.admit(PROVIDERS[name])
         assert step(gate.z)[1].dtype == getattr(torch, dtype)
         assert errors["loss_error"] < 0.02
 
     def ten_percent_off(problem):
-        right = PROVIDERS["chunked"].build(problem)
-        return lambda z: (right(z)[0], 1.1 * right(z)[1])
+        step = PROVIDERS[right].build(problem)
+        return lambda z: (step(z)[0], 1.1 * step(z)[1])
 
     with pytest.raises(RefusedError, match="grad"):
         gate.admit(Provider(ten_percent_off))
@@ -330,7 +355,7 @@ def test_half_precision_agrees_beyond_the_rows_that_are_checked():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # the reference, and half products
-@pytest.mark.parametrize("kind", ["supcon", *DIAGONAL])
+@pytest.mark.parametrize("kind", ["supcon", *TWO_SIDED])
 def test_compiled_code_is_the_dense_code(kind, dtype, monkeypatch):
     """Compiling takes seconds: what would be compiled runs as it is."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
@@ -445,11 +470,19 @@ def linear_cross_entropy(
     return functional.cross_entropy(sim, targets)
 
 
+def fused_siglip_loss(img_features, txt_features, log_temperature, bias):
+    """siglip-kernel 0.1.2."""
+    logits = (img_features @ txt_features.T).float() * log_temperature.exp() + bias
+    signs = 2 * torch.eye(len(logits)) - 1
+    return -functional.logsigmoid(signs * logits).sum() / len(logits)
+
+
 STAND_INS = {
     "inf_cl": [cal_flash_loss],
     "memeff": [MemoryEfficientCLIPLoss, MemoryEfficientQwen3Loss],
     "liger_kernel.transformers": [LigerFusedLinearCrossEntropyLoss],
     "cut_cross_entropy": [linear_cross_entropy],
+    "siglip_kernel": [fused_siglip_loss],
 }
 
 
@@ -466,8 +499,9 @@ def stand_ins(monkeypatch):
 # 512 features: two heads of inf-cl; 34 rows: ragged for tiles of any power of two.
 @pytest.mark.parametrize(("n", "dim"), [(34, 32), (34, 512)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", DIAGONAL)
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, (_, kinds) in PEERS.items() for kind in kinds]
+)
 def test_adapters_compute_the_loss(stand_ins, name, kind, dtype, n, dim):
     _, errors = Gate(Problem(kind, n, dim=dim, dtype=dtype)).admit(PROVIDERS[name])
     assert errors["loss_error"] < {"float32": 1e-6, "bfloat16": 0.01}[dtype]
