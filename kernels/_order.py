@@ -124,8 +124,10 @@ def _key(ptr, place, is_row, HAS_WINDOW: tl.constexpr):
         if label.dtype == tl.bfloat16:
             label = label.to(tl.float32)
         label = label.to(tl.float64)
-        return tl.where((label >= 0) & (label < float("inf")), label, float("nan"))
-    return tl.maximum(label.to(tl.int64), -1)
+        key = tl.where((label >= 0) & (label < float("inf")), label, float("nan"))
+    else:  # returns of two types would not compile
+        key = tl.maximum(label.to(tl.int64), -1)
+    return key
 
 
 @triton.jit

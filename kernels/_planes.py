@@ -119,6 +119,7 @@ def planes_of(z: Tensor, others: Tensor | None = None) -> Planes:
         BLOCK_D=_MAX_BLOCK_D,
         P=data.shape[0],
         IS_COPIED=not is_one_already,
+        num_warps=8,
     )
     return Planes(data, norms, sums, dim, blocks)
 

@@ -44,6 +44,7 @@ SPILLS = {
     ("row_gradient bf16 D=100 ragged", "sm_90"): 30,
     ("pair_sums bf16 D=100 ragged", "sm_90"): 10,
     ("row_gradient 2 planes D=256", "sm_80"): 70,
+    ("planes fp16", "sm_80"): 10,
     ("h_panel bf16 D=512", "sm_80"): 10,
     ("h_panel fp16 D=512", "sm_80"): 10,
 }
