@@ -113,6 +113,7 @@ def reduce_label_kernel(
     if k > 0:
         total += tl.load(total_ptr)
         total_objective += tl.load(info)
+    tl.debug_barrier()  # all warps have read what one of them replaces
     tl.store(total_ptr, total)
     tl.store(info, total_objective)
     tl.store(losses_ptr + k, loss)
