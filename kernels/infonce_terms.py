@@ -64,7 +64,9 @@ def diagonal_losses_kernel(
         i, e = row.to(tl.int64)[:, None], d.to(tl.int64)[None, :]
         z = tl.load(z_ptr + i * stride_n + e * stride_d, mask=mask, other=0.0)
         refs = tl.load(refs_ptr + i * refs_stride_n + e * refs_stride_d, mask=mask, other=0.0)
-        dots += tl.sum(z.to(tl.float32) * refs.to(tl.float32), 1)
+        # an fma: the lanes of a row would each round another product of a sum of products
+        zero = tl.zeros((ROWS, BLOCK_D), tl.float32)
+        dots += tl.sum(tl.fma(z.to(tl.float32), refs.to(tl.float32), zero), 1)
     lse = tl.load(lse_ptr + row, mask=is_row, other=0.0)
     if refs_lse_ptr is not None:
         lse = 0.5 * (lse + tl.load(refs_lse_ptr + row, mask=is_row, other=0.0))
