@@ -362,7 +362,7 @@ def test_memory_above_its_limit_fails(monkeypatch):
         ({"tau": 0.0}, "tau and pace must be above 0"),
         ({"classes": 0}, "dim, classes and refs must be positive"),
         ({"refs": 0}, "dim, classes and refs must be positive, got 128, 64, 0"),
-        ({"kind": "triplet"}, "kind must be one of self-paced, .* clip, got 'triplet'"),
+        ({"kind": "triplet"}, "kind must be one of self-paced, .* siglip, got 'triplet'"),
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
     ],
 )
