@@ -6,8 +6,8 @@ the columns is then the gradient of the panel's rows. A row has one owner, so no
 across programs. The product of bfloat16 rows is torch.mm's; several planes, and float16, whose
 range h_ij / tau would leave, have a kernel that accumulates in float32.
 
-Memory: O((N + M) D), with panels as large as that allows. Multiply-adds: 2 N^2 D; against
-references 2 N M D for each of the two gradients.
+Memory: O((N + M) D), or panels of 128 MiB. Multiply-adds: 2 N^2 D; against references 2 N M D for
+each of the two gradients.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, is_bounded, scalar
 from spcl_fast.precision import no_autocast
 
+# A panel may be so large for any rows: few launches, and products that fill a GPU.
+_PANEL_BYTES = 1 << 27
 # Programs to aim at in a product of few rows and features: about two for each multiprocessor.
 _PRODUCT_PROGRAMS = 256
 
@@ -116,7 +118,7 @@ def panel_product_kernel(
     h_ptr,  # (P, num_rows, M) scaled
     cols_ptr,  # (P, M, DP)
     bound_ptr,  # () float32
-    parts_ptr,  # (splits, num_rows, D) float32, out
+    parts_ptr,  # (splits, num_rows, D), out
     tau,  # number or pointer
     num_rows,
     rows_per_program,  # of the columns, a multiple of BLOCK_K
@@ -148,7 +150,8 @@ def panel_product_kernel(
                 dz = tl.dot(h_ij, z_j, dz)
     dz *= 1.0 / (scalar(tau) * gradient_scale(tl.load(bound_ptr)))
     offsets = (tl.program_id(2).to(tl.int64) * num_rows + rows)[:, None] * D + d[None, :]
-    tl.store(parts_ptr + offsets, dz, mask=(rows < num_rows)[:, None] & (d < D)[None, :])
+    mask = (rows < num_rows)[:, None] & (d < D)[None, :]
+    tl.store(parts_ptr + offsets, dz.to(parts_ptr.dtype.element_ty), mask=mask)
 
 
 def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) -> Tensor:
@@ -156,7 +159,7 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
     N, M, D = pairs.num_rows, pairs.num_cols, pairs.rows.dim
     data, P = pairs.rows.data, pairs.rows.num_planes
     config = pick("h_panel", H_PANEL, pairs.rows, data.device)
-    fitting = pairs.part_bytes() // (M * P * data.element_size())
+    fitting = max(pairs.part_bytes(), _PANEL_BYTES) // (M * P * data.element_size())
     panel_blocks = min(max(1, fitting // config.block_m), cdiv(N, config.block_m))
     panel_rows = panel_blocks * config.block_m
     panel = torch.empty(P, min(panel_rows, N), M, dtype=data.dtype, device=data.device)
@@ -170,7 +173,7 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
             with no_autocast(h.device):
                 torch.mm(h[0], pairs.cols.data[0, :M, :D], out=rows)
         else:
-            rows.copy_(_scaled_product(h, pairs, weights))
+            _multiply_scaled(h, pairs, weights, rows)
     return dz
 
 
@@ -201,8 +204,8 @@ def _fill_panel(
     )
 
 
-def _scaled_product(h: Tensor, pairs: PlanePairs, weights: RowWeights) -> Tensor:
-    """Return dz_i = sum_j h_ij z_j / tau, (rows, D) float32, of scaled h (P, rows, M)."""
+def _multiply_scaled(h: Tensor, pairs: PlanePairs, weights: RowWeights, dz: Tensor) -> None:
+    """Fill dz_i = sum_j h_ij z_j / tau, (rows, D), for scaled h (P, rows, M)."""
     cols = pairs.cols
     num_rows, M, D = h.shape[1], pairs.num_cols, cols.dim
     config = pick("panel_product", PANEL_PRODUCT, cols, cols.data.device)
@@ -211,7 +214,9 @@ def _scaled_product(h: Tensor, pairs: PlanePairs, weights: RowWeights) -> Tensor
     splits = min(max(1, _PRODUCT_PROGRAMS // (tiles[0] * tiles[1])), steps)
     rows_per_program = cdiv(steps, splits) * cols.step
     splits = cdiv(M, rows_per_program)
-    parts = torch.empty(splits, num_rows, D, device=h.device)
+    parts = dz.unsqueeze(0)
+    if splits > 1:
+        parts = torch.empty(splits, num_rows, D, device=h.device)
     panel_product_kernel[(*tiles, splits)](
         h,
         cols.data,
@@ -229,4 +234,7 @@ def _scaled_product(h: Tensor, pairs: PlanePairs, weights: RowWeights) -> Tensor
         P=cols.num_planes,
         **config.launch_options(),
     )
-    return parts[0] if splits == 1 else parts.sum(0)
+    if splits > 1 and dz.dtype == torch.float32:
+        torch.sum(parts, 0, out=dz)
+    elif splits > 1:
+        dz.copy_(parts.sum(0))
