@@ -200,7 +200,7 @@ def test_missing_labelled_scans_are_named(small_preset, labelled, phantom, tmp_p
 
 def test_a_protocol_without_test_cases_is_refused(data_config, tmp_path):
     protocol = replace(data_config, protocol="chaitanya")  # which tests on none of patients 1 to 6
-    with pytest.raises(DataError, match="must hold test cases of chaitanya, got none"):
+    with pytest.raises(DataError, match="must hold labelled test cases of chaitanya, got none"):
         split_scans(protocol)
     spcl = split_scans(replace(data_config, protocol="spcl"))
     assert {scan.patient for scan in spcl.test} == {"patient001"}

@@ -50,7 +50,7 @@ def test_scans_are_checked_before_a_training(tmp_path):
     for name in ("a", "b"):
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
     scan = Scan("a", "a", None, tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
-    assert check_scans([scan]) == []
+    assert [geometry.notes for geometry in check_scans([scan])] == [()]
     nibabel.save(nibabel.Nifti1Image(array, 2 * np.eye(4)), scan.mask)
     with pytest.raises(DataError, match=r"b.nii.gz must lie where its image"):
         check_scans([scan])
@@ -82,7 +82,7 @@ def test_a_mask_of_background_only(tmp_path):
         check_scans([scan])
     with pytest.raises(DataError, match="--absent-class score counts such masks"):
         evaluate_scans(net, [scan], GRID, None)
-    assert check_scans([scan], "score") == []
+    assert [geometry.notes for geometry in check_scans([scan], "score")] == [()]
     assert evaluate_scans(net, [scan], GRID, None, "score").dice == {"x": 1.0}
 
 
