@@ -1,6 +1,7 @@
 // Runs the kernels of csrc/cuda on the host, panel by panel as their drivers do, against sums in
 // float64; prints what differs and fails. The simulator of kernels is included ahead of this file,
 // and SIMULATOR is its namespace.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -213,7 +214,7 @@ Ranges find_positives(const Problem& p) {
 }
 
 double pair_weight(double loss, bool is_hard) {
-  return is_hard ? loss <= kGamma : std::max(0.0, 1 - loss / kGamma);
+  return is_hard ? loss <= kGamma : std::clamp(1 - loss / kGamma, 0.0, 1.0);
 }
 
 // dlse and c are made up.

@@ -101,7 +101,7 @@ class Problem:
         return struct.pack("7q", *numbers, self.first_col, self.is_square)
 
     def weights(self, lse: Array) -> Array:
-        return np.maximum(0, 1 - (lse - self.sims) / GAMMA)
+        return np.clip(1 - (lse - self.sims) / GAMMA, 0, 1)
 
 
 # Whole tiles; ragged ones with a diagonal that crosses tiles; a rectangle; a single pair's worth.
@@ -357,7 +357,7 @@ def test_sums_of_positives(launch: Run, problem: Problem, is_hard: bool) -> None
     if p.is_square:
         served.append((cols, p.lse[p.cols].astype(np.float64) - p.sims, 0))
     for parts, loss, axis in served:
-        weights = (loss <= GAMMA) if is_hard else np.maximum(0, 1 - loss / GAMMA)
+        weights = (loss <= GAMMA) if is_hard else np.clip(1 - loss / GAMMA, 0, 1)
         weight = np.where(p.positive, weights, 0)
         size = parts.shape[2]
         totals = np.full((num_labels, size, 2), np.nan)
