@@ -50,14 +50,15 @@ def _class_sum(
 
 
 @triton.jit
-def _end_of_class(side_ptr, begin, first, N, BLOCK: tl.constexpr):
-    """Return the position behind the rows from `begin` on whose positives begin at `first`."""
+def _end_of_class(side_ptr, begin, first, last, N, BLOCK: tl.constexpr):
+    """Return the position behind the rows from `begin` on with the positives [first, last)."""
     end = begin
     is_open = True
     while is_open:
         place = end + tl.arange(0, BLOCK)
         other = tl.load(side_ptr + N + place, mask=place < N, other=-1)
-        same = tl.sum((other == first).to(tl.int32), 0)
+        other_last = tl.load(side_ptr + 2 * N + place, mask=place < N, other=-1)
+        same = tl.sum(((other == first) & (other_last == last)).to(tl.int32), 0)
         end += same
         is_open = same == BLOCK
     return end
@@ -113,7 +114,7 @@ def class_forward_kernel(
         first, last = _class_at(side_ptr, row, N)
         if last > first:
             num_pos = last - first - (1 if EXCLUDES_SELF else 0)
-            end = _end_of_class(side_ptr, row, first, N, BLOCK)
+            end = _end_of_class(side_ptr, row, first, last, N, BLOCK)
             for begin_d in range(0, DP, BLOCK_D):
                 d = begin_d + tl.arange(0, BLOCK_D)
                 sums = _class_sum(
@@ -181,7 +182,7 @@ def class_backward_kernel(
         row = tl.program_id(0) * ROWS + k
         first, last = _class_at(side_ptr, row, N)
         if last > first:
-            end = _end_of_class(side_ptr, row, first, N, BLOCK)
+            end = _end_of_class(side_ptr, row, first, last, N, BLOCK)
             if c_ptr is not None:
                 sums = _class_sum(
                     cols_ptr, col_order_ptr, None, first, last, d, col_plane, DP, P, BLOCK, BLOCK_D,

@@ -17,7 +17,7 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 KERNELS = Path(__file__).parent / "kernels"  # its tests need no GPU
 
 # SPCL_KERNEL_DRIVER names another way to run kernels on CPU tensors, which has set itself up.
-if not torch.cuda.is_available() and "SPCL_KERNEL_DRIVER" not in os.environ:
+if not torch.cuda.is_available() and os.environ.get("SPCL_KERNEL_DRIVER", "interp") == "interp":
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
     if importlib.util.find_spec("triton") is not None:
         sys.path.append(str(Path(__file__).parent))

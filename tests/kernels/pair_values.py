@@ -72,7 +72,8 @@ def products_of(dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 def largest_similarity(z: Tensor, tau: float, refs: Tensor | None) -> float:
     """Return |z_i| |z_j| / tau of the longest rows."""
-    norms = [x.double().norm(dim=1).max().item() for x in (z, z if refs is None else refs)]
+    both = (z, z if refs is None else refs)
+    norms = [max(x.double().norm(dim=1).tolist(), default=0.0) for x in both]
     return norms[0] * norms[1] / tau
 
 

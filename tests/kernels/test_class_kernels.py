@@ -13,8 +13,9 @@ import torch
 from pair_values import BF16, FP32, PRECISIONS
 from positive_values import check
 
-from spcl_fast import kernels
+from spcl_fast import kernels, reference
 from spcl_fast.kernels import positive_pair_loss as loss_module
+from spcl_fast.operands import Label, Pairs
 from spcl_fast.testing import make_clusters, make_embeddings, make_labels
 
 
@@ -98,3 +99,15 @@ def test_only_the_histogram_adds_atomically() -> None:
         if "atomic_" in inspect.getsource(importlib.import_module(f"{kernels.__name__}.{name}"))
     }
     assert found == {"positive_pair_histogram"}
+
+
+# Rows without positives have the interval [0, 0), and the first class begins at 0 too.
+def test_rows_alone_after_the_first_class(device: str) -> None:
+    z = make_embeddings(7, 16, device=device)
+    labels = torch.tensor([4, 0, 0, 2, 1, 4, -1], device=device)
+    pairs = Pairs(z, None, 0.1)
+    lse = torch.full((7,), 9.0, device=device)
+    out = loss_module.positive_pair_loss_fwd(pairs, lse, Label(labels), "linear")
+    assert out.num_pos.tolist() == [1, 1, 1, 0, 0, 1, 0]
+    truth = reference.positive_pair_loss(pairs, lse, Label(labels), "linear")
+    torch.testing.assert_close(out.loss, truth.loss, rtol=1e-5, atol=1e-5)
