@@ -76,6 +76,16 @@ def _class_at(side_ptr, row, N):
     return tl.where(begins, first, 0), tl.where(begins, last, 0)
 
 
+@triton.jit
+def _rows_alone(side_ptr, N, ROWS: tl.constexpr):
+    """Return the rows of a program, and which of them have no positives."""
+    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    is_own = own < N
+    first = tl.load(side_ptr + N + own, mask=is_own, other=0)
+    last = tl.load(side_ptr + 2 * N + own, mask=is_own, other=0)
+    return tl.load(side_ptr + own, mask=is_own, other=0), is_own & (last <= first)
+
+
 @bound
 @triton.jit
 def class_forward_kernel(
@@ -100,12 +110,7 @@ def class_forward_kernel(
 ):
     """loss_i = lse_i - z_i . (A - z_i) / (tau |P(i)|) of the classes that begin at ROWS rows."""
     inv_tau = 1.0 / scalar(tau)
-    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    is_own = own < N
-    first_own = tl.load(side_ptr + N + own, mask=is_own, other=0)
-    last_own = tl.load(side_ptr + 2 * N + own, mask=is_own, other=0)
-    is_alone = is_own & (last_own <= first_own)
-    i_own = tl.load(side_ptr + own, mask=is_own, other=0)
+    i_own, is_alone = _rows_alone(side_ptr, N, ROWS)
     tl.store(loss_ptr + i_own, tl.zeros((ROWS,), tl.float32), mask=is_alone)
     tl.store(weight_sum_ptr + i_own, tl.zeros((ROWS,), tl.float32), mask=is_alone)
     tl.store(num_pos_ptr + i_own, tl.zeros((ROWS,), tl.int64), mask=is_alone)
@@ -168,12 +173,7 @@ def class_backward_kernel(
     tau = scalar(tau)
     part = tl.full((), N, tl.int64) * D
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    is_own = own < N
-    first_own = tl.load(side_ptr + N + own, mask=is_own, other=0)
-    last_own = tl.load(side_ptr + 2 * N + own, mask=is_own, other=0)
-    is_alone = is_own & (last_own <= first_own)
-    i_own = tl.load(side_ptr + own, mask=is_own, other=0)
+    i_own, is_alone = _rows_alone(side_ptr, N, ROWS)
     own_offsets = i_own.to(tl.int64)[:, None] * D + d[None, :]
     own_mask = is_alone[:, None] & (d < D)[None, :]
     own_total = summed_parts(parts_ptr, num_parts, part, own_offsets, own_mask)
@@ -185,9 +185,8 @@ def class_backward_kernel(
             end = _end_of_class(side_ptr, row, first, last, N, BLOCK)
             if c_ptr is not None:
                 sums = _class_sum(
-                    cols_ptr, col_order_ptr, None, first, last, d, col_plane, DP, P, BLOCK, BLOCK_D,
-                    num_col_c,
-                )  # fmt: skip
+                    cols_ptr, col_order_ptr, None, first, last, d, col_plane, DP, P, BLOCK, BLOCK_D
+                )
             if col_c_ptr is not None:
                 weighted = _class_sum(
                     cols_ptr, col_order_ptr, col_c_ptr, first, last, d, col_plane, DP, P, BLOCK,

@@ -18,11 +18,10 @@ from spcl_fast.kernels._bound import cdiv
 from spcl_fast.kernels._order import Order, order_of
 from spcl_fast.kernels._pair_sums import fill_lse
 from spcl_fast.kernels._planes import Planes, planes_of
-from spcl_fast.kernels._row_gradient import row_gradient_parts
 from spcl_fast.kernels._row_weights import RowWeights
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of
 from spcl_fast.kernels._term_kernels import reduce_label_kernel, term_weights_kernel
-from spcl_fast.kernels._wide_gradient import wide_gradient
+from spcl_fast.kernels.pair_lse import gradient_parts
 from spcl_fast.kernels.positive_pair_loss import Losses, add_gradient, fill_losses
 from spcl_fast.operands import ContrastiveTerms, Label, Pairs, PositivePairLoss, TermsState
 from spcl_fast.pair_weights import Mode, has_unit_weights
@@ -127,7 +126,9 @@ def contrastive_terms_bwd(
             BLOCK=_WEIGHT_ROWS,
         )
         weights = RowWeights(lse, weight, lse if col_lse is None else col_lse, weight, bound)
-        parts = _gradient_of_lse(plane_pairs, weights, z.dtype, num_labels)
+        # a product of wide rows that is followed by one label alone may be rounded
+        is_rounded = plane_pairs.is_wide and num_labels == 1
+        parts = gradient_parts(plane_pairs, weights, z.dtype if is_rounded else torch.float32)
         orders = state.orders if bank is None else state.orders[::2]
         for k, label in enumerate(labels):
             rows = orders[k]
@@ -137,15 +138,6 @@ def contrastive_terms_bwd(
             add_gradient(plane_pairs, order, losses, losses, label, mode, parts=parts, dz=out)
             parts = parts[:1]
     return dz
-
-
-def _gradient_of_lse(
-    pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype, num_labels: int
-) -> Tensor:
-    """Return parts of it, (parts, N, D), in float32 where more than one label is added."""
-    if not pairs.is_wide:
-        return row_gradient_parts(pairs, weights, torch.float32)
-    return wide_gradient(pairs, weights, dtype if num_labels == 1 else torch.float32).unsqueeze(0)
 
 
 def _pairs(planes: Planes, pairs: Pairs) -> PlanePairs:

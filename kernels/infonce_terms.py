@@ -17,7 +17,6 @@ from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._pair_sums import fill_lse
 from spcl_fast.kernels._planes import ROWS_OF_PLANES, Planes, planes_of
 from spcl_fast.kernels._positive_kernels import summed_parts
-from spcl_fast.kernels._row_gradient import row_gradient_parts
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, scaled_weight
 from spcl_fast.kernels._similarities import (
     PlanePairs,
@@ -27,7 +26,7 @@ from spcl_fast.kernels._similarities import (
     scalar,
 )
 from spcl_fast.kernels._term_kernels import collapse_of
-from spcl_fast.kernels._wide_gradient import wide_gradient
+from spcl_fast.kernels.pair_lse import gradient_parts
 from spcl_fast.operands import Gradients, InfoNCETerms, Pairs
 
 _ROWS = 64
@@ -262,8 +261,11 @@ def infonce_terms_bwd(
         # without a second direction any finite lse_j will do: its weight is 0
         col_lse = refs_weight if refs_lse is None else refs_lse
         weights = RowWeights(lse, weight, col_lse, refs_weight, size)
-        parts = _gradient(planes, weights) if needs_z else None
-        refs_parts = _gradient(planes.swapped(), weights.swapped()) if needs_refs else None
+        parts = refs_parts = None
+        if needs_z:
+            parts = gradient_parts(planes, weights, torch.float32)
+        if needs_refs:
+            refs_parts = gradient_parts(planes.swapped(), weights.swapped(), torch.float32)
         add_diagonal_kernel[(cdiv(M, _ROWS), cdiv(D, _BLOCK_D), 2)](
             *(z, refs, parts, refs_parts, dz, drefs, dloss),
             as_scalar(tau),
@@ -276,10 +278,3 @@ def infonce_terms_bwd(
             BLOCK_D=_BLOCK_D,
         )
     return Gradients(dz, drefs)
-
-
-def _gradient(pairs: PlanePairs, weights: RowWeights) -> Tensor:
-    """Return parts of the gradient of the log-sum-exps, (parts, N, D) float32."""
-    if pairs.is_wide:
-        return wide_gradient(pairs, weights, torch.float32).unsqueeze(0)
-    return row_gradient_parts(pairs, weights, torch.float32)

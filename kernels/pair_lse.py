@@ -72,16 +72,20 @@ def pair_lse_bwd(
     with device_of(z):
         planes = PlanePairs.of(*pairs)
         weights = row_weights(planes, lse.rows, dlse, lse.refs, dlse_refs)
-        dz = gradient_of_rows(planes, weights, z.dtype) if needs_z else None
+        dz = _sum_of(gradient_parts(planes, weights, z.dtype), z.dtype) if needs_z else None
         drefs = None
         if needs_refs:
-            drefs = gradient_of_rows(planes.swapped(), weights.swapped(), z.dtype)
+            parts = gradient_parts(planes.swapped(), weights.swapped(), z.dtype)
+            drefs = _sum_of(parts, z.dtype)
     return Gradients(dz, drefs)
 
 
-def gradient_of_rows(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) -> Tensor:
-    """Return dz (N, D) in `dtype`."""
+def gradient_parts(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) -> Tensor:
+    """Return parts whose sum is dz, (parts, N, D), a single one in `dtype`, several in float32."""
     if pairs.is_wide:
-        return wide_gradient(pairs, weights, dtype)
-    parts = row_gradient_parts(pairs, weights, dtype)
+        return wide_gradient(pairs, weights, dtype).unsqueeze(0)
+    return row_gradient_parts(pairs, weights, dtype)
+
+
+def _sum_of(parts: Tensor, dtype: torch.dtype) -> Tensor:
     return parts[0] if len(parts) == 1 else parts.sum(0).to(dtype)
