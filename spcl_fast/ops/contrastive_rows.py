@@ -69,7 +69,9 @@ def contrastive_rows(
     check_rows("z", z)
     tau = positive_scalar("tau", tau, z, finite=True)
     check_mode(mode)
-    paced = tuple(_checked(label, z) for label in labels)
+    for label in labels:
+        check_no_references(label)
+    paced = tuple(checked(label, z) for label in labels)
     name = resolve_for(impl, z)
     if name == "reference":
         lse = pair_lse(z, tau, impl=impl)
@@ -87,15 +89,19 @@ def contrastive_rows(
     return lse, _tuples(PositivePairLoss, rows[: 3 * len(paced)])
 
 
-def _checked(label: Label, z: Tensor) -> Label:
+def checked(label: Label, z: Tensor) -> Label:
     """Return the label with its pace as the implementations take it."""
     check_labels("labels", label.values, z.shape[0], z, label.window)
-    gamma = constant(positive_scalar("gamma", label.gamma, z, finite=False))
+    gamma = positive_scalar("gamma", label.gamma, z, finite=False)
+    return label._replace(gamma=constant(gamma))
+
+
+def check_no_references(label: Label) -> None:
+    """Raise if the label has values of references."""
     if label.ref_values is not None:
         raise ValueError(
             f"ref_values must be None without references, got {tuple(label.ref_values.shape)}"
         )
-    return Label(label.values, gamma, label.window)
 
 
 class _SavedLabel(NamedTuple):

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from spcl_fast.operands import ContrastiveTerms, Label, Pairs, TermsState
-from spcl_fast.ops._checks import check_labels, check_rows, positive_scalar
+from spcl_fast.ops._checks import check_rows, positive_scalar
 from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
 from spcl_fast.ops.composed.bank_rows import check_bank
-from spcl_fast.ops.positive_pair_loss import constant
+from spcl_fast.ops.contrastive_rows import check_no_references, checked
 from spcl_fast.pair_weights import Mode, check_mode
 
 
@@ -73,7 +73,10 @@ def contrastive_terms(
     tau = positive_scalar("tau", tau, z, finite=True)
     if bank is not None:
         check_bank(z, bank, labels)
-    paced = tuple(_checked(label, z) for label in labels)
+    else:
+        for label in labels:
+            check_no_references(label)
+    paced = tuple(checked(label, z) for label in labels)
     how = _How(
         fused(name, "contrastive_terms_fwd"),
         fused(name, "contrastive_terms_bwd"),
@@ -81,13 +84,6 @@ def contrastive_terms(
         correct_grad,
     )
     return ContrastiveTerms(*_ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, []))
-
-
-def _checked(label: Label, z: Tensor) -> Label:
-    """Return the label with its pace as the implementations take it."""
-    check_labels("labels", label.values, z.shape[0], z, label.window)
-    gamma = positive_scalar("gamma", label.gamma, z, finite=False)
-    return label._replace(gamma=constant(gamma))
 
 
 class _ContrastiveTerms(OpFunction):

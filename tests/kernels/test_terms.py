@@ -176,6 +176,8 @@ def test_what_has_no_op_of_its_own(device: str) -> None:
     assert infonce_terms(z, z, TAU, symmetric=True, impl="reference") is None
     with pytest.raises(ValueError, match=r"labels must be \(20,\), got \(19,\)"):
         contrastive_terms(z, TAU, [Label(y[1:])], [1.0], mode="linear", impl="triton")
+    with pytest.raises(ValueError, match=r"ref_values must be None without references, got \(4,\)"):
+        contrastive_terms(z, TAU, [label], [1.0], mode="linear", impl="triton")
 
 
 def test_bits_repeat(device: str) -> None:
