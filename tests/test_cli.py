@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one clear sentence, nothing half-written."""
 
+import json
 import os
 import resource
 import shutil
@@ -58,8 +59,19 @@ def test_stages_in_a_row(root, tmp_path, capsys):
     assert run("pretrain", root, tmp_path / "pre") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "pre" / "encoder.safetensors")
     assert run("finetune", root, tmp_path / "fine", "--init", str(tmp_path / "pre")) == 0
+    assert (tmp_path / "fine" / "evaluation.csv").read_text().startswith("scan,patient,dice_RV,")
+    capsys.readouterr()
+    assert main(["evaluate", "--run", str(tmp_path / "fine"), "--json"]) == 0
+    dice = json.loads(capsys.readouterr().out)["dice_mean"]
     assert main(["evaluate", "--run", str(tmp_path / "fine")]) == 0
-    assert '"dice_mean"' in capsys.readouterr().out
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == [
+        "class",
+        *("Dice", "sd", "lowest"),
+        *("HD95", "mm", "sd", "highest"),
+        "scans",
+    ]
+    assert next(line for line in table if line.startswith("mean")).split()[1] == f"{dice:.3f}"
     assert main(["report", "--runs", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000
 

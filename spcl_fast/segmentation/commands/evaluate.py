@@ -10,10 +10,12 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.find import find_data
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.evaluate.axes import Turning
+from spcl_fast.segmentation.evaluate.case_table import CASES_FILE, write_scores
 from spcl_fast.segmentation.evaluate.classes import matched_by_name
 from spcl_fast.segmentation.evaluate.metrics import Absent
 from spcl_fast.segmentation.evaluate.reading import reading_of
-from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
+from spcl_fast.segmentation.evaluate.record import Evaluation
 from spcl_fast.segmentation.evaluate.scans import evaluate_scans
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
@@ -31,7 +33,9 @@ class EvaluateConfig:
         run: Run folder of `finetune`.
         root: Another data set in one of the layouts, to evaluate on all of its scans; None means
             the run's own test scans.
-        out: Folder for evaluation.json and predictions; None prints only.
+        out: Folder for evaluation.json, evaluation.csv with a row for every scan, and predictions;
+            None prints only.
+        json: Print the content of evaluation.json instead of a table.
         device: "auto" uses CUDA if available.
         layout: Layout of `root`; "auto" detects it.
         absent_class: A class without a voxel in the mask of a scan: "nan" leaves it out there, as
@@ -42,6 +46,7 @@ class EvaluateConfig:
     run: Path
     root: Path | None = None
     out: Path | None = None
+    json: bool = False
     device: Device = "auto"
     layout: LayoutName = "auto"
     match: Literal["name", "number"] = "name"
@@ -57,17 +62,20 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
     if config.root:
         scans = _other_scans(config, config.root, trained.data)
+        turning: Turning | None = reading_of(config.run).turning
     else:
-        scans = split_scans(trained.data).test
+        scans, turning = split_scans(trained.data).test, None
+        if not scans:
+            raise DataError(f"{config.run} has no test scans (data.num_test 0): give --root")
     model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
     predictions = config.out / "predictions" if config.out else None
     grid, absent = trained.data.grid, config.absent_class
-    evaluation = evaluate_scans(model, scans, grid, predictions, absent)
+    evaluation = evaluate_scans(model, scans, grid, predictions, absent, turning)
     if config.out:
-        write_evaluation(config.out / EVALUATION_FILE, evaluation)
+        write_scores(config.out, evaluation)
+        say(f"every scan: {config.out / CASES_FILE}")
     for name, count in evaluation.absences.items():
         say(f"warning: {name} is in no voxel of {count} of {len(scans)} masks: not scored there")
-    say(evaluation.summary())
     return evaluation
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.evaluate.cases import Frame, VolumeChoice, cases_of
-from spcl_fast.segmentation.evaluate.predict import (
-    Turning,
-    out_file,
-    segment_images,
-    write_summary,
-)
+from spcl_fast.segmentation.evaluate.predict import out_file, segment_images, write_summary
 from spcl_fast.segmentation.evaluate.reading import Reading, reading_of
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.runs.config import stage_config
@@ -71,7 +66,7 @@ def predict(config: PredictConfig) -> list[Path]:
     for folder in (config.out, *([config.summary.parent] if config.summary else [])):
         folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    turning = Turning(reading.axis_codes, config.stack_axis)
+    turning = replace(reading.turning, stack_axis=config.stack_axis)
     rows = segment_images(cases, config.out, model, trained.data.grid, turning)
     if config.summary:
         write_summary(config.summary, rows, trained.model.num_classes)

@@ -86,7 +86,11 @@ COMMANDS: dict[str, Command | Program | CommandGroup] = {
     "evaluate": Command(
         "compute Dice and HD95 of a trained segmenter on a data set",
         *("commands.evaluate:EvaluateConfig", "commands.evaluate:evaluate"),
-        text=lambda _, scores: json.dumps(scores.to_json(), indent=1),
+        text=lambda config, scores: (
+            json.dumps(scores.to_json(), indent=1)
+            if config.json
+            else load("evaluate.case_table:summary_table")(scores)
+        ),
     ),
     "predict": Command(
         "segment images with a trained segmenter",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,21 +17,11 @@ from spcl_fast.segmentation.data import image_file
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.volume import stacked, write_labels
-from spcl_fast.segmentation.evaluate.axes import axes_of
+from spcl_fast.segmentation.evaluate.axes import Turning
 from spcl_fast.segmentation.evaluate.cases import Case
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.progress import progress_bar, say
-
-
-class Turning(NamedTuple):
-    """How the axes of images become those of the training images, see `axes_of`."""
-
-    codes: str | None = None
-    stack_axis: int | None = None
-
-
-AS_STORED = Turning()
 
 
 def segment_images(
@@ -39,7 +29,7 @@ def segment_images(
     out: Path,
     model: UNet,
     grid: Grid,
-    turning: Turning = AS_STORED,
+    turning: Turning,
 ) -> list[dict[str, Any]]:
     """Write the labels of every image; a failure is reported and the others continue.
 
@@ -79,7 +69,7 @@ def _segment(case: Case, target: Path, model: UNet, grid: Grid, turning: Turning
     if case.error:
         raise DataError(case.error)
     array, geometry = image_file.load(case.path, case.frame)
-    axes = axes_of(geometry, turning.codes, turning.stack_axis)
+    axes = turning.of(geometry)
     if axes.remark:
         say(f"{case.path.name}: {axes.remark}")
     turned = replace(geometry, spacing_mm=axes.spacing_mm(geometry))

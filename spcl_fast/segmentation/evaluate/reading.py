@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from spcl_fast.segmentation.data.scan import Scan
+from spcl_fast.segmentation.evaluate.axes import Turning
 from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, read_evaluation
 from spcl_fast.segmentation.runs.run import read_metadata
 
@@ -23,13 +24,13 @@ class Reading:
         class_names: Names of the classes, the background first; None if they are not known.
         channels: As in `Scan`.
         has_frames: The fourth axis of the images is time.
-        axis_codes: Axis codes that all test images share, such as RAS; None if they differ.
+        turning: How other images get the axes of the test images.
     """
 
     class_names: tuple[str, ...] | None = None
     channels: Channels | None = None
     has_frames: bool = False
-    axis_codes: str | None = None
+    turning: Turning = field(default_factory=Turning)
 
     @classmethod
     def of_scans(cls, scans: Iterable[Scan]) -> Reading:
@@ -50,7 +51,8 @@ class Reading:
         return {
             "channels": self.channels or "",
             "fourth_axis": fourth_axis,
-            "axis_codes": self.axis_codes or "",
+            "axis_codes": self.turning.codes or "",
+            "stack": "" if self.turning.is_by_size else "third",
             **names,
         }
 
@@ -68,7 +70,9 @@ def reading_of(run: Path) -> Reading:
         class_names=_class_names(run, metadata),
         channels=channels,
         has_frames=metadata.get("fourth_axis") == "time",
-        axis_codes=metadata.get("axis_codes") or None,
+        turning=Turning(
+            metadata.get("axis_codes") or None, is_by_size=metadata.get("stack") != "third"
+        ),
     )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spcl_fast.segmentation.data.arrays import LabelArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.geometry import Geometry
 from spcl_fast.segmentation.data.grid import Grid, from_grid, intensity_range, slices_to_grid
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.data.volume import Volume, read_scan, write_labels
+from spcl_fast.segmentation.data.volume import Volume, read_scan, stacked, write_labels
+from spcl_fast.segmentation.evaluate.axes import Axes, Turning
 from spcl_fast.segmentation.evaluate.metrics import (
     Absent,
     dice_per_class,
@@ -23,6 +28,7 @@ from spcl_fast.segmentation.evaluate.metrics import (
 )
 from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
+from spcl_fast.segmentation.runs.progress import say
 
 BATCH_SLICES = 8  # bounds the memory of a volume of many slices
 
@@ -108,6 +114,7 @@ def evaluate_scans(
     grid: Grid,
     predictions: Path | None,
     absent: Absent = "nan",
+    turning: Turning | None = None,
 ) -> Evaluation:
     """Return Dice and HD95 (mm) of every scan and foreground class.
 
@@ -117,6 +124,7 @@ def evaluate_scans(
         grid: The grid the model was trained on.
         predictions: Folder for a NIfTI file of each scan, or None.
         absent: What becomes of a class without a voxel in a mask, see `evaluate.metrics`.
+        turning: How images get the axes of the training images; None takes them as stored.
 
     Raises:
         DataError: A scan cannot be read, the scans have not the number of classes of the model, or
@@ -127,15 +135,15 @@ def evaluate_scans(
     scores: dict[str, ScanScores] = {}
     for scan in scans:
         volume = _evaluable(scan, absent)
-        label = segment_volume(model, torch.from_numpy(volume.image), volume.spacing_mm, grid)
-        mask = torch.from_numpy(volume.mask)
-        dice, hd95 = scores_per_class(label, mask, volume.spacing_mm, num_classes, absent)
-        prediction = None
-        if predictions is not None:
-            predictions.mkdir(parents=True, exist_ok=True)
-            path = predictions / f"{scan.name}_pred.nii.gz"
-            write_labels(path, label.numpy(), volume.affine, stack_axis=scan.stack_axis)
-            prediction = f"{predictions.name}/{path.name}"
+        axes = (turning or Turning(stack_axis=scan.stack_axis)).of(volume.geometry)
+        if axes.remark:
+            say(f"{scan.name}: {axes.remark}")
+        image, spacing_mm = _turned(volume.image, volume, scan, axes)
+        truth, _ = _turned(volume.mask, volume, scan, axes)
+        label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
+        dice, hd95 = scores_per_class(
+            label, torch.from_numpy(truth), spacing_mm, num_classes, absent
+        )
         scores[scan.name] = ScanScores(
             patient=scan.patient,
             dice=dict(zip(names, dice, strict=True)),
@@ -143,11 +151,34 @@ def evaluate_scans(
             image=str(scan.image.resolve()),
             mask=None if scan.mask is None else str(scan.mask.resolve()),
             frame=scan.frame,
-            stack_axis=scan.stack_axis,
+            stack_axis=axes.stored_stack_axis,
             classes=scan.classes,
-            prediction=prediction,
+            prediction=_write_prediction(
+                predictions, scan, axes.labels_back(label.numpy()), volume
+            ),
         )
     return Evaluation(names, scores)
+
+
+def _turned(
+    array: NDArray[Any], volume: Volume, scan: Scan, axes: Axes
+) -> tuple[NDArray[Any], Spacing]:
+    """Return an array (S, H, W) of a volume with other axes, and its spacing (dz, dy, dx)."""
+    stored = np.moveaxis(array.T, 2, scan.stack_axis)  # (x, y, z)
+    geometry = replace(volume.geometry, spacing_mm=axes.spacing_mm(volume.geometry))
+    return stacked(axes.turned(stored), geometry, axes.stack_axis)
+
+
+def _write_prediction(
+    folder: Path | None, scan: Scan, labels: LabelArray, volume: Volume
+) -> str | None:
+    """Write labels with the axes of the image; return the path below the run folder."""
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{scan.name}_pred.nii.gz"
+    write_labels(path, labels, volume.affine)
+    return f"{folder.name}/{path.name}"
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from torch import nn
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.evaluate.axes import common_codes
+from spcl_fast.segmentation.evaluate.axes import turning_to
+from spcl_fast.segmentation.evaluate.case_table import write_scores
 from spcl_fast.segmentation.evaluate.reading import Reading
-from spcl_fast.segmentation.evaluate.record import EVALUATION_FILE, Evaluation, write_evaluation
+from spcl_fast.segmentation.evaluate.record import Evaluation
 from spcl_fast.segmentation.evaluate.scans import (
     check_classes,
     check_scans,
@@ -63,7 +64,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     for note in (note for geometry in geometries for note in geometry.notes):
         say(note)
     reading = Reading.of_scans([*split.train, *split.val, *split.test])
-    reading = replace(reading, axis_codes=common_codes(geometries))
+    reading = replace(reading, turning=turning_to(geometries))
 
     run = Run.start(config.out, config, "finetune", resume=resume)
     if resume and (state := run.load_state()):
@@ -95,7 +96,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
         pretrained_patients=tuple(seen),
     )
     if split.test:
-        write_evaluation(run.folder / EVALUATION_FILE, evaluation)
+        write_scores(run.folder, evaluation)
     run.close()
     scores = evaluation.summary() if split.test else "no test scans, so there are no scores"
     say(f"{run.name}: {scores}")

@@ -1,5 +1,6 @@
 """Prediction and evaluation read what training read: channels, frames, classes by name."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 from spcl_fast.segmentation.commands.predict import PredictConfig, predict
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.volume import read_scan
+from spcl_fast.segmentation.evaluate.metrics import dice_per_class
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
@@ -136,6 +138,48 @@ def test_a_scan_with_other_axes_gets_the_same_labels(train, tmp_path, capsys):
         PredictConfig(config.out, folder / "a.nii.gz", tmp_path / "as_stored", stack_axis=2)
     )
     assert not np.array_equal(labels_of(path), labels_of(tmp_path / "labels" / path.name))
+
+
+def test_evaluate_scores_a_scan_with_other_axes_alike(train, tmp_path, capsys):
+    root = phantom(tmp_path, "nnunet", 3)
+    config, _ = train(root, num_val=0)
+    before = evaluate(EvaluateConfig(config.out, root=root))
+    assert before.dice_mean > 0
+    for k, path in enumerate(sorted(root.glob("*Tr/*.nii.gz"))):
+        turn = [[[2, 1], [0, -1], [1, 1]], [[1, -1], [2, -1], [0, 1]]][k % 2]
+        nibabel.save(nibabel.load(path).as_reoriented(np.array(turn, float)), path)
+    after = evaluate(EvaluateConfig(config.out, root=root, out=tmp_path / "scores"))
+    assert after.dice == before.dice
+    assert after.hd95_mm == pytest.approx(before.hd95_mm)
+    assert "turned to" in capsys.readouterr().err
+    (name, row), *_ = after.scans.items()
+    labels, mask = nibabel.load(tmp_path / "scores" / row.prediction), nibabel.load(row.mask)
+    assert labels.shape == nibabel.load(row.image).shape
+    assert dice_per_class(as_axes_of(mask, labels), np.asarray(mask.dataobj), 4) == pytest.approx(
+        list(row.dice.values())
+    )
+    header, first, *_ = csv.reader((tmp_path / "scores" / "evaluation.csv").open())
+    cells = dict(zip(header, first, strict=True))
+    assert cells["scan"] == name
+    assert float(cells["dice_LV"]) == pytest.approx(row.dice["LV"], abs=1e-5)
+
+
+def as_axes_of(image, other):
+    """Return the voxels of another image in the axes of one."""
+    ornt = nibabel.orientations
+    to = ornt.ornt_transform(*(ornt.io_orientation(x.affine) for x in (other, image)))
+    return np.asarray(other.as_reoriented(to).dataobj)
+
+
+def test_slices_are_stacked_along_the_third_axis_where_training_did(train, tmp_path):
+    root = phantom(tmp_path, "nnunet")
+    for path in root.glob("*Tr/*.nii.gz"):  # the largest voxels lie along the first axis
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.dataobj, np.diag([9.0, 2, 3, 1])), path)
+    config, net = train(root)
+    scan = split_scans(config.data).test[0]
+    (path,) = predict(PredictConfig(config.out, scan.image, tmp_path / "labels"))
+    assert np.array_equal(labels_of(path), by_hand(net, config, scan))
 
 
 def test_evaluate_matches_classes_by_name(train, tmp_path):
