@@ -5,21 +5,32 @@
     quantile   gamma = quantile_gamma(z, lse, labels, share=...)   uses a share of the positives
 
 In a collapsed embedding every pair has the loss log(N - 1): in a large enough batch an absolute
-gamma is below that and switches off all pairs.
+gamma is below that and switches off all pairs. `RelativePace` and `AbsolutePace` are the first two
+as objects that count the steps of a training (docs/pace.md).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spcl_fast.ops import Impl, positive_pair_histogram
 from spcl_fast.pair_weights import Mode, pair_weights
 from spcl_fast.precision import accumulator_dtype
 
-__all__ = ["Mode", "pair_weights", "power_schedule", "quantile_gamma", "relative_gamma"]
+__all__ = [
+    "AbsolutePace",
+    "Mode",
+    "Pace",
+    "RelativePace",
+    "pair_weights",
+    "power_schedule",
+    "quantile_gamma",
+    "relative_gamma",
+]
 
 
 def power_schedule(progress: float, start: float, end: float, p: float = 0.5) -> float:
@@ -59,6 +70,96 @@ def relative_gamma(factor: float, num_rows: int) -> float:
     if num_rows < 3:
         raise ValueError(f"num_rows must be at least 3, got {num_rows}")
     return factor * math.log(num_rows - 1)
+
+
+class Pace(nn.Module):
+    """A gamma that changes from `start` to `end` in a number of steps, and then stays.
+
+    `SelfPacedContrastiveLoss(pace=...)` takes a step in every call in training mode with gradients.
+    The step is part of the state_dict. torch.compile specialises on it: in compiled code pass
+    ``gamma=pace.gamma(num_rows)`` as a number, and call `step` yourself.
+
+    Args:
+        steps: steps of the training, at least 1.
+        start: value at the first step, above 0.
+        end: value after the last, above 0.
+        power: the value changes with (step / steps) ** power.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, steps: int, start: float, end: float, power: float = 0.5) -> None:
+        super().__init__()
+        if not steps >= 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        for name, value in (("start", start), ("end", end), ("power", power)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        self.steps, self.start, self.end, self.power = steps, start, end, power
+        self.done = 0
+
+    def step(self) -> None:
+        """Count a step of the training."""
+        self.done += 1
+
+    def value(self) -> float:
+        """Return what goes from `start` to `end`."""
+        progress = min(1.0, self.done / self.steps)
+        return power_schedule(progress, self.start, self.end, self.power)
+
+    def gamma(self, num_rows: int) -> float:
+        """Return gamma for rows that are compared with `num_rows` - 1 others."""
+        raise NotImplementedError
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return the step, for the state_dict."""
+        return {"done": self.done}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Load what `get_extra_state` returned."""
+        self.done = int(state["done"])
+
+    def extra_repr(self) -> str:
+        """Return the arguments and the step."""
+        schedule = f"start={self.start}, end={self.end}, power={self.power}"
+        return f"step {self.done} of {self.steps}, {schedule}"
+
+
+class AbsolutePace(Pace):
+    """The paper's pace: gamma itself goes from `start` to `end`. See `Pace` for the arguments."""
+
+    def gamma(self, num_rows: int) -> float:
+        """Return gamma, whatever the number of rows."""
+        return self.value()
+
+
+class RelativePace(Pace):
+    """Gamma in units of log(N - 1), the pair loss of a collapsed embedding.
+
+    The defaults start just above chance, where easy pairs have some weight, and end near plain
+    SupCon, in any batch. Every argument but `num_rows` is that of `Pace`.
+
+    Args:
+        num_rows: rows N of a batch with those of its bank; None takes those of each call. With a
+            process group it must be given, the rows of all ranks.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        start: float = 1.2,
+        end: float = 15.0,
+        power: float = 0.5,
+        *,
+        num_rows: int | None = None,
+    ) -> None:
+        super().__init__(steps, start, end, power)
+        self.num_rows = num_rows
+
+    def gamma(self, num_rows: int) -> float:
+        """Return gamma for rows that are compared with `num_rows` - 1 others, at least 2."""
+        return relative_gamma(self.value(), max(3, self.num_rows or num_rows))
 
 
 @torch.no_grad()

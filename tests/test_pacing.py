@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from spcl_fast import SelfPacedContrastiveLoss, pair_lse, positive_pair_loss
-from spcl_fast.pacing import pair_weights, power_schedule, quantile_gamma, relative_gamma
+from spcl_fast.pacing import (
+    AbsolutePace,
+    Pace,
+    RelativePace,
+    pair_weights,
+    power_schedule,
+    quantile_gamma,
+    relative_gamma,
+)
 from spcl_fast.reference import positive_mask
 from spcl_fast.testing import make_embeddings, make_labels
 
@@ -121,3 +129,66 @@ def test_raises() -> None:
             call()
     with pytest.raises(TypeError, match="labels must be integer"):
         quantile_gamma(z, lse, labels.float(), tau=1, share=1)
+
+
+def make_batch(num_rows: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    z = make_embeddings(num_rows, 8).requires_grad_()
+    return z, make_labels(num_rows, 4)
+
+
+@pytest.mark.parametrize("pace", [RelativePace(4, 1.2, 15.0), AbsolutePace(4, 5.0, 60.0)])
+def test_a_pace_steps_with_the_training(pace: Pace) -> None:
+    z, labels = make_batch()
+    unit = math.log(39) if isinstance(pace, RelativePace) else 1.0
+    loss, plain = SelfPacedContrastiveLoss(pace=pace), SelfPacedContrastiveLoss()
+    for progress in (0, 0.25, 0.5, 0.75, 1, 1):
+        gamma = unit * power_schedule(progress, pace.start, pace.end)
+        expected = plain(z, labels, gamma)
+        with torch.no_grad():  # of a validation, which is no step
+            assert loss(z, labels).loss == expected.loss
+        assert loss.eval()(z, labels).loss == expected.loss
+        assert loss.train()(z, labels).loss == expected.loss
+    restored = SelfPacedContrastiveLoss(pace=type(pace)(4, pace.start, pace.end))
+    restored.load_state_dict(loss.state_dict())
+    assert restored(z, labels).loss == expected.loss
+    assert not list(plain.state_dict())
+
+
+def test_a_pace_for_each_label_and_a_bank() -> None:
+    z, labels = make_batch()
+    named = {"a": labels, "b": torch.arange(40) % 3}
+    shared = RelativePace(8)
+    loss = SelfPacedContrastiveLoss(pace={"a": shared, "b": AbsolutePace(8, 4.0, 9.0)})
+    expected = {"a": relative_gamma(1.2, 40), "b": 4.0}
+    assert loss(z, named).loss == SelfPacedContrastiveLoss()(z, named, expected).loss
+    both = SelfPacedContrastiveLoss(pace={"a": shared, "b": shared})
+    both(z, named)
+    assert shared.done == 2  # one step a call
+    banked = SelfPacedContrastiveLoss(pace=RelativePace(8))
+    bank = {"bank": z.detach()[:9], "bank_labels": labels[:9]}
+    plain = SelfPacedContrastiveLoss()(z, labels, relative_gamma(1.2, 49), **bank)
+    assert banked(z, labels, **bank).loss == plain.loss
+
+
+def test_paces_that_do_not_fit() -> None:
+    z, labels = make_batch()
+    with pytest.raises(ValueError, match=r"steps must be at least 1, got 0"):
+        RelativePace(0)
+    with pytest.raises(ValueError, match=r"start must be above 0, got 0"):
+        AbsolutePace(3, 0, 1)
+    loss = SelfPacedContrastiveLoss(pace=RelativePace(8))
+    with pytest.raises(ValueError, match=r"gamma must be left out of a loss with a pace, got 3"):
+        loss(z, labels, 3.0)
+    named = SelfPacedContrastiveLoss(pace={"a": RelativePace(8)})
+    with pytest.raises(ValueError, match=r"gamma must name the labels \['b'\]"):
+        named(z, {"b": labels})
+
+
+def test_the_log_warns_of_a_gamma_that_switches_off_the_positives() -> None:
+    z, labels = make_batch()
+    loss = SelfPacedContrastiveLoss()
+    out = loss(z, labels, 60.0)
+    assert out.for_log() == {k: pytest.approx(getattr(out, k).item()) for k in out._fields[:5]}
+    with pytest.warns(UserWarning, match=r"gamma switches off more than 95 % of the positive"):
+        loss(z, labels, 0.01).for_log()
+    loss(z, torch.arange(40), 0.01).for_log()  # no positives

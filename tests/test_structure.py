@@ -31,7 +31,7 @@ IMPORTS: dict[str, set[str]] = {
     "ops": OPERANDS | {"reference", "chunked", "native"},  # kernels: by name, when they are run
     "pacing": {"ops", "pair_weights", "precision"},
     "distributed": {"ops", "pair_weights", "precision"},
-    "losses": OPERANDS | {"ops", "distributed"},
+    "losses": OPERANDS | {"ops", "distributed", "pacing"},
     "compat": OPERANDS | {"ops", "distributed", "losses"},
     "nested": set(),
     "cached_step": {"devices", "losses", "nested", "precision"},
@@ -46,6 +46,7 @@ PUBLIC = "a public signature: its users pass the parts of Pairs and Label one by
 MORE_PARAMETERS = {
     ("ops/positive_pair_loss.py", "positive_pair_loss"): PUBLIC,
     ("ops/positive_pair_histogram.py", "positive_pair_histogram"): PUBLIC,
+    ("losses/self_paced.py", "__init__"): "a public signature: what is the same in every call",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,12 @@ from torch import Tensor
 
 from spcl_fast.operands import ContrastiveTerms, PositivePairLoss
 from spcl_fast.pair_weights import Mode, has_unit_weights
+
+LEAST_MEAN_WEIGHT = 0.05  # below it, gamma is taken to switch off the positive pairs
+UNUSED_POSITIVES = (
+    "gamma switches off more than 95 % of the positive pairs, or nearly so: their mean weight is "
+    f"below {LEAST_MEAN_WEIGHT}; start the pace higher (docs/pace.md)"
+)
 
 
 class LabelTerm(NamedTuple):
@@ -42,6 +49,17 @@ class ContrastiveLossOutput(NamedTuple):
     """(N,), detached: the log-sum-exp of every row."""
     terms: dict[str, LabelTerm]
     """One entry a label where labels were a dict, else empty."""
+
+    def for_log(self) -> dict[str, float]:
+        """Return loss, objective, mean_weight, num_anchors and collapse as numbers.
+
+        The host waits for the device, once. Warns where gamma switches off the positive pairs.
+        """
+        values = torch.stack([figure.detach().float() for figure in self[:5]]).tolist()
+        found = dict(zip(self._fields, values, strict=False))
+        if found["num_anchors"] and found["mean_weight"] < LEAST_MEAN_WEIGHT:
+            warnings.warn(UNUSED_POSITIVES, stacklevel=2)
+        return found
 
 
 def output_of(terms: ContrastiveTerms, names: Sequence[str]) -> ContrastiveLossOutput:

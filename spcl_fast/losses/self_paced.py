@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from spcl_fast.losses.result import (
 )
 from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_terms
 from spcl_fast.ops._checks import as_number
+from spcl_fast.pacing import Pace, RelativePace
 from spcl_fast.pair_weights import Mode, check_mode
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         >>> loss = SelfPacedContrastiveLoss(tau=0.07, mode="linear")
         >>> out = loss(z, {"position": position, "patient": patient}, gamma={"position": 5.0, ...})
         >>> out.loss.backward()
+        >>> loss = SelfPacedContrastiveLoss(pace=RelativePace(steps=10_000))  # steps by itself
 
     Args:
         tau: temperature.
@@ -52,6 +54,9 @@ class SelfPacedContrastiveLoss(nn.Module):
         window: a label's positives are |y_i - y_j| <= window instead of equal labels; a dict by
             label name sets it for some labels only.
         learnable_tau: make log tau a parameter that starts at `tau`.
+        pace: `RelativePace` or `AbsolutePace` of `spcl_fast.pacing`, one for all labels or a dict
+            by label name: gamma, which then is no argument of a call. Every call in training mode
+            with gradients is a step.
         impl: implementation of the ops.
         group: process group whose ranks bring the rows of one batch together; None for this
             process alone. Every rank computes 1 / W of the pairs and returns the loss of the
@@ -71,6 +76,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         correct_grad: bool = False,
         window: float | Mapping[str, float | None] | None = None,
         learnable_tau: bool = False,
+        pace: Pace | Mapping[str, Pace] | None = None,
         impl: Impl = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
@@ -80,6 +86,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         self.mode: Mode = mode
         self.correct_grad = correct_grad
         self.window = window
+        self.pace = nn.ModuleDict(pace) if isinstance(pace, Mapping) else pace
         self.impl: Impl = impl
         self.group = group
 
@@ -100,7 +107,8 @@ class SelfPacedContrastiveLoss(nn.Module):
                 of a group, and be 0.
             labels: (N,), integer (any real dtype with a window), below 0 where unknown; or a
                 non-empty dict of them by name.
-            gamma: pace, above 0, inf for plain SupCon; one for all labels or a dict by name.
+            gamma: pace, above 0, inf for plain SupCon; one for all labels or a dict by name. The
+                gamma of the step where the loss has a `pace`.
             weight: lambda; one for all labels or a dict by name.
             bank: (M, D), dtype and device of `z`: memory of further rows that the anchors, the rows
                 of `z`, are compared with, as negatives and positives. The same on every rank.
@@ -118,6 +126,8 @@ class SelfPacedContrastiveLoss(nn.Module):
         named = labels if isinstance(labels, Mapping) else {"": labels}
         if not named:
             raise ValueError("labels must name at least one label, got an empty dict")
+        if self.pace is not None:
+            gamma = self._step_pace(self.pace, gamma, z, bank)
         gammas: dict[str, float | Tensor] = {
             name: as_number("gamma", x) for name, x in _by_name("gamma", gamma, labels).items()
         }
@@ -159,6 +169,29 @@ class SelfPacedContrastiveLoss(nn.Module):
             lse=rows.lse,
             terms=terms if isinstance(labels, Mapping) else {},
         )
+
+    def _step_pace(
+        self,
+        pace: Pace | nn.ModuleDict,
+        gamma: float | Tensor | Mapping[str, float | Tensor],
+        z: Tensor,
+        bank: Tensor | None,
+    ) -> float | dict[str, float]:
+        """Return the gamma of the pace, and count a step of the training."""
+        if gamma is not math.inf:
+            raise ValueError(f"gamma must be left out of a loss with a pace, got {gamma}")
+        paces = cast(
+            "dict[str, Pace]", {"": pace} if isinstance(pace, Pace) else dict(pace.items())
+        )
+        unknown = [x for x in paces.values() if isinstance(x, RelativePace) and not x.num_rows]
+        if unknown and num_ranks(self.group) > 1:
+            raise ValueError("num_rows must be given to a RelativePace with a group, got None")
+        num_rows = z.shape[0] + (0 if bank is None else bank.shape[0])
+        gammas = {name: x.gamma(num_rows) for name, x in paces.items()}
+        if self.training and torch.is_grad_enabled():
+            for x in set(paces.values()):
+                x.step()
+        return gammas[""] if isinstance(pace, Pace) else gammas
 
 
 def _total(values: list[Tensor]) -> Tensor:

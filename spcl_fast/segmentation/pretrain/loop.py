@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from spcl_fast.losses.result import LEAST_MEAN_WEIGHT, UNUSED_POSITIVES
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import plain_gamma
 from spcl_fast.segmentation.pretrain.step import Pretraining
@@ -42,7 +43,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     for scan in slices.scans_without_foreground():
         say(f"problem: {scan.mask} holds background only on the grid")
     training = Pretraining(config, slices, device)
-    steps = config.epochs * config.steps_per_epoch
+    steps, is_warned = config.epochs * config.steps_per_epoch, False
 
     run = Run.start(config.out, config, "pretrain", resume=resume)
     if resume and (state := run.load_state()):
@@ -61,6 +62,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
                     gamma, rows = plain_gamma(out.gamma), training.num_rows
                     line = {"gamma": gamma, "num_rows": rows, "lr": training.lr, **values}
                     run.log("step", step, epoch=epoch, **line)
+                    if values["mean_weight"] < LEAST_MEAN_WEIGHT and not is_warned:
+                        say(f"warning: {UNUSED_POSITIVES}")
+                        is_warned = True
                     show(step, f"loss {values['loss']:.3f} w {values['mean_weight']:.2f}")
             finite_loss(sums[0], training.step)  # before the state is saved
             means = (sums / config.steps_per_epoch).tolist()

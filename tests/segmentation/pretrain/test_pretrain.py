@@ -50,6 +50,12 @@ def test_log_figures_and_files(pretrain_config):
     assert 0 < shot["weight"][shot["positive"]].mean() <= 1
 
 
+def test_a_gamma_that_switches_off_the_positives_is_told_once(pretrain_config, capsys):
+    loss = replace(pretrain_config.loss, pace="absolute", start=(0.1,), end=(0.1,))
+    pretrain(replace(pretrain_config, loss=loss, epochs=1))
+    assert capsys.readouterr().err.count("gamma switches off more than 95 %") == 1
+
+
 def test_loss_falls(pretrain_config):
     config = replace(pretrain_config, loss=replace(pretrain_config.loss, pace="none"), epochs=6)
     path = pretrain(replace(config, steps_per_epoch=10, optim=replace(config.optim, lr=5e-3)))
