@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +69,19 @@ class MemoryQueue(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in {"size": size, "dim": dim}.items():
+            if not isinstance(value, Integral):
+                raise TypeError(f"{name} must be an int, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating, got {dtype}")
         if not can_hold(label_dtype, torch.int8):
             raise TypeError(f"label_dtype must hold -1, for unknown, got {label_dtype}")
-        if label is not None and (not label or len(set(label)) < len(label)):
-            raise ValueError(f"label must be None or different names, got {list(label)}")
+        if label is not None and (
+            isinstance(label, str) or not label or len(set(label)) < len(label)
+        ):
+            got = repr(label) if isinstance(label, str) else list(label)
+            raise ValueError(f"label must be None or different names, got {got}")
         self.names = None if label is None else tuple(label)
         num_labels = 1 if label is None else len(label)
         self._all_rows: Tensor
@@ -117,6 +123,8 @@ class MemoryQueue(nn.Module):
             ValueError: a shape, a device or the names of the labels do not fit.
         """
         size, dim = self._all_rows.shape
+        if not isinstance(z, Tensor):
+            raise TypeError(f"z must be a tensor, got {type(z).__name__}")
         if z.ndim != 2 or z.shape[1] != dim:
             raise ValueError(f"z must be (B, {dim}), got {tuple(z.shape)}")
         if z.dtype != self._all_rows.dtype:
@@ -149,10 +157,13 @@ class MemoryQueue(nn.Module):
             isinstance(labels, Mapping) and set(labels) != set(names or ())
         ):
             kind = "a tensor" if names is None else f"a dict of {sorted(names)}"
-            got = f"a dict of {sorted(labels)}" if isinstance(labels, Mapping) else "a tensor"
+            is_dict = isinstance(labels, Mapping)
+            got = f"a dict of {sorted(labels)}" if is_dict else type(labels).__name__
             raise ValueError(f"labels must be {kind}, got {got}")
-        columns = [labels] if isinstance(labels, Tensor) else [labels[n] for n in names or ()]
+        columns = [labels[n] for n in names or ()] if isinstance(labels, Mapping) else [labels]
         for column in columns:
+            if not isinstance(column, Tensor):
+                raise TypeError(f"labels must be a tensor, got {type(column).__name__}")
             if column.shape != (num_rows,):
                 raise ValueError(f"labels must be ({num_rows},), got {tuple(column.shape)}")
             held = self._all_labels.dtype
@@ -166,7 +177,7 @@ class MemoryQueue(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return position and count for the state dict."""
-        return torch.tensor([self._position, self._count])
+        return torch.tensor([self._position, self._count], device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take position and count from a state dict."""

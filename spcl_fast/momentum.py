@@ -55,6 +55,7 @@ def average_tensors(teacher: Iterable[Tensor], student: Iterable[Tensor], moment
     Raises:
         ValueError: `momentum` is not in [0, 1].
     """
+    momentum = float(momentum)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
     for old, new in zip(teacher, student, strict=True):

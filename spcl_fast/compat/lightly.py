@@ -13,8 +13,9 @@ Compared with lightly 1.6.0. What differs:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch.nn.functional import normalize
 
 from spcl_fast.losses.ntxent import NTXentLoss as NormalisedNTXentLoss
 from spcl_fast.ops import Impl, pair_lse
+from spcl_fast.ops._checks import check_tensor
 from spcl_fast.precision import at_least_float32
 
 
@@ -38,8 +40,12 @@ class MemoryBankModule(nn.Module):
 
     def __init__(self, size: int | Sequence[int] = 0, gather_distributed: bool = False) -> None:
         super().__init__()
-        is_number = isinstance(size, int | Integral)
-        shape = (int(size),) if isinstance(size, int | Integral) else tuple(size)
+        is_number = isinstance(size, Integral)
+        has_several = isinstance(size, Iterable) and getattr(size, "ndim", 1) > 0
+        sizes: list[Any] = list(size) if has_several else [size]  # type: ignore[arg-type]
+        if isinstance(size, bool) or not all(isinstance(x, Integral) for x in sizes):
+            raise TypeError(f"memory_bank_size must be an int or a sequence of two, got {size!r}")
+        shape = tuple(int(x) for x in sizes)
         if min(shape) < 0 or (shape != (0,) and len(shape) != 2 and not is_number):
             raise ValueError(f"memory_bank_size must be rows or (rows, features), got {size}")
         if is_number and shape != (0,):
@@ -61,7 +67,9 @@ class MemoryBankModule(nn.Module):
         """Make the rows if their features were left to the first batch."""
         if len(self.size) == 1:
             self.size = (*self.size, dim)
-            self.bank = _random_rows(self.size).to(self.bank.device)
+            with torch.device("cpu"):  # whose random numbers those of the other banks are
+                rows = _random_rows(self.size)
+            self.bank = rows.to(self.bank.device)
 
     @torch.no_grad()
     def enqueue(self, rows: Tensor) -> None:
@@ -134,6 +142,8 @@ class NTXentLoss(nn.Module):
         Raises:
             ValueError: the shapes differ.
         """
+        check_tensor("out0", out0)
+        check_tensor("out1", out1)
         if out0.shape != out1.shape:
             raise ValueError(f"out1 must be {tuple(out0.shape)} as out0, got {tuple(out1.shape)}")
         tau = self.temperature

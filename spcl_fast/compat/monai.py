@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spcl_fast.losses import NTXentLoss
 from spcl_fast.ops import Impl
+from spcl_fast.ops._checks import check_tensor
 from spcl_fast.precision import at_least_float32
 
 
@@ -52,6 +53,8 @@ class ContrastiveLoss(nn.modules.loss._Loss):
         Raises:
             ValueError: an input is not of 2 dimensions, or the shapes differ.
         """
+        check_tensor("input", input)
+        check_tensor("target", target)
         if input.ndim != 2 or target.ndim != 2:
             raise ValueError(
                 f"input and target must be (B, D), got {tuple(input.shape)} {tuple(target.shape)}"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from spcl_fast.distributed import infonce_rows
 from spcl_fast.losses.result import mean_over_anchors
 from spcl_fast.ops import Impl, infonce_terms, pair_lse
+from spcl_fast.ops._checks import check_tensor
 from spcl_fast.precision import at_least_float32
 
 
@@ -92,6 +93,8 @@ class ClipLoss(nn.Module):
         Raises:
             ValueError: the shapes differ.
         """
+        check_tensor("image_features", image_features)
+        check_tensor("text_features", text_features)
         if image_features.shape != text_features.shape:
             raise ValueError(
                 f"text_features must be {tuple(image_features.shape)} as image_features, "

@@ -26,6 +26,7 @@ from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._pairs import grouped_lse, pair_similarities
 from spcl_fast.compat._panels import panels
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse, positive_pair_loss
+from spcl_fast.ops._checks import check_tensor
 from spcl_fast.ops._function import OpFunction
 from spcl_fast.precision import at_least_float32, no_autocast
 
@@ -102,7 +103,11 @@ class _PairLoss(nn.Module):
         if ref_emb is None:
             ref_labels = labels
         for name, y, rows in (("labels", labels, embeddings), ("ref_labels", ref_labels, refs)):
-            if y is not None and y.shape != rows.shape[:1]:
+            check_tensor("embeddings" if rows is embeddings else "ref_emb", rows)
+            if y is None:
+                continue
+            check_tensor(name, y)
+            if y.shape != rows.shape[:1]:
                 raise ValueError(f"{name} must be ({rows.shape[0]},), got {tuple(y.shape)}")
         z = self._normalised(embeddings)
         others = z if refs is embeddings else self._normalised(refs)

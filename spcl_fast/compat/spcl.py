@@ -30,7 +30,7 @@ from spcl_fast.ops import (
     contrastive_terms,
     pair_lse,
 )
-from spcl_fast.ops._checks import check_rows, positive_number, positive_scalar
+from spcl_fast.ops._checks import check_rows, check_tensor, positive_number, positive_scalar
 from spcl_fast.ops._function import OpFunction, save, saved
 from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.pair_weights import Mode, pair_weights
@@ -106,6 +106,8 @@ class SelfPacedSupConLoss(nn.Module):
         Raises:
             ValueError: a shape does not fit.
         """
+        check_tensor("proj_feat1", proj_feat1)
+        check_tensor("proj_feat2", proj_feat2)
         if proj_feat1.shape != proj_feat2.shape:
             raise ValueError(
                 f"proj_feat2 must be {tuple(proj_feat1.shape)} as proj_feat1, "
@@ -116,6 +118,7 @@ class SelfPacedSupConLoss(nn.Module):
         gamma = positive_scalar("gamma", self._gamma, z, finite=False)
         mode: Mode = "hard" if self._weight_update == "hard" else "linear"
         if mask is not None:
+            check_tensor("mask", mask)
             if mask.shape != (B, B):
                 raise ValueError(f"mask must be ({B}, {B}), got {tuple(mask.shape)}")
             positive = mask.to(z.device) == 1

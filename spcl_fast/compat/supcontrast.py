@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse
-from spcl_fast.ops._checks import check_rows
+from spcl_fast.ops._checks import check_rows, check_tensor
 from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.ops.composed.bank_rows import References, positive_rows
 from spcl_fast.ops.composed.merge import merge_lse
@@ -87,6 +87,9 @@ class SupConLoss(nn.Module):
             ValueError: `features` has fewer than 3 dimensions, both `labels` and `mask` are given,
                 a shape or the mode does not fit.
         """
+        for name, x in (("features", features), ("labels", labels), ("mask", mask)):
+            if x is not None or name == "features":
+                check_tensor(name, x)
         if features.ndim < 3:
             raise ValueError(f"features must be (B, V, ...), got {tuple(features.shape)}")
         if labels is not None and mask is not None:

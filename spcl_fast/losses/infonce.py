@@ -11,7 +11,7 @@ from spcl_fast.distributed import infonce_rows, num_ranks
 from spcl_fast.losses._temperature import Temperature
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
 from spcl_fast.ops import Impl, PositivePairLoss, infonce_terms, pair_lse
-from spcl_fast.ops._checks import check_refs, check_rows
+from spcl_fast.ops._checks import check_refs, check_rows, check_tensor
 from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.ops.composed.diagonal_pairs import diagonal_pairs
 
@@ -77,6 +77,8 @@ class InfoNCELoss(nn.Module):
             TypeError: the inputs are not floating, or their dtypes differ.
             ValueError: there are fewer references than anchors; a shape or a device does not fit.
         """
+        check_tensor("anchors", anchors)
+        check_tensor("refs", refs)
         if refs.shape[0] < anchors.shape[0]:
             raise ValueError(
                 f"refs must have at least as many rows as anchors, {anchors.shape[0]}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -129,9 +129,11 @@ class SelfPacedContrastiveLoss(nn.Module):
         if self.pace is not None:
             gamma = self._step_pace(self.pace, gamma, z, bank)
         gammas: dict[str, float | Tensor] = {
-            name: as_number("gamma", x) for name, x in _by_name("gamma", gamma, labels).items()
+            name: as_number("gamma", x, z) for name, x in _by_name("gamma", gamma, labels).items()
         }
-        lambdas: dict[str, float] = _by_name("weight", weight, labels)
+        lambdas: dict[str, Any] = {
+            name: as_number("weight", x) for name, x in _by_name("weight", weight, labels).items()
+        }
         windows = _windows(self.window, labels)
         banks = _bank_labels(bank, bank_labels, labels)
         tau = self.temperature()
@@ -237,7 +239,9 @@ def _windows(
         windows = {name: window.get(name) for name in labels}
     else:
         windows = _by_name("window", window, labels)
-    return {name: None if x is None else float(x) for name, x in windows.items()}
+    return {
+        name: None if x is None else float(as_number("window", x)) for name, x in windows.items()
+    }
 
 
 def _bank_labels(

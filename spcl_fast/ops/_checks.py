@@ -44,17 +44,24 @@ def check_device(name: str, x: Tensor, z: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of z, {z.device}, got {x.device}")
 
 
-def as_number(name: str, value: Any) -> float | Tensor:
-    """Return a tensor as it is, and any real number, such as a scalar of NumPy, as a float.
+def as_number(name: str, value: Any, z: Tensor | None = None) -> float | Tensor:
+    """Return a tensor as it is, and any real number, also a 0-dim array of NumPy, as a float.
+
+    torch.compile takes the scalars of NumPy for arrays too: traced with `z`, they become tensors.
 
     Raises:
         TypeError: `value` is neither.
     """
     if isinstance(value, (float, Tensor)):
         return value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number or a 0-dim tensor, got {type(value).__name__}")
-    return float(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if getattr(value, "ndim", None) == 0:
+        if z is not None and torch.compiler.is_compiling():
+            return torch.as_tensor(value).to(z.device, accumulator_dtype(z.device))
+        if value.dtype.kind in "iuf":
+            return float(value)
+    raise TypeError(f"{name} must be a number or a 0-dim tensor, got {type(value).__name__}")
 
 
 def positive_number(name: str, value: Any, *, finite: bool = True) -> float:
@@ -78,6 +85,7 @@ def positive_scalar(name: str, value: Any, z: Tensor, *, finite: bool) -> float 
         TypeError: `value` is no number and no tensor.
         ValueError: a number is out of range; a tensor is of another kind or elsewhere.
     """
+    value = as_number(name, value, z)
     if isinstance(value, Tensor):
         if value.ndim != 0 or not value.is_floating_point():
             raise ValueError(
@@ -104,6 +112,8 @@ def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: fl
     if labels.dtype.is_complex or (labels.is_floating_point() and window is None):
         kind = "integer without a window" if window is None else "real"
         raise TypeError(f"{name} must be {kind}, got {labels.dtype}")
+    if labels.dtype == torch.uint64 and window is None:  # its upper half would be unknown
+        raise TypeError(f"{name} must be of a dtype whose values int64 holds, got {labels.dtype}")
 
 
 def check_pairs(

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, SupConLoss, YAwareLoss
+from spcl_fast import (
+    InfoNCELoss,
+    MemoryQueue,
+    NTXentLoss,
+    SelfPacedContrastiveLoss,
+    SupConLoss,
+    YAwareLoss,
+)
 from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
 from spcl_fast.testing import make_embeddings
 
@@ -47,3 +54,20 @@ def test_default_device_changes_nothing(name: str, impl: str) -> None:
     with torch.device("meta"):
         actual = run()
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_a_queue_keeps_its_position() -> None:
+    queue, other = MemoryQueue(5, 4), MemoryQueue(5, 4)
+    with torch.device("meta"):
+        queue.enqueue(BANK[:3], BANK_Y[:3])
+        other.load_state_dict(queue.state_dict())
+    assert len(other) == 3
+    assert torch.equal(other.rows, BANK[:3])
+
+
+@pytest.mark.filterwarnings("ignore:memory_bank_size=6 leaves the features")
+def test_a_bank_whose_features_are_those_of_the_first_batch() -> None:
+    loss = lightly.NTXentLoss(memory_bank_size=6)
+    with torch.device("meta"):
+        assert loss(Z[:4], Z[4:]).isfinite()
+    assert loss.memory_bank.bank.shape == (6, 4)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -119,6 +120,18 @@ def test_a_number_that_changes_every_step_compiles_twice(name: str) -> None:
     for number in (4.0, 4.5, 5.0):
         assert_equal_steps(*(lambda z, f=f, x=number: f(z, x) for f in (compiled, step)))
     assert counters["stats"]["unique_graphs"] == 2
+
+
+# np.linspace gives such; torch.compile takes them for arrays.
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_numbers_of_numpy_compile_once(kind: Any) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    step = paced()
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    for number in (4.0, 4.5, 5.0):
+        assert_equal_steps(lambda z, x=number: compiled(z, kind(x)), lambda z, x=number: step(z, x))
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def two_views(loss: Any, z: Tensor) -> Tensor:

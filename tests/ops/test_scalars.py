@@ -78,7 +78,7 @@ def test_tensors_are_not_read(impl: Impl, forbid_waiting: Any, no_host_values: N
 
 
 # Not all are subclasses of float: numpy.float64 is.
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, np.int64, int])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, np.int64, np.array, int])
 def test_numbers_of_numpy(kind: Any) -> None:
     loss = SelfPacedContrastiveLoss(kind(1), window=kind(0))
     expected = SelfPacedContrastiveLoss(1.0, window=0.0)(Z, Y, 3.0, 2.0)
@@ -95,7 +95,7 @@ def test_an_infinite_pace_of_numpy() -> None:
     assert out.objective == out.loss
 
 
-@pytest.mark.parametrize("bad", ["3", [3.0], np.array([3.0]), None, True, 3j])
+@pytest.mark.parametrize("bad", ["3", [3.0], np.array([3.0]), np.array(True), None, True, 3j])
 def test_what_is_no_number(bad: Any) -> None:
     name = type(bad).__name__
     for call in (

@@ -23,7 +23,7 @@ from spcl_fast.segmentation.data.errors import DataError
 TOLERANCE_VOXELS = 0.1  # at the corners of the image
 _ROUNDING = 1e-3  # relative, between the voxel size in a header and in its affine
 _FLAT = 1e-6  # volume of a voxel over the product of its sides, below which axes coincide
-_LARGE_MM = 100.0  # no scan has such voxels
+_SMALL_MM, _LARGE_MM = 0.02, 100.0  # no clinical scan has voxels beyond
 _SKEW = 0.02  # cosine between axes, 1 degree from a right angle
 _SPACES = (3, 4)  # NIfTI codes of Talairach and MNI: such a sform is no place in the scanner
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI: metre, millimetre, micron
@@ -76,9 +76,10 @@ def checked(geometry: Geometry) -> Geometry:
     axes = geometry.affine[:3, :3] / lengths
     if np.abs(axes.T @ axes - np.eye(3)).max() > _SKEW:
         notes.append(f"{path} must have axes at right angles, got others: its slices are skewed.")
-    if max(spacing) > _LARGE_MM:
+    if not _SMALL_MM <= max(spacing) <= _LARGE_MM:
+        bound = f"at most {_LARGE_MM:g}" if max(spacing) > _LARGE_MM else f"at least {_SMALL_MM:g}"
         notes.append(
-            f"{path} must have voxels of at most {_LARGE_MM:g} mm, got {_listed(spacing)} mm: "
+            f"{path} must have voxels of {bound} mm, got {_listed(spacing)} mm: "
             "check the unit in its header."
         )
     return Geometry(path, geometry.shape, spacing, geometry.affine, geometry.is_placed, (*notes,))

@@ -191,6 +191,17 @@ def test_millimetres_called_metres_are_noted(scan):
     assert "at most 100 mm, got (1500, 1250, 8000) mm: check the unit" in note
 
 
+def test_metres_without_a_unit_are_noted(scan):
+    for path in (scan.image, scan.mask):
+        patch(path, 123, "<b", 0)
+        patch(path, 280, "<12f", *(AFFINE[:3] / 1000).ravel())
+        patch(path, 80, "<3f", 0.0015, 0.00125, 0.008)
+    assert any(
+        "at least 0.02 mm, got (0.0015, 0.00125, 0.008) mm: check the unit" in note
+        for note in read_scan(scan).geometry.notes
+    )
+
+
 def test_trailing_axes_of_length_one(scan):
     values = np.asarray(nibabel.load(scan.image).dataobj)
     for axes in ((..., None), (..., None, None)):
