@@ -15,7 +15,9 @@ import pytest
 
 from spcl_fast.cli import main
 from spcl_fast.segmentation.commands.table import COMMANDS, CommandGroup, Program, load
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
+from spcl_fast.segmentation.runs.config import stage_config
 
 TINY = [
     *("--data.grid.size", "32", "--data.grid.spacing-mm", "7", "--data.num-test", "2"),
@@ -213,6 +215,18 @@ def test_data_commands(root, tmp_path, capsys):
     assert main(["data", "inspect", str(root), "--thumbnails", str(picture)]) == 0
     assert "layout      acdc" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
+    start = tmp_path / "start.yaml"
+    assert main(["data", "inspect", str(root), "--write", str(start)]) == 0
+    proposed = stage_config(FinetuneConfig, "finetune", start)
+    assert (proposed.data.root, proposed.model.num_classes) == (root, 4)
+    size, spacing = proposed.data.grid.size, proposed.data.grid.spacing_mm
+    assert f"--data.grid.size {size} --data.grid.spacing-mm {spacing:g}" in capsys.readouterr().out
+    assert main(["data", "inspect", str(root), "--config", str(start)]) == 0
+    assert f"grid        {size} x {size} pixels of {spacing:g} mm leave out 0.00 %" in (
+        capsys.readouterr().out
+    )
+    assert main(["data", "inspect", str(root), "--write", str(start)]) == 2
+    assert only_sentence(capsys).endswith(f"write must be a new file, got {start}")
     assert main(["data", "inspect", str(root), "--layout", "promise12"]) == 2
     assert "scans in layout promise12, got none" in only_sentence(capsys)
     remove_info(root)

@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.field_of_view import (
+    Proposal,
+    extent_of,
+    foreground_outside,
+    is_foreground,
+    propose_grid,
+)
 from spcl_fast.segmentation.data.find import find_data
-from spcl_fast.segmentation.data.grid import Grid, covered, intensity_range
+from spcl_fast.segmentation.data.grid import Grid, intensity_range
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.layouts.layout import FIRST_CHANNEL, Choice
+from spcl_fast.segmentation.data.meta_labels import has_many_numbers
 from spcl_fast.segmentation.data.scan import IGNORED, Scan
-from spcl_fast.segmentation.data.volume import Volume, read_scan
+from spcl_fast.segmentation.data.volume import read_scan
 
 Number = TypeVar("Number", int, float)
 
@@ -48,7 +55,10 @@ class Inspection:
         grid: The grid that foreground is measured against.
         foreground_outside: Share of all foreground voxels that the grid does not cover.
         cropped_scans: Scans that lose more than 1 % of their foreground to the grid.
-        meta_labels: Scans of each category (or ``"unknown"``) of each meta-label.
+        labelled_patients: Patients with a mask.
+        proposal: A grid that holds the foreground; None without a readable scan.
+        meta_labels: Scans, or slices where the column describes them, of each category (or
+            ``"unknown"``) of each meta-label.
         problems: One sentence for each scan that cannot be used or contradicts itself.
         readable: The scans that can be read.
     """
@@ -69,6 +79,8 @@ class Inspection:
     grid: Grid = field(default_factory=Grid)
     foreground_outside: float = 0.0
     cropped_scans: int = 0
+    labelled_patients: int = 0
+    proposal: Proposal | None = None
     meta_labels: dict[str, dict[str, int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     readable: list[Scan] = field(default_factory=list)
@@ -119,7 +131,7 @@ def _describe_volumes(
     report: Inspection, scans: Sequence[Scan], class_names: Sequence[str]
 ) -> None:
     """Fill in the report."""
-    shapes, spacings, readable = [], [], report.readable
+    shapes, spacings, extents, readable = [], [], [], report.readable
     voxels: Counter[int] = Counter()
     outside = fill = 0
     for scan in scans:
@@ -135,6 +147,7 @@ def _describe_volumes(
         shapes.append(volume.image.shape)
         fill += intensity_range(torch.from_numpy(volume.image)).num_fill
         spacings.append(volume.spacing_mm)
+        extents.append(extent_of(volume))
         if scan.mask is None:
             report.unlabelled.append(scan.name)
             continue
@@ -144,8 +157,8 @@ def _describe_volumes(
         num_foreground = sum(counts[1 : len(class_names)])
         if not num_foreground:
             report.problems.append(f"{scan.mask} must hold labelled voxels, got background only.")
-        report.unlabelled_slices += int((~_foreground(mask)).all(dim=(1, 2)).sum())
-        lost = _foreground_outside(volume, report.grid)
+        report.unlabelled_slices += int((~is_foreground(mask)).all(dim=(1, 2)).sum())
+        lost = foreground_outside(volume, report.grid)
         outside += lost
         report.cropped_scans += lost > CROPPED_SHARE * num_foreground
     report.patients = len({scan.patient for scan in readable})
@@ -155,20 +168,12 @@ def _describe_volumes(
     report.ignored_voxels = voxels[IGNORED]
     report.foreground_outside = outside / max(1, sum(voxels[i] for i in range(1, len(class_names))))
     report.fill_share = fill / max(1, sum(map(math.prod, shapes)))
-    report.meta_labels = _count_meta_labels(readable)
+    report.meta_labels = _count_meta_labels(readable, [shape[0] for shape in shapes])
+    report.labelled_patients = len({scan.patient for scan in readable if scan.mask is not None})
     if readable:
+        report.proposal = propose_grid(extents)
         report.shape_range = _extremes(shapes)
         report.spacing_range = _extremes(spacings)
-
-
-def _foreground_outside(volume: Volume, grid: Grid) -> int:
-    _, H, W = volume.mask.shape
-    beyond = ~covered((H, W), volume.spacing_mm, grid).numpy()
-    return int(_foreground(torch.from_numpy(volume.mask[:, beyond])).sum())
-
-
-def _foreground(mask: Tensor) -> Tensor:
-    return (mask != 0) & (mask != IGNORED)
 
 
 def _extremes(rows: Sequence[tuple[Number, ...]]) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
@@ -176,11 +181,30 @@ def _extremes(rows: Sequence[tuple[Number, ...]]) -> tuple[tuple[Number, ...], t
     return tuple(min(column) for column in columns), tuple(max(column) for column in columns)
 
 
-def _count_meta_labels(scans: Sequence[Scan]) -> dict[str, dict[str, int]]:
+def _count_meta_labels(scans: Sequence[Scan], lengths: Sequence[int]) -> dict[str, dict[str, int]]:
     names = sorted({name for scan in scans for name in scan.meta})
     counts = {"phase": Counter(scan.phase or UNKNOWN for scan in scans)}
     counts |= {name: Counter(scan.meta.get(name, UNKNOWN) for scan in scans) for name in names}
+    for name in sorted({name for scan in scans for name in scan.slice_meta}):
+        values = (
+            scan.slice_meta.get(name, {}).get(k, scan.meta.get(name, UNKNOWN))
+            for scan, length in zip(scans, lengths, strict=True)
+            for k in range(length)
+        )
+        counts[name] = Counter(values)
     return {name: dict(sorted(count.items())) for name, count in counts.items()}
+
+
+def _meta_label(name: str, counts: dict[str, int]) -> str:
+    """Return the categories of a meta-label, or the range of numbers that are too many."""
+    known = [value for value in counts if value != UNKNOWN]
+    if not has_many_numbers(known):
+        return _some([f"{category} {count}" for category, count in counts.items()])
+    low, high = min(known, key=float), max(known, key=float)
+    return (
+        f"{len(known)} numbers from {low} to {high}, unknown {counts.get(UNKNOWN, 0)}: as a label "
+        f"it needs bins (--loss.bins {name}=5) or a window (--loss.windows {name}=10)"
+    )
 
 
 def render(report: Inspection) -> list[str]:
@@ -219,9 +243,9 @@ def render(report: Inspection) -> list[str]:
             f"{100 * report.foreground_outside:.2f} % of the foreground; "
             f"{report.cropped_scans} scans lose more than {100 * CROPPED_SHARE:g} % of theirs"
         )
+        lines += _proposal(report.proposal) if report.proposal else []
         for name, counts in report.meta_labels.items():
-            listed = _some([f"{category} {count}" for category, count in counts.items()])
-            lines.append(f"meta-label  {name}: {listed}")
+            lines.append(f"meta-label  {name}: {_meta_label(name, counts)}")
     if report.left_out:
         lines.append(
             f"left out    {_some(report.left_out)}: in folders without labels, which "
@@ -229,6 +253,21 @@ def render(report: Inspection) -> list[str]:
         )
     lines += [f"problem     {sentence}" for sentence in report.problems]
     return lines if report.problems else [*lines, "problems    none"]
+
+
+def _proposal(found: Proposal) -> list[str]:
+    """Return lines about the proposed grids."""
+    lines = [
+        f"proposed    {_flags(found.grid)}: median pixel {found.pixel_mm:.3g} mm, foreground of "
+        f"95 % of the scans within {found.reach_mm:.0f} mm of the centre"
+    ]
+    if found.small is not None:
+        lines.append(f"            {_flags(found.small)} for a quick start on a CPU")
+    return lines
+
+
+def _flags(grid: Grid) -> str:
+    return f"--data.grid.size {grid.size} --data.grid.spacing-mm {grid.spacing_mm:g}"
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

@@ -13,6 +13,7 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.scan import Scan
 
 RESERVED_COLUMNS = ("phase", "position", "self")  # meta-labels that every data set has
+KEY_COLUMNS = ("scan", "patient", "slice")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Metadata:
         key: ``"scan"`` or ``"patient"``: what a row describes.
         columns: Names of the meta-labels, in file order.
         rows: Meta-labels of each key; empty cells (unknown) are left out.
+        slice_rows: The same of each scan and slice, instead, where the file has both columns.
         patients: Patient of each scan, where the file has both columns.
     """
 
@@ -31,6 +33,7 @@ class Metadata:
     key: str
     columns: tuple[str, ...]
     rows: dict[str, dict[str, str]]
+    slice_rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)
     patients: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,15 +67,16 @@ def read_metadata_csv(path: Path | str) -> Metadata:
 
     The column ``scan`` (or else ``patient``) says which scan (or patient) a row describes; every
     other column becomes a meta-label. An empty cell means unknown. With both, ``patient`` says
-    which scans are one patient's.
+    which scans are one patient's. With ``scan`` and ``slice``, a row describes one slice, counted
+    from 0 in the order of the file.
 
     Args:
         path: Comma-separated UTF-8 file.
 
     Raises:
         DataError: The file is unreadable, lacks both key columns, repeats a column or a key,
-            uses a reserved name (phase, position, self), or has a row of another length
-            than the header.
+            uses a reserved name (phase, position, self), has a row of another length than the
+            header, or a slice that is no number.
     """
     path = Path(path)
     table = read_table(path)
@@ -86,21 +90,39 @@ def read_metadata_csv(path: Path | str) -> Metadata:
             raise DataError(
                 f"{path} must name its columns uniquely, got the {reason} name '{name}'."
             )
-    columns = tuple(name for name in header if name not in ("scan", "patient"))
-    rows: dict[str, dict[str, str]] = {}
-    patients: dict[str, str] = {}
+    if "slice" in header and key != "scan":
+        raise DataError(f"{path} must have a column 'scan' beside 'slice', got {header}.")
+    columns = tuple(name for name in header if name not in KEY_COLUMNS)
+    found = Metadata(path, key, columns, {})
     for number, cells in enumerate(table[1:], start=2):
         if len(cells) != len(header):
             raise DataError(
                 f"{path} must have {len(header)} cells in row {number}, got {len(cells)}."
             )
-        values = dict(zip(header, cells, strict=True))
-        if values[key] in rows:
-            raise DataError(f"{path} must list each {key} once, got '{values[key]}' twice.")
-        if key == "scan" and values.get("patient"):
-            patients[values[key]] = values["patient"]
-        rows[values[key]] = {name: values[name] for name in columns if values[name]}
-    return Metadata(path, key, columns, rows, patients)
+        _add_row(found, dict(zip(header, cells, strict=True)))
+    return found
+
+
+def _add_row(found: Metadata, values: dict[str, str]) -> None:
+    """Add a row of the file, cells by column."""
+    path, name = found.path, values[found.key]
+    row = {column: values[column] for column in found.columns if values[column]}
+    if found.key == "scan" and values.get("patient"):
+        patient = found.patients.setdefault(name, values["patient"])
+        if patient != values["patient"]:
+            raise DataError(f"{path} must give {name} one patient, got {patient} and another.")
+    if "slice" in values:
+        place = values["slice"]
+        if not (place.isascii() and place.isdigit()):
+            raise DataError(f"{path} must number slices 0, 1, ..., got {place!r} for {name}.")
+        slices = found.slice_rows.setdefault(name, {})
+        if int(place) in slices:
+            raise DataError(f"{path} must list each slice once, got {name} {place} twice.")
+        slices[int(place)] = row
+    elif name in found.rows:
+        raise DataError(f"{path} must list each {found.key} once, got '{name}' twice.")
+    else:
+        found.rows[name] = row
 
 
 def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
@@ -113,7 +135,7 @@ def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
     """
     attribute = "name" if metadata.key == "scan" else "patient"
     known = {getattr(scan, attribute) for scan in scans}
-    for key in metadata.rows:
+    for key in (*metadata.rows, *metadata.slice_rows):
         if key not in known:
             example = min(known, default="none")
             raise DataError(
@@ -124,7 +146,19 @@ def with_metadata(scans: Sequence[Scan], metadata: Metadata) -> list[Scan]:
         replace(
             scan,
             meta={**scan.meta, **metadata.rows.get(getattr(scan, attribute), {})},
+            slice_meta={**scan.slice_meta, **_slice_columns(metadata, scan.name)},
             patient=metadata.patients.get(scan.name, scan.patient),
         )
         for scan in scans
     ]
+
+
+def _slice_columns(metadata: Metadata, scan: str) -> dict[str, dict[int, str]]:
+    """Return the meta-labels of the slices of a scan, by name and slice."""
+    rows = metadata.slice_rows.get(scan)
+    if rows is None:
+        return {}
+    return {
+        name: {place: row[name] for place, row in rows.items() if name in row}
+        for name in metadata.columns
+    }

@@ -33,6 +33,7 @@ class Scan:
         class_names: Names of the classes 0, 1, ..., the background first.
         channels: How an image with channels keeps them: ``"axis"``, along its fourth axis, where
             `frame` is the place of the one that is read; ``"files"``, in one file each.
+        slice_meta: Meta-labels of single slices, by name and place in the stack from 0.
     """
 
     name: str
@@ -46,3 +47,4 @@ class Scan:
     classes: Mapping[int, int] | None = None
     class_names: tuple[str, ...] = SHORT_AXIS_CLASSES
     channels: Literal["axis", "files"] | None = None
+    slice_meta: Mapping[str, Mapping[int, str]] = field(default_factory=dict)

@@ -40,7 +40,7 @@ class Slices:
         slice_index: (n,) int64, place in the stack of the scan.
         num_slices: (n,) int64, slices in the stack of the scan.
         meta: (n,) int64 category of each meta-label, -1 where unknown: ``patient``, ``phase`` and
-            every name in ``Scan.meta``.
+            every name in ``Scan.meta`` and ``Scan.slice_meta``.
         categories: Names of the categories of each meta-label, sorted.
     """
 
@@ -133,7 +133,7 @@ def load_slices(scans: Sequence[Scan], grid: Grid, cache_dir: Path | None = None
         masks.append(torch.from_numpy(mask))
         lengths.append(len(image))
     counts = torch.tensor(lengths, dtype=torch.int64)
-    columns, categories = _encode(scans)
+    columns, categories = _encode(scans, lengths)
     return Slices(
         scans=tuple(scans),
         images=torch.cat(images).unsqueeze(1),
@@ -141,26 +141,49 @@ def load_slices(scans: Sequence[Scan], grid: Grid, cache_dir: Path | None = None
         scan=torch.arange(len(lengths)).repeat_interleave(counts),
         slice_index=torch.cat([torch.arange(length) for length in lengths]),
         num_slices=counts.repeat_interleave(counts),
-        meta={name: codes.repeat_interleave(counts) for name, codes in columns.items()},
+        meta=columns,
         categories=categories,
     )
 
 
-def _encode(scans: Sequence[Scan]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return codes, (number of scans,) int64, and sorted categories of every meta-label."""
-    names = sorted({name for scan in scans for name in scan.meta})
-    values: dict[str, list[str | None]] = {
-        name: [s.meta.get(name) for s in scans] for name in names
-    }
-    values["patient"] = [scan.patient for scan in scans]
-    values["phase"] = [scan.phase for scan in scans]
+def _encode(
+    scans: Sequence[Scan], lengths: Sequence[int]
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return codes, (n,) int64 over all slices, and sorted categories of every meta-label."""
+    names = sorted({name for scan in scans for name in (*scan.meta, *scan.slice_meta)})
+    values = {name: _of_slices(scans, lengths, name) for name in names}
+    for name in ("patient", "phase"):
+        values[name] = [
+            getattr(scan, name)
+            for scan, length in zip(scans, lengths, strict=True)
+            for _ in range(length)
+        ]
     categories = {name: sorted({v for v in column if v}) for name, column in values.items()}
     categories["phase"] = list(PHASES)
+    numbers = {n: {v: code for code, v in enumerate(known)} for n, known in categories.items()}
     codes = {
-        name: torch.tensor([categories[name].index(v) if v else -1 for v in column])
+        name: torch.tensor([numbers[name][v] if v else -1 for v in column])
         for name, column in values.items()
     }
     return codes, categories
+
+
+def _of_slices(scans: Sequence[Scan], lengths: Sequence[int], name: str) -> list[str | None]:
+    """Return a meta-label of every slice: its own, else that of its scan.
+
+    Raises:
+        DataError: It is given for a slice that the stack does not have.
+    """
+    values: list[str | None] = []
+    for scan, length in zip(scans, lengths, strict=True):
+        own = scan.slice_meta.get(name, {})
+        if own and max(own) >= length:
+            raise DataError(
+                f"slices of {scan.name} must be numbered 0 to {length - 1}, got {name} of slice "
+                f"{max(own)}."
+            )
+        values += [own.get(k, scan.meta.get(name)) for k in range(length)]
+    return values
 
 
 def _processed(scan: Scan, grid: Grid, cache_dir: Path | None) -> tuple[FloatArray, LabelArray]:

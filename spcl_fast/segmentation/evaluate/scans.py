@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spcl_fast.segmentation.data.arrays import LabelArray, Spacing
 from spcl_fast.segmentation.data.errors import DataError
+from spcl_fast.segmentation.data.field_of_view import foreground_outside, is_foreground
 from spcl_fast.segmentation.data.geometry import Geometry
 from spcl_fast.segmentation.data.grid import Grid, from_grid, intensity_range, slices_to_grid
 from spcl_fast.segmentation.data.scan import Scan
@@ -30,6 +31,7 @@ from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
 from spcl_fast.segmentation.runs.progress import say
 
+LEFT_OUT_SHARE = 0.01  # of the foreground, above which a grid is told not to fit
 BATCH_SLICES = 8  # bounds the memory of a volume of many slices
 
 
@@ -58,8 +60,12 @@ def check_classes(scans: Sequence[Scan], num_classes: int) -> tuple[str, ...]:
     return names
 
 
-def check_scans(scans: Sequence[Scan], absent: Absent = "nan") -> list[Geometry]:
+def check_scans(
+    scans: Sequence[Scan], absent: Absent = "nan", grid: Grid | None = None
+) -> list[Geometry]:
     """Read scans before a training that ends in their evaluation.
+
+    A warning tells how much of their foreground the grid leaves out, if that is more than 1 %.
 
     Returns:
         Where their images lie, with sentences about files that contradict themselves.
@@ -67,7 +73,18 @@ def check_scans(scans: Sequence[Scan], absent: Absent = "nan") -> list[Geometry]
     Raises:
         DataError: A scan cannot be read, or cannot be evaluated, as in `evaluate_scans`.
     """
-    return [_evaluable(scan, absent).geometry for scan in scans]
+    geometries, outside, total = [], 0, 0
+    for scan in scans:
+        volume = _evaluable(scan, absent)
+        geometries.append(volume.geometry)
+        outside += 0 if grid is None else foreground_outside(volume, grid)
+        total += int(is_foreground(torch.from_numpy(volume.mask)).sum())
+    if outside > LEFT_OUT_SHARE * total:
+        say(
+            f"warning: {grid} leaves out {100 * outside / total:.1f} % of the foreground of the "
+            "test scans; spcl-fast data inspect proposes a grid"
+        )
+    return geometries
 
 
 def _evaluable(scan: Scan, absent: Absent) -> Volume:

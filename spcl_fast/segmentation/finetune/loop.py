@@ -60,7 +60,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
         raise ConfigError("select must be last without a point of validation, got best")
     training = Finetuning(config, slices, device)
     _check_labelled(labelled)
-    geometries = check_scans(split.test, config.absent_class)
+    geometries = check_scans(split.test, config.absent_class, config.data.grid)
     for note in (note for geometry in geometries for note in geometry.notes):
         say(note)
     reading = Reading.of_scans([*split.train, *split.val, *split.test])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,15 @@ from spcl_fast.segmentation.runs.optim import OptimConfig
 
 DECODER_MAPS = ("up_conv5", "up_conv4", "up_conv3", "up_conv2")  # deep to shallow
 CELL = "cell"
+BUILT_IN = ("position", "patient", "phase", "self")  # labels that no column gives
+
+
+def _by_column(option: str, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the values of an option that has one for each column: NAME=VALUE."""
+    found = dict(value.partition("=")[::2] for value in values)
+    if len(found) != len(values) or not all(map(all, found.items())):
+        raise ValueError(f"{option} must be NAME=VALUE, each name once, got {' '.join(values)}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,10 @@ class LossConfig:
         position_kernel: Every slice is a positive of "position", weighted by a Gaussian of this
             width in the difference of positions, as in the y-aware loss (arXiv:2106.08808); 0
             means partitions. Needs pace "none".
+        bins: Columns of numbers in bins: "age=5" for 5 with as many slices each, "age=40,60" for
+            new bins from 40 and 60 on ("age=65," for two), "age=each" for a bin of every number.
+        windows: Columns of numbers of which slices are positives that differ by at most a width:
+            "age=10".
         tau: Temperature.
         pace: What goes from `start` to `end`: "absolute" gamma, as in the paper; "relative"
             gamma / log(N - 1); "quantile" the share of positive pairs with l < gamma. "none" is
@@ -54,6 +69,8 @@ class LossConfig:
     num_partitions: int = 3
     position_window: float = 0.0
     position_kernel: float = 0.0
+    bins: tuple[str, ...] = ()
+    windows: tuple[str, ...] = ()
     tau: float = 0.07
     pace: Literal["none", "absolute", "relative", "quantile"] = "relative"
     start: tuple[float, ...] = (1.2,)
@@ -79,10 +96,40 @@ class LossConfig:
             raise ValueError("give position_window or position_kernel, not both")
         if self.position_kernel and len(self.labels) > 1 and not self.own_projector:
             raise ValueError("own_projector must be true with position_kernel and several labels")
+        bins, windows = self.bins_of_columns, self.windows_of_columns
+        for name in (*bins, *windows):
+            if name not in self.labels or name in BUILT_IN or (name in bins and name in windows):
+                raise ValueError(
+                    f"bins or windows must be of a column in labels ({', '.join(self.labels)}), "
+                    f"one of both, got {name}"
+                )
+
+    @property
+    def bins_of_columns(self) -> dict[str, str]:
+        """Return the bins of columns, by name."""
+        return _by_column("bins", self.bins)
+
+    @property
+    def windows_of_columns(self) -> dict[str, float]:
+        """Return the windows of columns, by name."""
+        widths: dict[str, float] = {}
+        for name, width in _by_column("windows", self.windows).items():
+            with contextlib.suppress(ValueError):
+                widths[name] = float(width)
+            if not 0 <= widths.get(name, -1) < math.inf:
+                raise ValueError(f"windows must be numbers of at least 0, got {name}={width}")
+        return widths
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether positives are chosen by a distance, so that labels have no categories."""
+        return bool(self.position_window or self.position_kernel or self.windows)
 
     def window_of(self, name: str) -> float | None:
         """Return the window of the label `name`, None for equality."""
-        return self.position_window if name == "position" and self.position_window else None
+        if name == "position" and self.position_window:
+            return self.position_window
+        return self.windows_of_columns.get(name)
 
     def head_of(self, name: str) -> str:
         """Return the name of the projection head of the label `name`."""
@@ -213,7 +260,9 @@ class PretrainConfig:
             raise ValueError("init and dense_weight must be given where encoder_weight is 0")
         if not 0 <= self.label_noise <= 1:
             raise ValueError(f"label_noise must be in [0, 1], got {self.label_noise}")
-        if self.label_noise and (self.loss.position_window or self.loss.position_kernel):
-            raise ValueError("label_noise must be 0 with position_window or position_kernel")
+        if self.label_noise and self.loss.has_windows:
+            raise ValueError(
+                "label_noise must be 0 with position_window, position_kernel or windows"
+            )
         if self.noise_known and not self.label_noise:
             raise ValueError("noise_known needs label_noise above 0, got 0")

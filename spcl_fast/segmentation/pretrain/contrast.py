@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spcl_fast.losses import SelfPacedContrastiveLoss, YAwareLoss
 from spcl_fast.ops import pair_lse
 from spcl_fast.pacing import power_schedule, quantile_gamma, relative_gamma
-from spcl_fast.segmentation.data.meta_labels import meta_label
+from spcl_fast.segmentation.data.meta_labels import binned, meta_label, numbers_of
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import ProjectionHead
 from spcl_fast.segmentation.pretrain.config import LossConfig
@@ -30,12 +30,20 @@ def label_columns(slices: Slices, config: LossConfig) -> dict[str, Tensor]:
     """Return the meta-labels of every slice, (n,) each.
 
     Raises:
-        ValueError: A label is not among those of the slices.
+        ValueError: A label is not among those of the slices, or its values do not fit.
     """
-    columns = {n: meta_label(slices, n, config.num_partitions) for n in config.labels}
+    columns = {n: _column(slices, n, config) for n in config.labels}
     if (config.position_window or config.position_kernel) and "position" in columns:
         columns["position"] = slices.position
     return columns
+
+
+def _column(slices: Slices, name: str, config: LossConfig) -> Tensor:
+    if name in config.windows_of_columns:
+        return numbers_of(slices, name)
+    if name in (bins := config.bins_of_columns):
+        return binned(slices, name, bins[name])
+    return meta_label(slices, name, config.num_partitions)
 
 
 def make_heads(in_features: int, config: LossConfig) -> nn.ModuleDict:

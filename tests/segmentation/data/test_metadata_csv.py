@@ -51,6 +51,11 @@ def test_csv_by_scan_and_by_patient(tmp_path):
         ("patient,\npatient001,A\n", "repeated name ''"),
         ("patient,phase\npatient001,ED\n", "reserved name 'phase'"),
         ("patient,vendor\npatient001\n", "2 cells in row 2, got 1"),
+        ("patient,slice,v\npatient001,0,A\n", "must have a column 'scan' beside 'slice'"),
+        ("scan,slice,v\npatient001_frame01,x,A\n", "must number slices 0, 1, ..., got 'x'"),
+        ("scan,slice,v\na,0,A\na,0,B\n", "must list each slice once, got a 0 twice"),
+        ("scan,slice,v\npatient009_frame01,0,A\n", "known scan in every row"),
+        ("scan,slice,patient,v\na,0,p,A\na,1,q,B\n", "must give a one patient, got p and another"),
     ],
 )
 def test_csv_errors(tmp_path, text, message):

@@ -87,6 +87,21 @@ def test_meta_codes(scans):
     assert all(codes.dtype == torch.int64 for codes in slices.meta.values())
 
 
+def test_values_of_single_slices(scans):
+    first, *others = scans
+    marked = replace(first, meta={"contrast": "low"}, slice_meta={"contrast": {1: "high"}})
+    slices = load_slices([marked, *others], GRID)
+    length = int(slices.num_slices[0])
+    codes = slices.meta["contrast"][slices.scan == 0].tolist()
+    assert [slices.categories["contrast"][code] for code in codes] == [
+        "high" if k == 1 else "low" for k in range(length)
+    ]
+    assert (slices.meta["contrast"][slices.scan > 0] == -1).all()
+    late = replace(first, slice_meta={"contrast": {length: "high"}})
+    with pytest.raises(DataError, match=rf"must be numbered 0 to {length - 1}, got contrast of"):
+        load_slices([late], GRID)
+
+
 def test_cache_gives_the_same_and_is_used(scans, tmp_path, monkeypatch):
     cache = tmp_path / "deep" / "cache"
     plain = load_slices(scans, GRID, None)

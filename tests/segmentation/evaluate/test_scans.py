@@ -45,12 +45,16 @@ def test_batches_of_slices_give_the_labels_of_all_at_once(count):
     assert sum(sizes) == count
 
 
-def test_scans_are_checked_before_a_training(tmp_path):
+def test_scans_are_checked_before_a_training(tmp_path, capsys):
     array = np.ones((4, 5, 3), np.uint8)
     for name in ("a", "b"):
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
     scan = Scan("a", "a", None, tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     assert [geometry.notes for geometry in check_scans([scan])] == [()]
+    check_scans([scan], grid=Grid(16, 1.0))
+    assert not capsys.readouterr().err
+    check_scans([scan], grid=Grid(4, 1.0))  # the scan has 5 rows
+    assert "leaves out 20.0 % of the foreground of the test scans" in capsys.readouterr().err
     nibabel.save(nibabel.Nifti1Image(array, 2 * np.eye(4)), scan.mask)
     with pytest.raises(DataError, match=r"b.nii.gz must lie where its image"):
         check_scans([scan])
