@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 Mode = Literal["hard", "linear"]
+_MODES = get_args(Mode)  # which Dynamo of torch 2.6 cannot trace
 
 # Far below the rounding of a pair loss, and float32 can divide by it.
 MIN_GAMMA = 1e-25
@@ -54,5 +55,5 @@ def has_unit_weights(gamma: float | Tensor, window: float | None) -> bool:
 
 def check_mode(mode: str) -> None:
     """Raise ValueError if `mode` is unknown: a typo must not mean "linear"."""
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")

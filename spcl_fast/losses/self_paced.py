@@ -218,7 +218,7 @@ def _by_name(
         return dict.fromkeys(labels if isinstance(labels, Mapping) else [""], value)
     if not isinstance(labels, Mapping):
         raise ValueError(f"{name} must be a single value for a single label, got a dict")
-    missing, extra = sorted(labels.keys() - value.keys()), sorted(value.keys() - labels.keys())
+    missing, extra = sorted(set(labels) - set(value)), sorted(set(value) - set(labels))
     if missing or extra:
         raise ValueError(
             f"{name} must name the labels {sorted(labels)}, got missing {missing}, extra {extra}"
@@ -231,7 +231,7 @@ def _windows(
 ) -> dict[str, float | None]:
     """Return the window of every label; a dict may leave labels out, which means equality."""
     if isinstance(window, Mapping) and isinstance(labels, Mapping):
-        extra = sorted(window.keys() - labels.keys())
+        extra = sorted(set(window) - set(labels))
         if extra:
             raise ValueError(
                 f"window must name the labels {sorted(labels)} only, got extra {extra}"

@@ -16,6 +16,7 @@ from spcl_fast.ops import _device, _triton
 from spcl_fast.precision import dtype_of_results
 
 Impl = Literal["auto", "reference", "chunked", "native", "triton"]
+_IMPLS = get_args(Impl)  # which Dynamo of torch 2.6 cannot trace
 
 
 def _native_lacks(device: torch.device) -> str:
@@ -91,8 +92,8 @@ def resolve(impl: str, device: torch.device, dtype: torch.dtype = torch.float32)
         ValueError: `impl` is not an implementation.
         RuntimeError: `impl` is "native" or "triton", and is not available for `device`.
     """
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, got {impl!r}")
+    if impl not in _IMPLS:
+        raise ValueError(f"impl must be one of {', '.join(_IMPLS)}, got {impl!r}")
     if impl == "auto":
         if dtype != torch.float64:
             for name in _CANDIDATES.get(device.type, ()):

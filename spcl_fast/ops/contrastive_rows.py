@@ -93,7 +93,7 @@ def checked(label: Label, z: Tensor) -> Label:
     """Return the label with its pace as the implementations take it."""
     check_labels("labels", label.values, z.shape[0], z, label.window)
     gamma = positive_scalar("gamma", label.gamma, z, finite=False)
-    return label._replace(gamma=constant(gamma))
+    return Label(label.values, constant(gamma), label.window, label.ref_values)
 
 
 def check_no_references(label: Label) -> None:
@@ -165,7 +165,8 @@ class _ContrastiveRows(OpFunction):
         rows = _tuples(PositivePairLoss, others[: 3 * len(labels)])
         cache = others[3 * len(labels) :]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(x for row in rows for x in row[1:]), *cache)
+        of_rows = (x for row in rows for x in (row.weight_sum, row.num_pos))
+        ctx.mark_non_differentiable(*of_rows, *cache)
         values = [
             x
             for label, row in zip(labels, rows, strict=True)

@@ -154,11 +154,12 @@ class _PairLse(OpFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         z, refs, tau, name, _ = inputs
-        lse, *others = output
-        lse_refs = None if refs is None else others.pop(0)
+        num_lse = 1 if refs is None else 2
+        lse, lse_refs = output[0], None if refs is None else output[1]
+        cache = output[num_lse:]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*others)
-        save(ctx, name, z, refs, tau, lse, lse_refs, *others)
+        ctx.mark_non_differentiable(*cache)
+        save(ctx, name, z, refs, tau, lse, lse_refs, *cache)
 
     @staticmethod
     @first_order_only
