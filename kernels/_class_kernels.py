@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from spcl_fast.kernels._bound import bound
+from spcl_fast.kernels._planes import product
 from spcl_fast.kernels._positive_kernels import summed_parts
 from spcl_fast.kernels._similarities import scalar
 
@@ -131,7 +132,7 @@ def class_forward_kernel(
                     i = tl.load(side_ptr + place, mask=is_row, other=0)
                     z_i = _rows(z_ptr, i, is_row, d, plane, DP, P)
                     others = sums - z_i if EXCLUDES_SELF else sums
-                    dots = tl.sum(z_i * others, 1)
+                    dots = tl.sum(product(z_i, others), 1)
                     if begin_d > 0:
                         dots += tl.load(loss_ptr + i, mask=is_row, other=0.0)
                     if begin_d + BLOCK_D >= DP:

@@ -137,6 +137,12 @@ def _rest(x, part):
     return tl.where(tl.abs(part) < float("inf"), x - part, 0.0)
 
 
+@triton.jit
+def product(x, y):
+    """Return x y, rounded: the lanes of a sum would each leave another product of it unrounded."""
+    return tl.fma(x, y, tl.zeros_like(x))
+
+
 @bound
 @triton.jit
 def planes_kernel(
@@ -179,7 +185,7 @@ def planes_kernel(
             offsets = wide_row * stride_n + wide_d * stride_d
             x = tl.load(first_ptr + offsets, mask=mask, other=0.0)
         wide = x.to(tl.float32)
-        squares += tl.sum(wide * wide, 1)
+        squares += tl.sum(product(wide, wide), 1)
         tl.store(sums_ptr + block * (DP + 1) + d, tl.sum(wide, 0))
         if IS_COPIED:
             out = data_ptr + place[:, None] * DP + d[None, :]

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from spcl_fast.kernels._bound import bound
+from spcl_fast.kernels._planes import product
 from spcl_fast.kernels._row_weights import gradient_scale, scaled_weight
 from spcl_fast.kernels._similarities import is_bounded, scalar
 
@@ -29,7 +30,7 @@ def collapse_of(sums_ptr, blocks, N, DP: tl.constexpr):
             offsets = block[:, None] * (DP + 1) + d[None, :]
             total += tl.load(sums_ptr + offsets, mask=(block < blocks)[:, None], other=0.0)
         total = tl.sum(total, 0)
-        pairs += tl.sum(total * total, 0)
+        pairs += tl.sum(product(total, total), 0)
     scale = own * (N - 1)
     return tl.where(scale == 0, 0.0, pairs / scale)
 
