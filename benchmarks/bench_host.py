@@ -26,7 +26,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks._provenance import provenance, write_result
 from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss, SupConLoss
-from spcl_fast.kernels import _configs
+from spcl_fast.kernels import _configs, _replay
 from spcl_fast.ops import _triton
 from spcl_fast.ops._impl import Impl
 
@@ -51,6 +51,10 @@ def _hopper(_device: torch.device) -> int:
     return 90
 
 
+def _addresses(_device: torch.device) -> Callable[[Tensor], int]:
+    return Tensor.data_ptr
+
+
 def _yes() -> bool:
     return True
 
@@ -68,6 +72,7 @@ def without_launches() -> Iterator[None]:
         stack.enter_context(mock.patch.object(JITFunction, "run", run))
         stack.enter_context(mock.patch.object(_configs, "architecture", _hopper))
         stack.enter_context(mock.patch.object(_triton, "_runs_on_cpu", _yes))
+        stack.enter_context(mock.patch.object(_replay, "begins_at", _addresses))
         yield
 
 

@@ -6,6 +6,9 @@ goes straight to its compiled kernel. (On an H100's host the JIT took 11 to 14 u
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -15,13 +18,46 @@ from triton.runtime.jit import JITFunction
 _MOST_REMEMBERED = 1024
 
 
+# What launches a compiled kernel, None if it is not known, and its arguments.
+Noted = tuple[Any, tuple[Any, ...]]
+
+
+class Number(float):
+    """An argument of a launch that may be another number when the launch is repeated."""
+
+    which: int
+
+    def __new__(cls, value: float, which: int) -> Number:
+        number = super().__new__(cls, value)
+        number.which = which
+        return number
+
+
+class _Notes(threading.local):
+    launches: list[Noted] | None = None
+
+
+_notes = _Notes()
+
+
+@contextmanager
+def noted_launches() -> Iterator[list[Noted]]:
+    """Note the launches of this thread."""
+    launches: list[Noted] = []
+    _notes.launches = launches
+    try:
+        yield launches
+    finally:
+        _notes.launches = None
+
+
 class Bound:
     """A kernel, launched as `kernel[grid](*args, **constants)`, its compile-time arguments last."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
         self.__name__ = kernel.__name__
-        self._launchers: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+        self._launchers: dict[tuple[Any, ...], Noted] = {}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         """Return what launches the kernel on a grid."""
@@ -37,7 +73,7 @@ class Bound:
                 *[
                     x if type(x) is int
                     else (x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor)
-                    else float if type(x) is float
+                    else float if isinstance(x, float)
                     else x
                     for x in args
                 ],
@@ -46,14 +82,27 @@ class Bound:
             if found is not None:
                 launcher, values = found
                 launcher(*args, *values)
-                return
-            compiled = self.kernel[grid](*args, **constants)
-            if compiled is not None:
-                if len(self._launchers) >= _MOST_REMEMBERED:
-                    self._launchers.clear()
-                self._launchers[key] = compiled[(*grid, 1, 1)[:3]], self._values(args, constants)
+            else:
+                found = self._launch_first(grid, args, constants)
+                if found is not None:
+                    if len(self._launchers) >= _MOST_REMEMBERED:
+                        self._launchers.clear()
+                    self._launchers[key] = found
+            if _notes.launches is not None:
+                launcher, values = found or (None, ())
+                _notes.launches.append((launcher, (*args, *values)))
 
         return launch
+
+    def _launch_first(
+        self, grid: tuple[int, ...], args: tuple[Any, ...], constants: dict[str, Any]
+    ) -> Noted | None:
+        """Launch by Triton, and return what launches again and the compile-time arguments."""
+        plain = [float(x) if isinstance(x, Number) else x for x in args]
+        compiled = self.kernel[grid](*plain, **constants)
+        if compiled is None:  # a hook of Triton's has launched something else
+            return None
+        return compiled[(*grid, 1, 1)[:3]], self._values(args, constants)
 
     def _values(self, args: tuple[Any, ...], constants: dict[str, Any]) -> tuple[Any, ...]:
         """Return the compile-time arguments that are parameters, in their order."""

@@ -89,7 +89,7 @@ def device_of(z: Tensor) -> AbstractContextManager[Any]:
 
 def as_scalar(value: float | Tensor) -> float | Tensor:
     """Return a scalar argument of a kernel: an int would be compiled into the kernel."""
-    return value if isinstance(value, Tensor) else float(value)
+    return value if isinstance(value, (Tensor, float)) else float(value)
 
 
 @triton.jit

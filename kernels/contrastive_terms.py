@@ -10,6 +10,7 @@ With a bank the columns are the rows and the bank: one set of planes and one wal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from torch import Tensor
 from spcl_fast.kernels._bound import cdiv
 from spcl_fast.kernels._order import Order, order_of
 from spcl_fast.kernels._pair_sums import fill_lse
-from spcl_fast.kernels._planes import Planes, planes_of
+from spcl_fast.kernels._planes import Planes, num_planes, planes_of
+from spcl_fast.kernels._replay import Results, replayed
 from spcl_fast.kernels._row_weights import RowWeights
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of
 from spcl_fast.kernels._term_kernels import reduce_label_kernel, term_weights_kernel
@@ -28,6 +30,8 @@ from spcl_fast.pair_weights import Mode, has_unit_weights
 
 _REDUCED_ROWS = 4096
 _WEIGHT_ROWS = 256
+_NUM_TERMS = len(ContrastiveTerms._fields)
+_END_OF_STATE = _NUM_TERMS + len(TermsState._fields) - 1
 
 
 def contrastive_terms_fwd(
@@ -39,6 +43,76 @@ def contrastive_terms_fwd(
     correct_grad: bool,
 ) -> tuple[ContrastiveTerms, TermsState]:
     """Return the terms, and what the backward needs."""
+
+    def run(gammas: Sequence[float]) -> Results:
+        paced = _at(gammas, labels)
+        terms, state = _forward(pairs, paced, factors, mode, correct_grad=correct_grad)
+        return *terms, *state[:-1], *state.orders
+
+    tensors, gammas, kind = _arguments(pairs, labels)
+    key = "contrastive_terms_fwd", *kind, *map(float, factors), mode, correct_grad
+    results: Any = replayed(key, tensors, (), gammas, run)
+    state, orders = results[_NUM_TERMS:_END_OF_STATE], results[_END_OF_STATE:]
+    return ContrastiveTerms(*results[:_NUM_TERMS]), TermsState._make([*state, orders])
+
+
+def contrastive_terms_bwd(
+    pairs: Pairs,
+    labels: Sequence[Label],
+    lse: Tensor,  # (N,) float32
+    state: TermsState,
+    dloss: Tensor | None,  # () float32
+    dlosses: Tensor | None,  # (K,) float32
+    mode: Mode,
+) -> Tensor:
+    """Return dz (N, D), as `z`."""
+
+    def run(gammas: Sequence[float]) -> Results:
+        return (_backward(pairs, _at(gammas, labels), lse, state, dloss, dlosses, mode),)
+
+    tensors, gammas, kind = _arguments(pairs, labels)
+    key = "contrastive_terms_bwd", *kind, mode
+    own = lse, *state[:-1], *state.orders
+    (dz,) = replayed(key, [*tensors, dloss, dlosses], own, gammas, run)
+    assert dz is not None
+    return dz
+
+
+def _arguments(
+    pairs: Pairs, labels: Sequence[Label]
+) -> tuple[list[Tensor | None], list[float], list[Any]]:
+    """Return the tensors, the numbers and what else `replayed` must know of."""
+    z, bank, tau = pairs
+    tensors, gammas = [z, bank], []
+    kind: list[Any] = [num_planes(z.dtype)]
+    if isinstance(tau, Tensor):
+        tensors.append(tau)
+    else:
+        kind.append(tau)
+    for values, gamma, window, ref_values in labels:
+        tensors += values, ref_values
+        if isinstance(gamma, Tensor):
+            tensors.append(gamma)
+        else:
+            gammas.append(gamma)
+        kind += window, has_unit_weights(gamma, None), isinstance(gamma, Tensor)
+    return tensors, gammas, kind
+
+
+def _at(gammas: Sequence[float], labels: Sequence[Label]) -> list[Label]:
+    """Return the labels with other numbers for gamma."""
+    rest = iter(gammas)
+    return [x if isinstance(x.gamma, Tensor) else x._replace(gamma=next(rest)) for x in labels]
+
+
+def _forward(
+    pairs: Pairs,
+    labels: Sequence[Label],
+    factors: Sequence[float],
+    mode: Mode,
+    *,
+    correct_grad: bool,
+) -> tuple[ContrastiveTerms, TermsState]:
     z, bank, _ = pairs
     num_labels, N, device = len(labels), z.shape[0], z.device
     lse = torch.empty(N, dtype=torch.float32, device=device)
@@ -90,16 +164,15 @@ def contrastive_terms_fwd(
     return terms, state
 
 
-def contrastive_terms_bwd(
+def _backward(
     pairs: Pairs,
     labels: Sequence[Label],
-    lse: Tensor,  # (N,) float32
+    lse: Tensor,
     state: TermsState,
-    dloss: Tensor | None,  # () float32
-    dlosses: Tensor | None,  # (K,) float32
+    dloss: Tensor | None,
+    dlosses: Tensor | None,
     mode: Mode,
 ) -> Tensor:
-    """Return dz (N, D), as `z`."""
     z, bank, _ = pairs
     num_labels = len(labels)
     data = z.unsqueeze(0) if state.planes is None else state.planes

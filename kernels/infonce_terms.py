@@ -7,6 +7,7 @@ Backward: weights of both sides | gradient of each | both, with the diagonal, in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._pair_sums import fill_lse
-from spcl_fast.kernels._planes import ROWS_OF_PLANES, Planes, planes_of
+from spcl_fast.kernels._planes import ROWS_OF_PLANES, Planes, num_planes, planes_of, product
 from spcl_fast.kernels._positive_kernels import summed_parts
+from spcl_fast.kernels._replay import Results, replayed
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, scaled_weight
 from spcl_fast.kernels._similarities import (
     PlanePairs,
@@ -33,6 +35,7 @@ _ROWS = 64
 _BLOCK_D = 64
 _REDUCED = 1024
 _WEIGHT_ROWS = 256
+_NUM_TERMS = len(InfoNCETerms._fields)
 
 
 @bound
@@ -63,9 +66,7 @@ def diagonal_losses_kernel(
         i, e = row.to(tl.int64)[:, None], d.to(tl.int64)[None, :]
         z = tl.load(z_ptr + i * stride_n + e * stride_d, mask=mask, other=0.0)
         refs = tl.load(refs_ptr + i * refs_stride_n + e * refs_stride_d, mask=mask, other=0.0)
-        # an fma: the lanes of a row would each round another product of a sum of products
-        zero = tl.zeros((ROWS, BLOCK_D), tl.float32)
-        dots += tl.sum(tl.fma(z.to(tl.float32), refs.to(tl.float32), zero), 1)
+        dots += tl.sum(product(z.to(tl.float32), refs.to(tl.float32)), 1)
     lse = tl.load(lse_ptr + row, mask=is_row, other=0.0)
     if refs_lse_ptr is not None:
         lse = 0.5 * (lse + tl.load(refs_lse_ptr + row, mask=is_row, other=0.0))
@@ -79,7 +80,7 @@ def reduce_diagonal_kernel(
     losses_ptr,  # (num_losses,) float32
     sums_ptr,  # (blocks, DP + 1) float32, from planes_kernel
     loss_ptr,  # () float32, out
-    info_ptr,  # (2,) float32, out: collapse, mean weight
+    info_ptr,  # (3,) float32, out: loss, mean weight, collapse
     count_ptr,  # () int64, out
     num_losses,
     blocks,
@@ -92,9 +93,11 @@ def reduce_diagonal_kernel(
     for first in range(0, num_losses, BLOCK):
         place = first + tl.arange(0, BLOCK)
         total += tl.load(losses_ptr + place, mask=place < num_losses, other=0.0)
-    tl.store(loss_ptr, tl.sum(total, 0) / N)
-    tl.store(info_ptr, collapse_of(sums_ptr, blocks, N, DP))
+    loss = tl.sum(total, 0) / N
+    tl.store(loss_ptr, loss)
+    tl.store(info_ptr, loss)
     tl.store(info_ptr + 1, 1.0)
+    tl.store(info_ptr + 2, collapse_of(sums_ptr, blocks, N, DP))
     tl.store(count_ptr, N)
 
 
@@ -193,14 +196,56 @@ def _plane_pairs(planes: Planes, blocks: int, pairs: Pairs) -> PlanePairs:
 
 def infonce_terms_fwd(
     pairs: Pairs, *, symmetric: bool
-) -> tuple[InfoNCETerms, tuple[Tensor | None, Tensor, Tensor]]:
+) -> tuple[InfoNCETerms, tuple[Tensor | None, ...]]:
     """Return the terms, and what the backward needs: lse of the references, planes, norms."""
+
+    def run(_: Sequence[float]) -> Results:
+        terms, state = _forward(pairs, symmetric=symmetric)
+        return *terms, *state
+
+    tensors, key = _arguments(pairs)
+    results: Any = replayed(("infonce_terms_fwd", *key, symmetric), tensors, (), (), run)
+    return InfoNCETerms(*results[:_NUM_TERMS]), results[_NUM_TERMS:]
+
+
+def infonce_terms_bwd(
+    pairs: Pairs,
+    state: Sequence[Tensor | None],  # lse (N,), and what the forward returned
+    dloss: Tensor,
+    *,
+    symmetric: bool,
+    needs_z: bool,
+    needs_refs: bool,
+) -> Gradients:
+    """Return dz (N, D) and drefs (M, D), as `z`, None where not needed."""
+
+    def run(_: Sequence[float]) -> Results:
+        return _backward(
+            pairs, state, dloss, symmetric=symmetric, needs_z=needs_z, needs_refs=needs_refs
+        )
+
+    tensors, key = _arguments(pairs)
+    key = "infonce_terms_bwd", *key, symmetric, needs_z, needs_refs
+    return Gradients(*replayed(key, [*tensors, dloss], state, (), run))
+
+
+def _arguments(pairs: Pairs) -> tuple[list[Tensor | None], tuple[Any, ...]]:
+    """Return the tensors, and what else `replayed` must know of."""
+    z, refs, tau = pairs
+    if isinstance(tau, Tensor):
+        return [z, refs, tau], (num_planes(z.dtype),)
+    return [z, refs], (num_planes(z.dtype), tau)
+
+
+def _forward(
+    pairs: Pairs, *, symmetric: bool
+) -> tuple[InfoNCETerms, tuple[Tensor | None, Tensor, Tensor]]:
     z, refs, tau = pairs
     assert refs is not None
     N, D = z.shape
     lse = torch.empty(N, dtype=torch.float32, device=z.device)
     refs_lse = lse.new_empty(refs.shape[0]) if symmetric else None
-    loss, info = lse.new_empty(()), lse.new_empty(2)
+    loss, info = lse.new_empty(()), lse.new_empty(3)
     count = torch.empty((), dtype=torch.int64, device=z.device)
     blocks = cdiv(N, _ROWS)
     losses = lse.new_empty(blocks)
@@ -225,20 +270,19 @@ def infonce_terms_fwd(
             DP=planes.padded_dim,
             BLOCK=_REDUCED,
         )
-    terms = InfoNCETerms(loss, lse, info[0], info[1], count)
+    terms = InfoNCETerms(loss, lse, info, count)
     return terms, (refs_lse, planes.data, planes.norms)
 
 
-def infonce_terms_bwd(
+def _backward(
     pairs: Pairs,
-    state: Sequence[Tensor | None],  # lse (N,), and what the forward returned
+    state: Sequence[Tensor | None],
     dloss: Tensor,
     *,
     symmetric: bool,
     needs_z: bool,
     needs_refs: bool,
 ) -> Gradients:
-    """Return dz (N, D) and drefs (M, D), as `z`, None where not needed."""
     z, refs, tau = pairs
     lse, refs_lse, data, norms = state
     assert refs is not None

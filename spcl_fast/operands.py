@@ -80,10 +80,8 @@ class InfoNCETerms(NamedTuple):
     """(), differentiable."""
     lse: Tensor
     """(N,), of the anchors, detached."""
-    collapse: Tensor
-    """(), of the anchors, detached."""
-    mean_weight: Tensor
-    """(), 1."""
+    info: Tensor
+    """(3,), detached: objective, which is the loss, mean weight, 1, and collapse of the anchors."""
     num_anchors: Tensor
     """() int64, N."""
 

@@ -100,10 +100,10 @@ class InfoNCELoss(nn.Module):
         if terms is not None:
             return ContrastiveLossOutput(
                 loss=terms.loss,
-                objective=terms.loss.detach(),
-                mean_weight=terms.mean_weight,
+                objective=terms.info[0],
+                mean_weight=terms.info[1],
                 num_anchors=terms.num_anchors,
-                collapse=terms.collapse,
+                collapse=terms.info[2],
                 lse=terms.lse,
                 terms={},
             )

@@ -69,15 +69,22 @@ def output_of(terms: ContrastiveTerms, names: Sequence[str]) -> ContrastiveLossO
         terms: of one or more labels.
         names: of the labels, where `terms` of the output has an entry for each.
     """
-    lines, num_anchors = terms.info.unbind(), terms.num_anchors.unbind()
-    losses = terms.losses.unbind() if names else ()
-    of_labels = {
-        name: LabelTerm(losses[k], lines[k][0], lines[k][1], num_anchors[k])
-        for k, name in enumerate(names)
-    }
-    objective, mean_weight, collapse = lines[-1].unbind()
+    of_labels = {}
+    if names:
+        of_labels = {
+            name: LabelTerm(*of_label)
+            for name, *of_label in zip(
+                names,
+                terms.losses.unbind(),
+                terms.info[:-1, 0].unbind(),
+                terms.info[:-1, 1].unbind(),
+                terms.num_anchors[:-1].unbind(),
+                strict=True,
+            )
+        }
+    line = terms.info[-1]
     return ContrastiveLossOutput(
-        terms.loss, objective, mean_weight, num_anchors[-1], collapse, terms.lse, of_labels
+        terms.loss, line[0], line[1], terms.num_anchors[-1], line[2], terms.lse, of_labels
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from spcl_fast.operands import Pairs
 from spcl_fast.precision import accumulator_dtype, dtype_of_results
@@ -49,6 +50,18 @@ class OpFunction(torch.autograd.Function):
     def vmap(*_: Any) -> Any:
         """Raise: the ops take one matrix."""
         raise RuntimeError('vmap needs impl="reference", the only one that has it')
+
+
+class FusedFunction(OpFunction):
+    """A Function of a whole loss, which torch.compile never traces."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Apply as torch does, which first binds the arguments to the parameters of `forward`."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        args = unwrap_dead_wrappers(args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
 def save(ctx: Any, *values: Any) -> None:

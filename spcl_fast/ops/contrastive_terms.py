@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spcl_fast.operands import ContrastiveTerms, Label, Pairs, TermsState
 from spcl_fast.ops._checks import check_rows, positive_scalar
-from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
+from spcl_fast.ops._function import FusedFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
 from spcl_fast.ops.composed.bank_rows import check_bank
 from spcl_fast.ops.contrastive_rows import check_no_references, checked
@@ -83,11 +83,13 @@ def contrastive_terms(
         mode,
         correct_grad,
     )
-    return ContrastiveTerms(*_ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, []))
+    done: list[tuple[ContrastiveTerms, TermsState]] = []
+    loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
+    return done[0][0]._replace(loss=loss, losses=losses)
 
 
-class _ContrastiveTerms(OpFunction):
-    """The state of the forward is no output: every output costs a microsecond or more."""
+class _ContrastiveTerms(FusedFunction):
+    """What is not differentiable is no output: every one costs some microseconds."""
 
     @staticmethod
     def forward(
@@ -97,30 +99,26 @@ class _ContrastiveTerms(OpFunction):
         labels: tuple[Label, ...],
         factors: tuple[float, ...],
         how: _How,
-        states: list[TermsState],
-    ) -> tuple[Tensor, ...]:
-        terms, state = how.forward(
-            Pairs(z, bank, tau), labels, factors, how.mode, correct_grad=how.correct_grad
-        )
-        states.append(state)
-        return tuple(terms)
+        done: list[tuple[ContrastiveTerms, TermsState]],
+    ) -> tuple[Tensor, Tensor]:
+        pairs = Pairs(z, bank, tau)
+        done.append(how.forward(pairs, labels, factors, how.mode, correct_grad=how.correct_grad))
+        return done[0][0][:2]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        z, bank, tau, labels, _, ctx.how, states = inputs
-        _, _, lse, info, num_anchors = output
+        z, bank, tau, labels, _, ctx.how, ((terms, state),) = inputs
         ctx.windows = [label.window for label in labels]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(lse, info, num_anchors)
-        (*state, orders) = states.pop()
+        (*tensors, orders) = state
         gammas = [label.gamma for label in labels]
         values = [label.values for label in labels]
-        save(ctx, z, bank, tau, lse, *state, *gammas, *values, *orders)
+        save(ctx, z, bank, tau, terms.lse, *tensors, *gammas, *values, *orders)
 
     @staticmethod
     @first_order_only
     def backward(
-        ctx: Any, dloss: Tensor | None, dlosses: Tensor | None, *_: None
+        ctx: Any, dloss: Tensor | None, dlosses: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if dloss is None and dlosses is None:
             return (None,) * 7

@@ -9,6 +9,7 @@ dr_j = sum_i h_ij a_i / tau - c a_j / tau      (not symmetric: dlse = c, dlse^r 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from spcl_fast.operands import InfoNCETerms, Pairs
 from spcl_fast.ops._checks import check_refs, check_rows, positive_scalar
-from spcl_fast.ops._function import OpFunction, first_order_only, save, saved, tau_gradient
+from spcl_fast.ops._function import FusedFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
 
 
@@ -52,11 +53,13 @@ def infonce_terms(
     if not fuses(name, "infonce_terms_fwd") or is_tracing or anchors.numel() == 0:
         return None
     tau = positive_scalar("tau", tau, anchors, finite=True)
-    return InfoNCETerms(*_InfoNCETerms.apply(anchors, refs, tau, symmetric, name, []))
+    done: list[tuple[InfoNCETerms, Sequence[Tensor | None]]] = []
+    loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, done)
+    return done[0][0]._replace(loss=loss)
 
 
-class _InfoNCETerms(OpFunction):
-    """The state of the forward is no output: every output costs a microsecond or more."""
+class _InfoNCETerms(FusedFunction):
+    """What is not differentiable is no output: every one costs some microseconds."""
 
     @staticmethod
     def forward(
@@ -65,26 +68,20 @@ class _InfoNCETerms(OpFunction):
         tau: float | Tensor,
         symmetric: bool,
         name: str,
-        states: list[Any],
-    ) -> tuple[Tensor, ...]:
+        done: list[tuple[InfoNCETerms, Sequence[Tensor | None]]],
+    ) -> Tensor:
         forward = fused(name, "infonce_terms_fwd")
-        terms, state = forward(Pairs(anchors, refs, tau), symmetric=symmetric)
-        states.append(state)
-        return tuple(terms)
+        done.append(forward(Pairs(anchors, refs, tau), symmetric=symmetric))
+        return done[0][0].loss
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        anchors, refs, tau, ctx.symmetric, ctx.name, states = inputs
-        _, lse, *rest = output
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(lse, *rest)
-        save(ctx, anchors, refs, tau, lse, *states.pop())
+        anchors, refs, tau, ctx.symmetric, ctx.name, ((terms, state),) = inputs
+        save(ctx, anchors, refs, tau, terms.lse, *state)
 
     @staticmethod
     @first_order_only
-    def backward(ctx: Any, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if dloss is None:
-            return (None,) * 6
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         anchors, refs, tau, *state = saved(ctx)
         needs_anchors, needs_refs, needs_tau, *_ = ctx.needs_input_grad
         pairs = Pairs(anchors, refs, tau)

@@ -42,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_launches_of_before() -> None:
+    """Let nothing be repeated that another test has launched, with other blocks or a fault."""
+    if HAS_TRITON:
+        from spcl_fast.kernels import _replay
+
+        _replay._tapes.clear()
+
+
+@pytest.fixture(autouse=True)
 def _default_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     yield

@@ -1,0 +1,196 @@
+"""Launches that are repeated do the same to other tensors, and nothing else is repeated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss
+from spcl_fast.kernels import _bound, _replay, contrastive_terms, infonce_terms
+from spcl_fast.kernels._replay import Results, replayed
+from spcl_fast.testing import make_embeddings, make_labels
+
+N = 6
+
+
+@pytest.fixture(autouse=True)
+def _replays(monkeypatch: pytest.MonkeyPatch, is_emulated: bool) -> None:
+    monkeypatch.setattr(_replay, "IS_INTERPRETED", False)
+    if is_emulated:  # its launches use operators, which are none of a step
+        from gpucheck import emu_driver
+
+        launch = emu_driver.Launcher.__call__
+
+        def hidden(*args: Any) -> None:
+            with _disable_current_modes():
+                launch(*args)
+
+        monkeypatch.setattr(emu_driver.Launcher, "__call__", hidden)
+
+
+def launch(*args: Any) -> None:
+    """Launch what stands for a compiled kernel: out = factor times x, of N floats."""
+
+    def launcher(x: Tensor, factor: float, out: Tensor) -> None:
+        with _disable_current_modes():
+            x, out = (y.view(torch.uint8).view(torch.float32).flatten()[:N] for y in (x, out))
+            out.copy_(factor * x)
+
+    launcher(*args)
+    if _bound._notes.launches is not None:
+        _bound._notes.launches.append((launcher, args))
+
+
+class Scaled:
+    """A function of two tensors that counts how often it runs."""
+
+    def __init__(self, *, uses_operator: bool = False) -> None:
+        self.runs = 0
+        self.uses_operator = uses_operator
+
+    def __call__(self, x: Tensor, y: Tensor, factor: float = 2.0, key: Any = ()) -> list[Tensor]:
+        """Return factor x, x, and 3 y by way of two views of a tensor that is not returned."""
+
+        def run(numbers: Sequence[float]) -> Results:
+            self.runs += 1
+            out, third = torch.empty(N), torch.empty(N)
+            between = torch.empty(2, N)
+            launch(x, numbers[0], out)
+            launch(y, 1.5, between[1])
+            launch(between[1], 2.0, third)
+            if self.uses_operator:
+                third = third + 0
+            return out, x, None, third
+
+        first, same, nothing, third = replayed((self, key), [x, y], (), [factor], run)
+        assert same is x
+        assert nothing is None
+        assert first is not None
+        assert third is not None
+        return [first, third]
+
+
+def check(scaled: Scaled, x: Tensor, y: Tensor, factor: float = 2.0) -> None:
+    first, third = scaled(x, y, factor)
+    torch.testing.assert_close(first, factor * x)
+    torch.testing.assert_close(third, 3 * y)
+
+
+def test_other_tensors_and_numbers() -> None:
+    scaled = Scaled()
+    kept = [scaled(torch.ones(N), torch.ones(N))]
+    for k in range(3):
+        check(scaled, torch.randn(N), torch.randn(N), 0.5 + k)
+        kept.append(scaled(torch.full((N,), float(k)), torch.ones(N)))
+    assert scaled.runs == 1
+    assert [first[0].item() for first, _ in kept] == [2, 0, 2, 4]  # nothing was overwritten
+
+
+def test_one_tensor_for_two() -> None:
+    scaled, x = Scaled(), torch.randn(N)
+    check(scaled, x, x)
+    check(scaled, x, torch.randn(N))
+    assert scaled.runs == 2
+    check(scaled, torch.randn(N), torch.randn(N))
+    check(scaled, x, x)
+    assert scaled.runs == 2
+
+
+def test_an_operator_is_not_left_out() -> None:
+    scaled = Scaled(uses_operator=True)
+    for _ in range(3):
+        check(scaled, torch.randn(N), torch.randn(N))
+    assert scaled.runs == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: (torch.randn(N + 1)[1:], torch.randn(N), ()),  # aligned to 4 bytes
+        lambda: (torch.randn(2, N)[0], torch.randn(1, N), ()),
+        lambda: (torch.randn(N).double(), torch.randn(N), ()),
+        lambda: (torch.randn(N), torch.randn(N), ("another",)),
+    ],
+)
+def test_what_differs_runs_again(other: Callable[[], tuple[Tensor, Tensor, Any]]) -> None:
+    scaled = Scaled()
+    scaled(torch.randn(N), torch.randn(N))
+    x, y, key = other()
+    scaled(x, y, key=key)
+    assert scaled.runs == 2
+
+
+def test_what_no_launcher_is_known_of_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled = Scaled()
+    monkeypatch.setattr(_replay, "_can_be_repeated", lambda _noted: False)
+    for _ in range(2):
+        check(scaled, torch.randn(N), torch.randn(N))
+    assert scaled.runs == 2
+
+
+def test_shapes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replay, "_MOST_REMEMBERED", 2)
+    scaled = Scaled()
+    for k in range(5):
+        scaled(torch.randn(N), torch.randn(N), key=k)
+        assert len(_replay._tapes) <= 2
+
+
+# Whole losses: the interpreter has no launches to note.
+def gradients(loss: Any, z: Tensor, *args: Any) -> list[Tensor]:
+    """Return the loss, lse and the gradient of z, from a step with a given upstream gradient."""
+    z = z.detach().requires_grad_()
+    out = loss(z, *args)
+    (0.5 * out.loss).backward()
+    assert z.grad is not None
+    return [out.loss.detach(), out.lse, out.mean_weight, z.grad]
+
+
+def check_repeated(
+    loss: Any, first: tuple[Any, ...], second: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare a step that repeats the launches of one before with what it is by itself."""
+    gradients(loss, *first)
+    with monkeypatch.context() as patch:
+        for module in (contrastive_terms, infonce_terms):
+            patch.setattr(module, "_forward", None)
+            patch.setattr(module, "_backward", None)
+        repeated = gradients(loss, *second)
+    _replay._tapes.clear()
+    for value, alone in zip(repeated, gradients(loss, *second), strict=True):
+        assert torch.equal(value, alone)
+
+
+needs_launches = pytest.mark.skipif(
+    _replay.IS_INTERPRETED, reason="the interpreter has no launches to note"
+)
+
+
+@needs_launches
+@pytest.mark.parametrize("gamma", [6.0, pytest.param(math.inf, marks=pytest.mark.breadth)])
+def test_a_step_of_a_loss(gamma: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = SelfPacedContrastiveLoss(0.1, impl="triton")
+    first, second = (
+        (
+            make_embeddings(40, 24, seed=k, device=device),
+            make_labels(40, 5, seed=k, device=device),
+            gamma + k,
+        )
+        for k in range(2)
+    )
+    check_repeated(loss, first, second, monkeypatch)
+
+
+@needs_launches
+def test_a_step_of_infonce(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = InfoNCELoss(0.1, impl="triton")
+    first, second = (
+        make_embeddings(40, 64, dtype=torch.bfloat16, seed=k, device=device) for k in range(2)
+    )
+    check_repeated(lambda z: loss(z[:20], z[20:]), (first,), (second,), monkeypatch)
