@@ -231,7 +231,7 @@ def merge_parts_kernel(
             total, visited_ptr, num_visited, num_valid, cols, is_col, visited_stride, bounded,
             neutral, BLOCK_K,
         )  # fmt: skip
-        is_done = is_last & is_col
+        is_done = (is_last != 0) & is_col
         if IS_TRIANGULAR:
             is_own = cols < last_row
             total = _merged(
@@ -290,8 +290,8 @@ def fill_lse(pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None) -> None:
             last_row,
             own.stride(0),
             M,
-            first_block == 0,
-            first_block + blocks == num_blocks,
+            int(first_block == 0),
+            int(first_block + blocks == num_blocks),
             BLOCK=_MERGE_ROWS,
             BLOCK_M=config.block_m,
             BLOCK_K=_MERGE_PARTS,
