@@ -12,7 +12,12 @@ from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.networks.unet import STRIDE
 from spcl_fast.segmentation.runs.config import ConfigError, stage_config
-from spcl_fast.segmentation.runs.network import encoder_metadata, load_encoder, load_segmenter
+from spcl_fast.segmentation.runs.network import (
+    encoder_metadata,
+    load_encoder,
+    load_segmenter,
+    make_network,
+)
 from spcl_fast.segmentation.runs.run import CheckpointError, save_weights
 
 
@@ -73,7 +78,7 @@ def _encoder(config: ExportConfig, trained: FinetuneConfig) -> UNet:
         raise CheckpointError(
             f"run must hold encoder.safetensors or segmenter.safetensors, got {config.run}"
         )
-    model = UNet(1, trained.model.num_classes, trained.model.max_channels)
+    model = make_network(trained.model)
     load_encoder(model, config.run, trained.model)
     return model
 

@@ -149,9 +149,19 @@ def jitter_intensity(images: Tensor, config: AugmentConfig, generator: torch.Gen
     Returns:
         (B, 1, H, W) in [0, 1].
     """
+    return change_intensity(images, draw_intensity(len(images), config, generator))
+
+
+def draw_intensity(batch: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Draw (B, 3) float32 on the CPU: brightness, contrast and gamma of each image."""
     ranges = torch.tensor([config.brightness, config.contrast, config.gamma])  # (3, 2)
-    u = torch.rand(len(images), 3, generator=generator)
-    factors = (ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * u).to(images.device, images.dtype)
+    u = torch.rand(batch, 3, generator=generator)
+    return ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * u
+
+
+def change_intensity(images: Tensor, factors: Tensor) -> Tensor:
+    """Return images (B, 1, H, W) in [0, 1] changed by factors (B, 3), see `draw_intensity`."""
+    factors = factors.to(images.device, images.dtype)
     brightness, contrast, gamma = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1) each
     images = (images * brightness).clamp(0.0, 1.0)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)

@@ -47,6 +47,8 @@ class FinetuneConfig:
         precision: Precision of the network in training; "auto" is bfloat16 on CUDA and float32 on
             a CPU.
         deterministic: Ask torch for deterministic algorithms.
+        sync_batch_norm: On several ranks, normalise over the rows of all of them; else over those
+            of each rank, of which the first enters the running statistics.
         predictions: Write a NIfTI prediction for every test scan.
         absent_class: A class without a voxel in the mask of a scan: "nan" leaves it out there, as
             not annotated; "score" counts Dice 1 where it was not found either, else 0.
@@ -75,6 +77,7 @@ class FinetuneConfig:
     threads: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    sync_batch_norm: bool = True
     predictions: bool = True
     absent_class: Absent = "nan"
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from spcl_fast.segmentation.data.errors import DataError
@@ -35,6 +37,7 @@ from spcl_fast.segmentation.runs.network import segmenter_metadata
 from spcl_fast.segmentation.runs.optim import finite_loss
 from spcl_fast.segmentation.runs.pretrained_on import read_pretrained_on
 from spcl_fast.segmentation.runs.progress import progress_bar, say
+from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.run import Run, save_weights
 
 
@@ -45,6 +48,32 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
     """
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
+    ranks = Ranks.current()
+    data = ranks.first_then_others(lambda: _prepare(config, device))
+    training = Finetuning(config, data.slices, device)
+    run = ranks.on_first(lambda: Run.start(config.out, config, "finetune", resume=resume))
+    if resume and (state := ranks.told(run.load_state() if run else None)):
+        training.load(state)
+    _train(config, training, data, run)
+    evaluation = ranks.on_first(lambda: _result(config, training, data))
+    if run is not None:
+        run.close()
+    return ranks.told(evaluation)  # type: ignore[return-value]
+
+
+class Prepared(NamedTuple):
+    """What a fine-tuning trains on, checked."""
+
+    split: Split
+    chosen: list[int]  # labelled scans, among the training scans
+    seen: list[str]  # patients of the pre-training
+    slices: Slices
+    labelled: Slices
+    val: Slices | None
+    reading: Reading
+
+
+def _prepare(config: FinetuneConfig, device: torch.device) -> Prepared:
     split = split_scans(config.data)
     check_classes([*split.train, *split.val, *split.test], config.model.num_classes)
     seen = _seen_before(config, split)
@@ -58,25 +87,29 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     val = training_slices(config.data, split.val).to(device) if split.val else None
     if config.select == "best" and (val is None or config.val_every > config.steps):
         raise ConfigError("select must be last without a point of validation, got best")
-    training = Finetuning(config, slices, device)
     _check_labelled(labelled)
     geometries = check_scans(split.test, config.absent_class, config.data.grid)
     for note in (note for geometry in geometries for note in geometry.notes):
         say(note)
     reading = Reading.of_scans([*split.train, *split.val, *split.test])
     reading = replace(reading, turning=turning_to(geometries))
+    return Prepared(split, chosen, seen, slices, labelled, val, reading)
 
-    run = Run.start(config.out, config, "finetune", resume=resume)
-    if resume and (state := run.load_state()):
-        training.load(state)
-    step = training.step
-    with progress_bar(f"finetune {run.name}", config.steps, step) as show:
+
+def _train(config: FinetuneConfig, training: Finetuning, data: Prepared, run: Run | None) -> None:
+    """Take the steps that are left; the first rank, which has the run, logs and keeps states."""
+    step, val, labelled = training.step, data.val, data.labelled
+    with progress_bar(f"finetune {config.out.name}", config.steps, step) as show:
         while step < config.steps:
             losses = training.train_step(labelled.images, labelled.masks)
             step = training.step
+            is_saved = step % config.save_every == 0 or step == config.steps
+            if is_saved or step % config.log_every == 0:  # on every rank: all of them stop
+                finite_loss(losses["loss"], step)
+            if run is None:
+                continue
             if step % config.log_every == 0:  # the only device-to-host copy in the loop
                 values = {name: float(value) for name, value in losses.items()}
-                finite_loss(losses["loss"], step)
                 run.log("step", step, **values, lr=training.lr)
                 show(step, f"loss {values['loss']:.3f}")
             if val is not None and step % config.val_every == 0:
@@ -84,22 +117,25 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
                 mean = sum(dice.values()) / max(1, len(dice))
                 run.log("val", step, dice=dice, dice_mean=mean)
                 training.keep_best(mean)
-            if step % config.save_every == 0 or step == config.steps:
-                finite_loss(losses["loss"], step)
+            if is_saved:
                 run.save_state(step, **training.state())
+
+
+def _result(config: FinetuneConfig, training: Finetuning, data: Prepared) -> Evaluation:
+    """Save the network that is selected; return its scores, and write and tell them."""
     training.select()
+    split = data.split
     evaluation = replace(
-        _evaluate(config, training.evaluated, reading, split),
-        labelled_scans=tuple(split.train[i].name for i in chosen),
+        _evaluate(config, training.evaluated, data.reading, split),
+        labelled_scans=tuple(split.train[i].name for i in data.chosen),
         num_training_scans=len(split.train),
         initialised_from=None if config.init is None else run_name(config.init),
-        pretrained_patients=tuple(seen),
+        pretrained_patients=tuple(data.seen),
     )
     if split.test:
-        write_scores(run.folder, evaluation)
-    run.close()
+        write_scores(config.out, evaluation)
     scores = evaluation.summary() if split.test else "no test scans, so there are no scores"
-    say(f"{run.name}: {scores}")
+    say(f"{config.out.name}: {scores}")
     return evaluation
 
 

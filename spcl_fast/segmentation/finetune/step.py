@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.augment import augment
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
@@ -17,8 +18,39 @@ from spcl_fast.segmentation.finetune.semi.term import Labelled
 from spcl_fast.segmentation.finetune.supervised import supervised_loss
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.device import autocast
-from spcl_fast.segmentation.runs.network import load_pretrained
+from spcl_fast.segmentation.runs.network import load_pretrained, make_network
 from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
+from spcl_fast.segmentation.runs.ranks import Ranks
+from spcl_fast.segmentation.runs.sync_batch_norm import synchronised
+
+
+class FinetuneLosses(nn.Module):
+    """The segmenter and the terms of the loss.
+
+    Args:
+        segmenter: The network that is trained.
+        semi: The terms on unlabelled slices, if there are any.
+        config: The fine-tuning.
+        ranks: The processes.
+    """
+
+    def __init__(
+        self, segmenter: UNet, semi: SemiLoss | None, config: FinetuneConfig, ranks: Ranks
+    ) -> None:
+        super().__init__()
+        self.segmenter, self.semi = segmenter, semi
+        self.config, self.ranks = config, ranks
+
+    def forward(self, images: Tensor, masks: Tensor, progress: float) -> dict[str, Tensor]:
+        """Return the parts of the loss on labelled slices, the whole batch on every rank."""
+        config, rows = self.config, self.ranks.rows(len(images))
+        with autocast(images.device, config.precision):
+            logits = at_least_float32(self.segmenter(rows.take(images)))
+        loss = supervised_loss(logits, rows.take(masks), config.dice_weight, self.ranks)
+        parts = {"supervised": loss}
+        if self.semi is not None:
+            parts |= self.semi(self.segmenter, Labelled(images, masks, logits), progress)
+        return parts
 
 
 class Finetuning:
@@ -27,11 +59,12 @@ class Finetuning:
     def __init__(self, config: FinetuneConfig, slices: Slices, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.segmenter = UNet(1, config.model.num_classes, config.model.max_channels)
+        self.segmenter = make_network(config.model)
         if config.init is not None:
             load_pretrained(self.segmenter, config.init, config.model)
         self.segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.ranks = Ranks.current()
         self.semi: SemiLoss | None = None
         if config.semi.weights:
             self.semi = SemiLoss(
@@ -41,7 +74,12 @@ class Finetuning:
                 config.augment,
                 self.generator,
                 config.precision,
+                self.ranks,
             ).to(device)
+        losses = FinetuneLosses(self.segmenter, self.semi, config, self.ranks)
+        if config.sync_batch_norm:
+            synchronised(losses, self.ranks, device)
+        self.losses = self.ranks.parallel(losses, own_buffers=not config.sync_batch_norm)
         self.optimizer = make_optimizer(self._trained(), config.optim)
         self.step = 0
         self.best: dict[str, Any] | None = None  # Dice and weights, if the best are selected
@@ -68,13 +106,7 @@ class Finetuning:
         index = torch.randint(len(images), (config.batch_size,), generator=generator)
         index = index.to(images.device)
         images, masks = augment(images[index], masks[index].long(), config.augment, generator)
-        with autocast(images.device, config.precision):
-            logits = self.segmenter(images).float()
-        parts = {"supervised": supervised_loss(logits, masks, config.dice_weight)}
-        if self.semi is not None:
-            progress = self.step / config.steps
-            labelled = Labelled(images, masks, logits)
-            parts |= self.semi(self.segmenter, labelled, progress)
+        parts: dict[str, Tensor] = self.losses(images, masks, self.step / config.steps)
         loss = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

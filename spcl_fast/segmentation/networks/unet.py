@@ -9,13 +9,17 @@ With 256 channels at the bottom, 1 input channel and 4 classes: 1,179,472 + 980,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
+Norm = Literal["batch", "group"]
 NUM_LEVELS = 5
+NUM_GROUPS = 8  # of GroupNorm, or fewer, so that they divide the channels
 STRIDE = 2 ** (NUM_LEVELS - 1)  # side of the input over the side of Conv5
 
 
@@ -25,6 +29,7 @@ class UNetEncoder(nn.Module):
     Args:
         in_channels: Channels C of the image.
         max_channels: Channels of the deepest map, a multiple of 16.
+        norm: BatchNorm, or GroupNorm, which sees every image by itself.
 
     Attributes:
         channels: Channels of the five maps, shallow to deep.
@@ -33,7 +38,7 @@ class UNetEncoder(nn.Module):
         ValueError: If in_channels is not positive or max_channels no positive multiple of 16.
     """
 
-    def __init__(self, in_channels: int = 1, max_channels: int = 256) -> None:
+    def __init__(self, in_channels: int = 1, max_channels: int = 256, norm: Norm = "batch") -> None:
         super().__init__()
         if in_channels < 1:
             raise ValueError(f"in_channels must be positive, got {in_channels}")
@@ -45,7 +50,7 @@ class UNetEncoder(nn.Module):
         self.channels = tuple(max_channels >> level for level in reversed(range(NUM_LEVELS)))
         inputs = (in_channels, *self.channels[:-1])
         self.blocks = nn.ModuleList(
-            _double_conv(i, o) for i, o in zip(inputs, self.channels, strict=True)
+            _double_conv(i, o, norm) for i, o in zip(inputs, self.channels, strict=True)
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -81,13 +86,14 @@ class UNetDecoder(nn.Module):
 
     Args:
         channels: Channels of the encoder's maps, shallow to deep.
+        norm: As of the encoder.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], norm: Norm = "batch") -> None:
         super().__init__()
         pairs = [(channels[k + 1], channels[k]) for k in reversed(range(len(channels) - 1))]
-        self.ups = nn.ModuleList(_conv(deep, shallow) for deep, shallow in pairs)
-        self.blocks = nn.ModuleList(_double_conv(2 * shallow, shallow) for _, shallow in pairs)
+        self.ups = nn.ModuleList(_conv(deep, shallow, norm) for deep, shallow in pairs)
+        self.blocks = nn.ModuleList(_double_conv(2 * out, out, norm) for _, out in pairs)
 
     def forward(self, features: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
         """Return the maps of the decoder.
@@ -117,6 +123,7 @@ class UNet(nn.Module):
         in_channels: Channels C of the image.
         num_classes: Classes K, the background among them.
         max_channels: Channels of Conv5, a multiple of 16.
+        norm: BatchNorm, or GroupNorm, which sees every image by itself.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -127,12 +134,18 @@ class UNet(nn.Module):
         torch.Size([2, 4, 64, 64])
     """
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 4, max_channels: int = 256) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 4,
+        max_channels: int = 256,
+        norm: Norm = "batch",
+    ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be positive, got {num_classes}")
-        self.encoder = UNetEncoder(in_channels, max_channels)
-        self.decoder = UNetDecoder(self.encoder.channels)
+        self.encoder = UNetEncoder(in_channels, max_channels, norm)
+        self.decoder = UNetDecoder(self.encoder.channels, norm)
         self.out = nn.Conv2d(self.encoder.channels[0], num_classes, kernel_size=1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -160,13 +173,13 @@ class UNet(nn.Module):
         return self.decode(self.encode(image))
 
 
-def _conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
+def _conv(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+    if norm == "batch":
+        return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    groups = math.gcd(NUM_GROUPS, outputs)
+    return nn.Sequential(conv, nn.GroupNorm(groups, outputs), nn.ReLU(inplace=True))
 
 
-def _double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*_conv(inputs, outputs), *_conv(outputs, outputs))
+def _double_conv(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(*_conv(inputs, outputs, norm), *_conv(outputs, outputs, norm))

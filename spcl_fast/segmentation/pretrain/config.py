@@ -223,6 +223,11 @@ class PretrainConfig:
         threads: CPU threads; 0 keeps torch's choice.
         precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Ask torch for deterministic algorithms.
+        sync_batch_norm: On several ranks, normalise over the rows of all of them; else over those
+            of each rank, of which the first enters the running statistics.
+        cached_chunk: Views of a chunk, for batches whose activations do not fit: the network runs
+            chunk by chunk, twice (`spcl_fast.cached_step`), the loss over the whole batch. Needs
+            `model.norm` "group"; 0 runs the batch at once.
     """
 
     out: Path = Path("runs/pretrain")
@@ -247,6 +252,8 @@ class PretrainConfig:
     threads: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    sync_batch_norm: bool = True
+    cached_chunk: int = 0
 
     def __post_init__(self) -> None:
         """Check the counts and weights."""
@@ -264,5 +271,9 @@ class PretrainConfig:
             raise ValueError(
                 "label_noise must be 0 with position_window, position_kernel or windows"
             )
+        if self.cached_chunk < 0:
+            raise ValueError(f"cached_chunk must not be negative, got {self.cached_chunk}")
+        if self.cached_chunk and self.model.norm == "batch":
+            raise ValueError("model.norm must be group with cached_chunk, got batch")
         if self.noise_known and not self.label_noise:
             raise ValueError("noise_known needs label_noise above 0, got 0")

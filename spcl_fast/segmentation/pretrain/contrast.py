@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from spcl_fast.losses import SelfPacedContrastiveLoss, YAwareLoss
 from spcl_fast.ops import pair_lse
 from spcl_fast.pacing import power_schedule, quantile_gamma, relative_gamma
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.meta_labels import binned, meta_label, numbers_of
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import ProjectionHead
 from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 
 
 class ContrastStep(NamedTuple):
@@ -59,6 +61,7 @@ def contrastive_step(
     heads: nn.ModuleDict,
     progress: float,
     config: LossConfig,
+    rows: Rows | None = None,
 ) -> ContrastStep:
     """Return the weighted sum of the losses of every meta-label.
 
@@ -68,14 +71,15 @@ def contrastive_step(
         heads: From `make_heads`.
         progress: Share of the training that is done, 0 to 1; sets the pace.
         config: The loss.
+        rows: This rank's part of the batch; the loss is that of the rows of all ranks.
     """
     groups = [(n,) for n in config.labels] if config.own_projector else [config.labels]
     steps = []
     for names in groups:
         with torch.autocast(features.device.type, enabled=False):
             head = heads[config.head_of(names[0])]
-            z = head(features.float())
-        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config))
+            z = head(at_least_float32(features))
+        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config, rows))
     stats = {k: torch.stack([s.stats[k] for s in steps]).mean() for k in steps[0].stats}
     stats["objective"] = torch.stack([s.stats["objective"] for s in steps]).sum()
     loss = torch.stack([s.loss for s in steps]).sum()
@@ -83,7 +87,11 @@ def contrastive_step(
 
 
 def paced_step(
-    z: Tensor, labels: Mapping[str, Tensor], progress: float, config: LossConfig
+    z: Tensor,
+    labels: Mapping[str, Tensor],
+    progress: float,
+    config: LossConfig,
+    rows: Rows | None = None,
 ) -> ContrastStep:
     """Return the weighted sum of the losses of some meta-labels on the same rows.
 
@@ -92,21 +100,31 @@ def paced_step(
         labels: (N,) of each meta-label.
         progress: Share of the training that is done, 0 to 1; sets the pace.
         config: The loss.
+        rows: This rank's part of the batch; the loss is that of the rows of all ranks.
+
+    Raises:
+        ValueError: The loss has no form for several ranks.
     """
+    rows = rows or ALONE.rows(len(z))
     weight = {n: config.of_label(n, config.weights) for n in labels}
     if config.position_kernel and "position" in labels:
         gamma: dict[str, float | Tensor] = {"position": math.inf}
+        if rows.ranks.world > 1:
+            raise ValueError(
+                f"position_kernel must be 0 on several ranks, got {config.position_kernel}"
+            )
         y_aware = YAwareLoss(config.tau, config.position_kernel, impl=config.impl)
         out = y_aware(z, labels["position"])
         loss, objective = (weight["position"] * x for x in (out.loss, out.objective))
     else:
-        gamma = {n: gamma_of(n, z, labels[n], progress, config) for n in labels}
+        gamma = {n: gamma_of(n, z, labels[n], progress, config, rows) for n in labels}
         loss_fn = SelfPacedContrastiveLoss(
             config.tau,
             config.mode,
             correct_grad=config.correct_grad,
             window={name: config.window_of(name) for name in labels},
             impl=config.impl,
+            group=rows.ranks.group,
         )
         out = loss_fn(z, labels, gamma=gamma, weight=weight)
         loss, objective = out.loss, out.objective
@@ -115,7 +133,12 @@ def paced_step(
 
 
 def gamma_of(
-    name: str, z: Tensor, labels: Tensor, progress: float, config: LossConfig
+    name: str,
+    z: Tensor,
+    labels: Tensor,
+    progress: float,
+    config: LossConfig,
+    rows: Rows | None = None,
 ) -> float | Tensor:
     """Return gamma of the label `name` at `progress`: a float, or () on the device of z."""
     if config.pace == "none":
@@ -124,9 +147,11 @@ def gamma_of(
     pace = power_schedule(progress, start, end, p=config.power)
     if config.pace == "absolute":
         return pace
+    rows = rows or ALONE.rows(len(z))
     if config.pace == "relative":
-        return relative_gamma(pace, z.shape[0])
+        return relative_gamma(pace, rows.of * (len(z) // len(rows)))
     with torch.no_grad():
+        z, labels = rows.gather(z), rows.gather(labels)
         lse = pair_lse(z, config.tau, impl=config.impl)
         window, impl = config.window_of(name), config.impl
         return quantile_gamma(z, lse, labels, tau=config.tau, share=pace, window=window, impl=impl)

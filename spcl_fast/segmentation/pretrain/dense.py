@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.networks import DenseProjectionHead
 from spcl_fast.segmentation.pretrain.config import CELL, DenseConfig
 from spcl_fast.segmentation.pretrain.contrast import ContrastStep, paced_step
 from spcl_fast.segmentation.pretrain.views import AlignedViews
+from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 
 
 def make_dense_head(channels: Sequence[int], config: DenseConfig) -> DenseProjectionHead:
@@ -36,6 +38,7 @@ def dense_step(
     progress: float,
     config: DenseConfig,
     generator: torch.Generator,
+    rows: Rows | None = None,
 ) -> ContrastStep:
     """Return the dense loss of two aligned views.
 
@@ -46,14 +49,18 @@ def dense_step(
         progress: Share of the training that is done, 0 to 1; sets the pace.
         config: The dense loss.
         generator: CPU generator; draws the cells.
+        rows: This rank's part of the batch; the loss is that of the rows of all ranks.
     """
     with torch.autocast(decoder_map.device.type, enabled=False):
-        grids = torch.stack(views.halves(head(decoder_map.float())))  # (2, U, D, size, size)
-    cells = draw_cells(grids.shape[1], config, generator).to(grids.device)  # (U, cells)
+        projected = head(at_least_float32(decoder_map))
+        grids = torch.stack(views.halves(projected))  # (2, U, D, size, size)
+    rows = rows or ALONE.rows(grids.shape[1])
+    drawn = draw_cells(rows.of, config, generator)
+    label = rows.take(torch.arange(drawn.numel()).view_as(drawn)).to(grids.device).flatten()
+    cells = rows.take(drawn).to(grids.device)  # (U, cells)
     index = cells[None, :, None].expand(2, -1, grids.shape[2], -1)
     z = grids.flatten(3).gather(3, index).transpose(2, 3).flatten(0, 2)  # (2 U cells, D)
-    label = torch.arange(cells.numel(), device=z.device).repeat(2)
-    return paced_step(z, {CELL: label}, progress, config.loss)
+    return paced_step(z, {CELL: label.repeat(2)}, progress, config.loss, rows)
 
 
 def draw_cells(num_images: int, config: DenseConfig, generator: torch.Generator) -> Tensor:

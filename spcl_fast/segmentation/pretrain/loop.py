@@ -16,11 +16,12 @@ import torch
 from spcl_fast.losses.result import LEAST_MEAN_WEIGHT, UNUSED_POSITIVES
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import plain_gamma
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import ENCODER_FILE, Pretraining
 from spcl_fast.segmentation.runs.dataset import split_scans, training_slices
 from spcl_fast.segmentation.runs.device import set_up_device
 from spcl_fast.segmentation.runs.optim import finite_loss
 from spcl_fast.segmentation.runs.progress import progress_bar, say
+from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.run import Run
 
 COLLAPSE_TOLERANCE = 0.01  # of log(N - 1): closer than this, the loss is that of equal rows
@@ -39,16 +40,19 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
     """
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
-    slices = training_slices(config.data, split_scans(config.data).train).to(device)
+    ranks = Ranks.current()
+    slices = ranks.first_then_others(
+        lambda: training_slices(config.data, split_scans(config.data).train)
+    ).to(device)
     for scan in slices.scans_without_foreground():
         say(f"problem: {scan.mask} holds background only on the grid")
     training = Pretraining(config, slices, device)
     steps, is_warned = config.epochs * config.steps_per_epoch, False
 
-    run = Run.start(config.out, config, "pretrain", resume=resume)
-    if resume and (state := run.load_state()):
+    run = ranks.on_first(lambda: Run.start(config.out, config, "pretrain", resume=resume))
+    if resume and (state := ranks.told(run.load_state() if run else None)):
         training.load(state)
-    with progress_bar(f"pretrain {run.name}", steps, training.step) as show:
+    with progress_bar(f"pretrain {config.out.name}", steps, training.step) as show:
         while training.step < steps:
             epoch, began = training.step // config.steps_per_epoch, time.perf_counter()
             sums = torch.zeros(3, device=device)
@@ -61,18 +65,23 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
                     values["loss"] = finite_loss(out.loss, step)
                     gamma, rows = plain_gamma(out.gamma), training.num_rows
                     line = {"gamma": gamma, "num_rows": rows, "lr": training.lr, **values}
-                    run.log("step", step, epoch=epoch, **line)
+                    if run:
+                        run.log("step", step, epoch=epoch, **line)
                     if values["mean_weight"] < LEAST_MEAN_WEIGHT and not is_warned:
                         say(f"warning: {UNUSED_POSITIVES}")
                         is_warned = True
                     show(step, f"loss {values['loss']:.3f} w {values['mean_weight']:.2f}")
             finite_loss(sums[0], training.step)  # before the state is saved
+            if run is None:  # the first rank looks at the epoch and keeps it
+                continue
             means = (sums / config.steps_per_epoch).tolist()
             health = dict(zip(EPOCH_MEANS, means, strict=True)) | training.health(run, epoch)
             seconds = time.perf_counter() - began
             run.log("epoch", training.step, epoch=epoch, seconds=seconds, **health)
             report_health(epoch, health, seconds)
             run.save_state(training.step, **training.state())
+    if run is None:
+        return config.out / ENCODER_FILE
     path = training.save(run)
     run.close()
     return path

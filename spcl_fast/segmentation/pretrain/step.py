@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.cached_step import cached_step
 from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
-from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import (
     ContrastStep,
-    contrastive_step,
     label_columns,
     make_heads,
 )
-from spcl_fast.segmentation.pretrain.dense import dense_step, make_dense_head
+from spcl_fast.segmentation.pretrain.dense import make_dense_head
 from spcl_fast.segmentation.pretrain.health import (
     feature_maps,
     knn_position_accuracy,
@@ -29,20 +28,24 @@ from spcl_fast.segmentation.pretrain.health import (
 )
 from spcl_fast.segmentation.pretrain.label_noise import flip_labels, known_labels, wrong_pairs
 from spcl_fast.segmentation.pretrain.moment import Moment
-from spcl_fast.segmentation.pretrain.views import aligned_views, independent_views
-from spcl_fast.segmentation.runs.device import autocast
+from spcl_fast.segmentation.pretrain.parts import PretrainLosses, PretrainNetwork, StepBatch
+from spcl_fast.segmentation.pretrain.views import AlignedViews, aligned_views, independent_views
 from spcl_fast.segmentation.runs.network import (
     decoder_blocks,
     decoder_metadata,
     encoder_metadata,
     load_encoder,
+    make_network,
 )
 from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
 from spcl_fast.segmentation.runs.pretrained_on import pretrained_on
+from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.run import Run, save_weights
+from spcl_fast.segmentation.runs.sync_batch_norm import synchronised
 
 WEIGHT_SNAPSHOTS = 4
 AUDIT_BATCHES = 16
+ENCODER_FILE = "encoder.safetensors"
 
 
 class Pretraining:
@@ -57,7 +60,7 @@ class Pretraining:
         if config.noise_known:
             self.columns = known_labels(self.clean, self.noisy)
         torch.manual_seed(config.seed)
-        network = UNet(1, config.model.num_classes, config.model.max_channels)
+        network = make_network(config.model)
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.encoder, self.decoder = network.encoder, network.decoder
         if config.init is not None:
@@ -69,6 +72,9 @@ class Pretraining:
             self.decoder_part = decoder_blocks(self.decoder, config.dense.num_blocks)
             parts |= {"decoder": self.decoder_part, "dense_head": self.dense_head}
         self.model = nn.ModuleDict(parts)
+        self.ranks = Ranks.current()
+        if config.sync_batch_norm:
+            synchronised(self.model, self.ranks, device)
         if config.encoder_weight == 0:
             self.encoder.requires_grad_(False).eval()
         self.optimizer = make_optimizer(
@@ -77,6 +83,17 @@ class Pretraining:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.sample = self._sampler(self.generator)
         self.step, self.num_rows = 0, 0
+        self._make_parallel()
+
+    def _make_parallel(self) -> None:
+        config = self.config
+        network = PretrainNetwork(self.encoder, self.decoder, config)
+        dense_head = self.dense_head if config.dense_weight else None
+        losses = PretrainLosses(self.heads, dense_head, config, self.generator)
+        self.network, self.losses = (
+            self.ranks.parallel(module, own_buffers=not config.sync_batch_norm)
+            for module in (network, losses)
+        )
 
     def _sampler(self, generator: torch.Generator) -> GroupSampler:
         return GroupSampler(
@@ -100,41 +117,41 @@ class Pretraining:
         config = self.config
         steps = config.epochs * config.steps_per_epoch
         set_lr(self.optimizer, warmup_cosine(self.step, steps, config.optim))
-        index = self.sample().to(self.slices.images.device)
-        parts = self._losses(index, self.step / steps)
-        loss = torch.stack([part.loss for part in parts]).sum()
+        batch = self._batch(self.sample(), self.step / steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts, loss = self._backward(batch)
         self.optimizer.step()
         self.step += 1
-        self.num_rows = 2 * len(index)
+        self.num_rows = 2 * batch.rows.of
         gamma = {name: value for part in parts for name, value in part.gamma.items()}
-        return ContrastStep(loss.detach(), parts[0].stats, gamma)
+        return ContrastStep(loss, parts[0].stats, gamma)
 
-    def _losses(self, index: Tensor, progress: float) -> list[ContrastStep]:
-        """Return the weighted losses on two views of some slices, the encoder's first."""
-        config, images = self.config, self.slices.images[index]
-        if not config.dense_weight:
-            views = independent_views(images, config.augment, self.generator)
-            with autocast(images.device, config.precision):
-                maps = self.encoder(views)[-1]
-            return [self._encoder_loss(maps, index, progress)]
-        aligned = aligned_views(images, config.augment, self.generator)
-        with autocast(images.device, config.precision):
-            features = self.encoder(aligned.images)
-            decoded = self.decoder(features, config.dense.num_blocks)[-1]
-        dense = dense_step(
-            decoded, aligned, self.dense_head, progress, config.dense, self.generator
-        )
-        dense = dense._replace(loss=config.dense_weight * dense.loss)
-        if not config.encoder_weight:
-            return [dense]
-        return [self._encoder_loss(features[-1], index, progress), dense]
-
-    def _encoder_loss(self, maps: Tensor, index: Tensor, progress: float) -> ContrastStep:
+    def _batch(self, index: Tensor, progress: float) -> StepBatch:
+        """Return two views of this rank's part of some slices, and their labels."""
+        config, rows = self.config, self.ranks.rows(len(index))
+        index = rows.take(index).to(self.slices.images.device)
+        images, draw = self.slices.images[index], self.generator
+        if config.dense_weight:
+            views = aligned_views(images, config.augment, draw, rows)
+        else:
+            views = AlignedViews(independent_views(images, config.augment, draw, rows), ())
         labels = {name: column[index].repeat(2) for name, column in self.columns.items()}
-        out = contrastive_step(maps, labels, self.heads, progress, self.config.loss)
-        return out._replace(loss=self.config.encoder_weight * out.loss)
+        return StepBatch(views, labels, progress, rows)
+
+    def _backward(self, batch: StepBatch) -> tuple[list[ContrastStep], Tensor]:
+        """Compute the gradients; return the weighted losses, the encoder's first, and their sum."""
+        parts: list[ContrastStep] = []
+
+        def total(maps: tuple[Tensor, ...]) -> Tensor:
+            parts[:] = self.losses(maps, batch)
+            return torch.stack([part.loss for part in parts]).sum()
+
+        images, chunk = batch.views.images, self.config.cached_chunk
+        if chunk:
+            return parts, cached_step(self.network, images, total, chunk=chunk)
+        loss = total(self.network(images))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return parts, loss.detach()
 
     def health(self, run: Run, epoch: int) -> dict[str, float]:
         """Return the health figures of an epoch; at four epochs save the pair weights."""
@@ -199,7 +216,7 @@ class Pretraining:
             metadata = decoder_metadata(config.model, config.dense.num_blocks)
             path = run.folder / "decoder.safetensors"
             save_weights(path, self.decoder_part.state_dict(), metadata)
-        path = run.folder / "encoder.safetensors"
+        path = run.folder / ENCODER_FILE
         seen = pretrained_on(config.data, self.slices.scans, config.init)
         metadata = encoder_metadata(config.model) | seen.metadata()
         save_weights(path, self.encoder.state_dict(), metadata)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from spcl_fast.segmentation.data.augment import (
     AugmentConfig,
-    augment,
+    change_intensity,
     draw_affine,
-    jitter_intensity,
+    draw_intensity,
     warp,
 )
+from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 
 FLIP_PROBABILITY = 0.8  # of each axis, between aligned views; as in the authors' code
 
@@ -43,13 +44,25 @@ class AlignedViews(NamedTuple):
         return first, second.flip(self.flipped)
 
 
-def independent_views(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Return (2 U, 1, H, W) views of images (U, 1, H, W); rows i and U + i show image i."""
-    return augment(torch.cat([images, images]), None, config, generator)[0]
+def independent_views(
+    images: Tensor, config: AugmentConfig, generator: torch.Generator, rows: Rows | None = None
+) -> Tensor:
+    """Return (2 U, 1, H, W) views of images (U, 1, H, W); rows i and U + i show image i.
+
+    Args:
+        images: Floating point in [0, 1].
+        config: Ranges.
+        generator: CPU generator; the draws do not depend on the device of images.
+        rows: Which slices of a larger batch the images are: the views are those of that batch.
+    """
+    rows = rows or ALONE.rows(len(images))
+    theta = rows.take_views(draw_affine(2 * rows.of, config, generator))
+    factors = rows.take_views(draw_intensity(2 * rows.of, config, generator))
+    return change_intensity(warp(torch.cat([images, images]), None, theta)[0], factors)
 
 
 def aligned_views(
-    images: Tensor, config: AugmentConfig, generator: torch.Generator
+    images: Tensor, config: AugmentConfig, generator: torch.Generator, rows: Rows | None = None
 ) -> AlignedViews:
     """Draw two views that share their geometry up to mirroring.
 
@@ -57,9 +70,12 @@ def aligned_views(
         images: (U, 1, H, W) floating point in [0, 1].
         config: Ranges.
         generator: CPU generator; the draws do not depend on the device of images.
+        rows: Which slices of a larger batch the images are: the views are those of that batch.
     """
-    warped, _ = warp(images, None, draw_affine(len(images), config, generator))
-    views = jitter_intensity(torch.cat([warped, warped]), config, generator)
+    rows = rows or ALONE.rows(len(images))
+    warped, _ = warp(images, None, rows.take(draw_affine(rows.of, config, generator)))
+    factors = rows.take_views(draw_intensity(2 * rows.of, config, generator))
+    views = change_intensity(torch.cat([warped, warped]), factors)
     draws = torch.rand(2, generator=generator).tolist()
     flipped = tuple(axis for axis, u in zip((2, 3), draws, strict=True) if u < FLIP_PROBABILITY)
     first, second = views.chunk(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -14,7 +15,8 @@ def set_up_device(device: Device, threads: int = 0, *, deterministic: bool = Fal
     """Return the device of a run; set the number of CPU threads and determinism.
 
     Raises:
-        ValueError: device is "cuda" and torch sees no CUDA device, or threads is negative.
+        ValueError: device is "cuda" and torch sees no CUDA device, there are fewer devices than
+            processes of torchrun, or threads is negative.
     """
     if threads < 0:
         raise ValueError(f"threads must be 0 or more, got {threads}")
@@ -24,7 +26,14 @@ def set_up_device(device: Device, threads: int = 0, *, deterministic: bool = Fal
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise ValueError("device must be cpu or auto on this machine, got cuda and torch sees none")
-    return torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    if not has_cuda or device == "cpu":
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # of torchrun: a device for each process of a machine
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= count:
+            raise ValueError(f"each process needs a CUDA device, got {count} for process {local}")
+        torch.cuda.set_device(local)
+    return torch.device("cuda")
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

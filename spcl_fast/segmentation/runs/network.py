@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.networks.unet import UNetDecoder
+from spcl_fast.segmentation.networks.unet import Norm, UNetDecoder
 from spcl_fast.segmentation.runs.run import (
     CheckpointError,
     check_metadata,
@@ -26,15 +26,23 @@ class ModelConfig:
     Attributes:
         num_classes: Classes, the background among them.
         max_channels: Channels of its deepest level; 256 in the paper.
+        norm: "batch" as in the paper; "group" sees every image by itself, whatever the batch.
     """
 
     num_classes: int = 4
     max_channels: int = 256
+    norm: Norm = "batch"
+
+
+def make_network(config: ModelConfig) -> UNet:
+    """Return the U-Net of a configuration, for images of one channel."""
+    return UNet(1, config.num_classes, config.max_channels, config.norm)
 
 
 def encoder_metadata(config: ModelConfig) -> dict[str, str]:
     """Return the metadata of an encoder checkpoint."""
-    return {"part": "encoder", "in_channels": "1", "max_channels": str(config.max_channels)}
+    channels = {"part": "encoder", "in_channels": "1", "max_channels": str(config.max_channels)}
+    return channels | _norm_metadata(config)
 
 
 def segmenter_metadata(config: ModelConfig) -> dict[str, str]:
@@ -46,7 +54,11 @@ def segmenter_metadata(config: ModelConfig) -> dict[str, str]:
 def decoder_metadata(config: ModelConfig, num_blocks: int) -> dict[str, str]:
     """Return the metadata of a checkpoint of the decoder's first blocks."""
     part = {"part": "decoder", "max_channels": str(config.max_channels)}
-    return part | {"num_blocks": str(num_blocks)}
+    return part | {"num_blocks": str(num_blocks)} | _norm_metadata(config)
+
+
+def _norm_metadata(config: ModelConfig) -> dict[str, str]:
+    return {} if config.norm == "batch" else {"norm": config.norm}  # which older files do not name
 
 
 def decoder_blocks(decoder: UNetDecoder, num_blocks: int) -> torch.nn.ModuleDict:
@@ -97,7 +109,7 @@ def load_segmenter(path: Path, config: ModelConfig) -> UNet:
         CheckpointError: Missing, unreadable, or of another architecture.
     """
     file = path / "segmenter.safetensors" if path.is_dir() else path
-    model = UNet(1, config.num_classes, config.max_channels)
+    model = make_network(config)
     _fill(model, file, load_weights(file, segmenter_metadata(config)))
     return model.eval()
 

@@ -7,12 +7,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from spcl_fast.segmentation.runs.ranks import Ranks
+
 PLAIN_INTERVAL_S = 10.0
 
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str], None]]:
-    """Yield `update(step, text)`, which shows that `step` of `total` steps are done."""
+    """Yield `update(step, text)`, which shows that `step` of `total` steps are done.
+
+    Of several ranks only the first shows anything, here and in `say`.
+    """
+    if not Ranks.current().is_first:
+        yield lambda step, text: None
+        return
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -45,4 +53,5 @@ def progress_bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[i
 
 def say(message: str) -> None:
     """Print one line on stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    if Ranks.current().is_first:
+        print(message, file=sys.stderr, flush=True)  # noqa: T201

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 
 
 class Discriminator(nn.Sequential):
@@ -73,20 +74,26 @@ class Adversarial(Term):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the cross-entropy in nats with "labelled" on the views, () float32."""
-        self.train_discriminator(batch.labelled_logits.softmax(1), batch.probabilities)
-        return self._cross_entropy(batch.probabilities, 1.0)
+        rows = (batch.labelled_rows, batch.rows)
+        self.train_discriminator(batch.labelled_logits.softmax(1), batch.probabilities, rows)
+        return batch.rows.mean(self._cross_entropy(batch.probabilities, 1.0))
 
-    def train_discriminator(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
+    def train_discriminator(
+        self, labelled: Tensor, unlabelled: Tensor, rows: tuple[Rows, Rows] | None = None
+    ) -> Tensor:
         """Take one step of the discriminator; return its loss before it, () float32, detached.
 
         Args:
             labelled: (L, K, H, W) softmax maps of labelled slices, not differentiated.
             unlabelled: (B, K, H, W) softmax maps of unlabelled slices, not differentiated.
+            rows: This rank's parts of the labelled and of the unlabelled slices.
         """
+        real, fake = rows or (ALONE.rows(len(labelled)), ALONE.rows(len(unlabelled)))
         self.discriminator.requires_grad_(True)
-        loss = self._cross_entropy(labelled.detach(), 1.0)
-        loss = loss + self._cross_entropy(unlabelled.detach(), 0.0)
+        loss = real.mean(self._cross_entropy(labelled.detach(), 1.0))
+        loss = loss + fake.mean(self._cross_entropy(unlabelled.detach(), 0.0))
         loss.backward()  # type: ignore[no-untyped-call]
+        real.ranks.average_gradients(self.discriminator.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.discriminator.requires_grad_(False)

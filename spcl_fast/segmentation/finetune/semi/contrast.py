@@ -31,7 +31,8 @@ class Contrast(Term):
         """Return the loss of the views."""
         labels = {name: column[batch.index] for name, column in self.columns.items()}
         maps = batch.features[-1]
-        return contrastive_step(maps, labels, self.heads, batch.progress, self.config).loss
+        progress, rows = batch.progress, batch.rows
+        return contrastive_step(maps, labels, self.heads, progress, self.config, rows).loss
 
 
 class DenseContrast(Term):
@@ -50,5 +51,5 @@ class DenseContrast(Term):
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of the views."""
         maps = batch.decoder_maps[self.config.num_blocks - 1]
-        config, generator = self.config, batch.generator
-        return dense_step(maps, batch.views, self.head, batch.progress, config, generator).loss
+        config, draw, rows = self.config, batch.generator, batch.rows
+        return dense_step(maps, batch.views, self.head, batch.progress, config, draw, rows).loss

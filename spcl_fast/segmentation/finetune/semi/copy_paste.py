@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 
 PSEUDO_WEIGHT = 0.5  # of the pixels with pseudo-labels
 SMOOTH = 1e-5  # of the Dice loss, as in MONAI: Dice is 1 for an absent class
@@ -39,10 +41,12 @@ class CopyPaste(Term):
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss, () float32, of min(L, U) slices in each direction."""
         images, masks = batch.images, batch.masks
-        first, second = batch.views.images.chunk(2)
+        first, second = batch.all_views.images.chunk(2)
         count = min(len(images), len(first))
         chosen = torch.randperm(len(first), generator=batch.generator)[:count].to(images.device)
-        images, masks = images[:count], masks[:count]
+        rows = batch.ranks.rows(count)
+        images, masks, chosen = (rows.take(x) for x in (images[:count], masks[:count], chosen))
+        count = len(rows)
         unlabelled = torch.cat([first[chosen], second[chosen]])
         with torch.no_grad(), batch.autocast():
             pseudo = self._teacher[0](unlabelled).argmax(1)
@@ -52,10 +56,10 @@ class CopyPaste(Term):
         mixed = torch.where(is_labelled[:, None], images.repeat(2, 1, 1, 1), unlabelled)
         target = torch.where(is_labelled, masks.repeat(2, 1, 1), pseudo)
         with batch.autocast():
-            logits = batch.student(mixed).float()
+            logits = at_least_float32(batch.student(mixed))
         halves = zip(logits.chunk(2), target.chunk(2), (inward, ~inward), strict=True)
         losses = [
-            region_loss(x, y, labelled) + PSEUDO_WEIGHT * region_loss(x, y, ~labelled)
+            region_loss(x, y, labelled, rows) + PSEUDO_WEIGHT * region_loss(x, y, ~labelled, rows)
             for x, y, labelled in halves
         ]
         return (losses[0] + losses[1]) / 2
@@ -72,24 +76,27 @@ def draw_box(images: Tensor, generator: torch.Generator) -> Tensor:
     return box
 
 
-def region_loss(logits: Tensor, target: Tensor, region: Tensor) -> Tensor:
+def region_loss(logits: Tensor, target: Tensor, region: Tensor, rows: Rows | None = None) -> Tensor:
     """Return cross-entropy plus the soft Dice loss of the foreground over some pixels.
 
     Args:
         logits: (B, K, H, W) floating point.
         target: (B, H, W) int64; pixels that are IGNORED do not count.
         region: (H, W) bool, the pixels to evaluate in every slice; at least one.
+        rows: This rank's part of the slices; the loss is that of the slices of all ranks.
 
     Returns:
         (); the Dice loss pools the batch and averages over the classes except the first.
     """
+    rows = rows or ALONE.rows(len(logits))
     is_known = target != IGNORED
     target = torch.where(is_known, target, 0)
     weight = (region & is_known).to(logits.dtype)
-    share = weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
-    entropy = (cross_entropy(logits, target, reduction="none") * weight).mean() / share
+    share = rows.mean(weight.mean()).clamp_min(torch.finfo(weight.dtype).tiny)
+    entropy = rows.mean((cross_entropy(logits, target, reduction="none") * weight).mean()) / share
     p = logits.softmax(1) * weight[:, None]
     y = one_hot(target, logits.shape[1]).movedim(3, 1) * weight[:, None]
-    overlap, total = (p * y).sum((0, 2, 3)), (p + y).sum((0, 2, 3))
-    dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
+    sums = torch.stack([(p * y).sum((0, 2, 3)), (p + y).sum((0, 2, 3))])
+    overlap, total = rows.ranks.sum(sums)
+    dice: Tensor = (2 * overlap + SMOOTH) / (total + SMOOTH)
     return entropy + (1 - dice[1:]).mean()

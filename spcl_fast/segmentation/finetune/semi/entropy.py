@@ -20,4 +20,4 @@ class EntropyMinimisation(Term):
         """Return the entropy in nats, () float32."""
         # p log p of the softmax has the gradient 0 x inf where p underflows; log_softmax is finite
         log_p = batch.logits.log_softmax(1)
-        return -(batch.probabilities * log_p).sum(1).mean()
+        return batch.rows.mean(-(batch.probabilities * log_p).sum(1).mean())

@@ -20,6 +20,7 @@ from spcl_fast.segmentation.finetune.semi.term import Batch, Labelled, Term
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.views import aligned_views
 from spcl_fast.segmentation.runs.device import Precision
+from spcl_fast.segmentation.runs.ranks import ALONE, Ranks
 
 
 class SemiLoss(nn.Module):
@@ -32,6 +33,7 @@ class SemiLoss(nn.Module):
         augment: Augmentation of the unlabelled views.
         generator: CPU generator of the unlabelled batches and of the terms.
         precision: Precision of the networks.
+        ranks: The processes; every term is that of the slices of all of them.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class SemiLoss(nn.Module):
         augment: AugmentConfig,
         generator: torch.Generator,
         precision: Precision = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.precision: Precision = precision
+        self.ranks = ranks
         self.slices, self.config, self.augment = slices, config, augment
         self.generator = generator
         self.terms = _make_terms(student, slices, config)
@@ -79,7 +83,8 @@ class SemiLoss(nn.Module):
         index = self.sample().to(labelled.images.device)
         views = aligned_views(self.slices.images[index], self.augment, self.generator)
         index = torch.cat([index, index])
-        batch = Batch(student, labelled, views, index, progress, self.generator, self.precision)
+        draw, precision = self.generator, self.precision
+        batch = Batch(student, labelled, views, index, progress, draw, precision, self.ranks)
         weights = self.config.weights
         return {name: weights[name] * self.terms[name](batch) for name in weights}
 

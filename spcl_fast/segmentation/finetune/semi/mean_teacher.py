@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from spcl_fast.momentum import momentum_update
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 from spcl_fast.segmentation.networks import UNet
 
@@ -48,8 +49,8 @@ class MeanTeacher(Term):
         student, _ = batch.views.halves(batch.probabilities)
         _, mirrored = batch.views.images.chunk(2)
         with torch.no_grad(), batch.autocast():
-            logits = self.model(mirrored).float()
-        value = mse_loss(student, logits.softmax(1).flip(batch.views.flipped))
+            logits = at_least_float32(self.model(mirrored))
+        value = batch.rows.mean(mse_loss(student, logits.softmax(1).flip(batch.views.flipped)))
         t = min(1.0, batch.progress / self.ramp) if self.ramp else 1.0
         return value * math.exp(-5 * (1 - t) ** 2)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 
@@ -29,12 +30,16 @@ class MixUp(Term):
         images, masks, generator = batch.images, batch.masks, batch.generator
         share = torch.rand(len(images), generator=generator).to(images.device)  # lambda
         partner = torch.randperm(len(images), generator=generator).to(images.device)
-        blends = torch.lerp(images[partner], images, share[:, None, None, None].to(images.dtype))
+        share, images, other_images, masks, other_masks = (
+            batch.labelled_rows.take(x)
+            for x in (share, images, images[partner], masks, masks[partner])
+        )
+        blends = torch.lerp(other_images, images, share[:, None, None, None].to(images.dtype))
         with batch.autocast():
-            logits = batch.student(blends).float()
+            logits = at_least_float32(batch.student(blends))
         # linear in y: no one-hot masks
         own, other = (
             cross_entropy(logits, y, ignore_index=IGNORED, reduction="none").mean((1, 2))
-            for y in (masks, masks[partner])
+            for y in (masks, other_masks)
         )
-        return torch.lerp(other, own, share).mean()
+        return batch.labelled_rows.mean(torch.lerp(other, own, share).mean())

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 from spcl_fast.segmentation.pretrain.views import AlignedViews
+from spcl_fast.segmentation.runs.ranks import ALONE, Ranks
 
 MAP_WEIGHTS = (0.1, 0.05, 0.05)  # Conv5, Up_conv3, Up_conv2
 TINY = torch.finfo(torch.float32).tiny
@@ -63,20 +65,20 @@ class MutualInformation(Term):
         pooled = batch.features[-1].mean((2, 3), keepdim=True)
         *_, up_conv3, up_conv2 = batch.decoder_maps
         first, second = batch.views.halves(batch.probabilities)
-        loss = self.consistency * mse_loss(second, first.detach())
+        loss = self.consistency * batch.rows.mean(mse_loss(second, first.detach()))
         maps = (pooled, up_conv3, up_conv2)
         for head, features, weight in zip(self.heads, maps, self.weights, strict=True):
-            scores = head(features.float())
-            loss = loss - weight * self._information(scores, batch.views)
+            scores = head(at_least_float32(features))
+            loss = loss - weight * self._information(scores, batch.views, batch.ranks)
         return loss
 
-    def _information(self, scores: Tensor, views: AlignedViews) -> Tensor:
+    def _information(self, scores: Tensor, views: AlignedViews, ranks: Ranks = ALONE) -> Tensor:
         """Return the mean over heads for scores (2 U, heads x clusters, h, w)."""
         clusters = scores.reshape(len(scores), -1, self.num_clusters, *scores.shape[2:]).softmax(2)
         first, second = views.halves(clusters.flatten(1, 2))
         shape = (len(first), -1, self.num_clusters, first[0, 0].numel())  # (U, heads, C, h w)
         first, second = first.reshape(shape), second.reshape(shape)
-        joint = (first @ second.mT).sum(0)
+        joint = ranks.sum((first @ second.mT).sum(0))
         return mutual_information(joint / joint.sum((1, 2), keepdim=True)).mean()
 
 

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.pretrain.views import AlignedViews
 from spcl_fast.segmentation.runs.device import Precision, autocast
+from spcl_fast.segmentation.runs.ranks import ALONE, Ranks
 
 
 class Labelled(NamedTuple):
@@ -23,7 +25,7 @@ class Labelled(NamedTuple):
     Attributes:
         images: (L, 1, H, W), augmented.
         masks: (L, H, W) int64, their classes.
-        logits: (L, K, H, W) float32, the student's, differentiable.
+        logits: (L, K, H, W) float32, the student's, differentiable; of this rank's slices.
     """
 
     images: Tensor
@@ -34,11 +36,17 @@ class Labelled(NamedTuple):
 class Batch:
     """The slices of one step, and the student's maps of them, computed at first use.
 
+    All ranks have the images of the whole batch, since some terms mix slices; the student's maps
+    are those of this rank's slices.
+
     Attributes:
         student: The segmenter in training.
         images, masks, labelled_logits: The labelled slices, see `Labelled`.
-        views: Two aligned views of U unlabelled slices.
-        index: (2 U,) int64, the slice that each view shows.
+        all_views: Two aligned views of U unlabelled slices.
+        views: Those of this rank's slices.
+        index: (2 U,) int64, the slice that each of `views` shows.
+        rows: This rank's part of the unlabelled slices.
+        labelled_rows: This rank's part of the labelled slices.
         progress: Share of the training that is done, 0 to 1.
         generator: CPU generator; a term draws every random number from it.
         precision: Precision of the networks, see `spcl_fast.segmentation.runs.device.autocast`.
@@ -53,10 +61,15 @@ class Batch:
         progress: float,
         generator: torch.Generator,
         precision: Precision = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.student = student
         self.images, self.masks, self.labelled_logits = labelled
-        self.views, self.index = views, index
+        self.ranks, self.labelled_rows = ranks, ranks.rows(len(self.images))
+        self.rows = ranks.rows(len(index) // 2)
+        self.all_views = views
+        self.views = views._replace(images=self.rows.take_views(views.images))
+        self.index = self.rows.take_views(index)
         self.progress, self.generator = progress, generator
         self.precision: Precision = precision
 
@@ -82,7 +95,7 @@ class Batch:
         """(2 U, K, H, W) float32 logits of the views, differentiable."""
         with self.autocast():
             logits: Tensor = self.student.out(self.decoder_maps[-1])
-        return logits.float()
+        return at_least_float32(logits)
 
     @cached_property
     def probabilities(self) -> Tensor:
