@@ -18,6 +18,7 @@ sys.path.append(str(REPOSITORY))
 
 from benchmarks import (  # noqa: E402
     bench_memory,
+    bench_training,
     cost_tables,
     measure,
 )
@@ -377,3 +378,21 @@ def test_front_door(capsys):
     assert capsys.readouterr().out.startswith("ntxent      N=32 D=8 classes=64 tau=0.07 threads=1 ")
     assert cli(["bench", "--n", "33", "--provider", "chunked"]) == 2
     assert "n must be even and at least 4, got 33" in capsys.readouterr().err
+
+
+def test_training_steps_and_their_parts(tmp_path, capsys):
+    path = tmp_path / "training.json"
+    small = ["--preset", "acdc-cpu", "--scans", "2", "--size", "32", "--rounds", "2"]
+    assert bench_training.main([*small, "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result["command"] == "python -m benchmarks.bench_training " + " ".join(
+        [*small, "--json", str(path)]
+    )
+    stages = {row["stage"]: row for row in result["rows"]}
+    assert stages["pretrain"]["images"] == 2 * 2 * 6
+    assert stages["finetune"]["images"] == 10
+    for row in stages.values():
+        shares = [row[f"{part}_share"] for part in bench_training.PARTS]
+        assert all(share > 0 for share in shares)
+        assert row["ceiling_per_s"] == pytest.approx(row["images_per_s"] / shares[0], rel=0.01)
+    assert len(capsys.readouterr().out.splitlines()) == 2

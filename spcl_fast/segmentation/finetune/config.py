@@ -47,6 +47,8 @@ class FinetuneConfig:
         precision: Precision of the network in training; "auto" is bfloat16 on CUDA and float32 on
             a CPU.
         deterministic: Ask torch for deterministic algorithms.
+        compile: Compile the network and the loss (torch.compile): the first step takes a minute or
+            more, those after it less.
         sync_batch_norm: On several ranks, normalise over the rows of all of them; else over those
             of each rank, of which the first enters the running statistics.
         predictions: Write a NIfTI prediction for every test scan.
@@ -77,6 +79,7 @@ class FinetuneConfig:
     threads: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    compile: bool = False
     sync_batch_norm: bool = True
     predictions: bool = True
     absent_class: Absent = "nan"

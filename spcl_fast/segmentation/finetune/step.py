@@ -40,13 +40,17 @@ class FinetuneLosses(nn.Module):
         super().__init__()
         self.segmenter, self.semi = segmenter, semi
         self.config, self.ranks = config, ranks
+        self.supervised = supervised_loss
+        if config.compile:
+            ranks.compile(segmenter.encoder, segmenter.decoder)
+            self.supervised = torch.compile(supervised_loss)
 
     def forward(self, images: Tensor, masks: Tensor, progress: float) -> dict[str, Tensor]:
         """Return the parts of the loss on labelled slices, the whole batch on every rank."""
         config, rows = self.config, self.ranks.rows(len(images))
         with autocast(images.device, config.precision):
             logits = at_least_float32(self.segmenter(rows.take(images)))
-        loss = supervised_loss(logits, rows.take(masks), config.dice_weight, self.ranks)
+        loss = self.supervised(logits, rows.take(masks), config.dice_weight, self.ranks)
         parts = {"supervised": loss}
         if self.semi is not None:
             parts |= self.semi(self.segmenter, Labelled(images, masks, logits), progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 
@@ -14,6 +15,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     was_training = network.training
     network.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
+            yield
     finally:
         network.train(was_training)

@@ -223,6 +223,8 @@ class PretrainConfig:
         threads: CPU threads; 0 keeps torch's choice.
         precision: Of the network in training; "auto" is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Ask torch for deterministic algorithms.
+        compile: Compile the network and the loss (torch.compile): the first step takes a minute or
+            more, those after it less.
         sync_batch_norm: On several ranks, normalise over the rows of all of them; else over those
             of each rank, of which the first enters the running statistics.
         cached_chunk: Views of a chunk, for batches whose activations do not fit: the network runs
@@ -252,6 +254,7 @@ class PretrainConfig:
     threads: int = 0
     precision: Precision = "auto"
     deterministic: bool = False
+    compile: bool = False
     sync_batch_norm: bool = True
     cached_chunk: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from spcl_fast.segmentation.data.meta_labels import binned, meta_label, numbers_
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import ProjectionHead
 from spcl_fast.segmentation.pretrain.config import LossConfig
-from spcl_fast.segmentation.runs.ranks import ALONE, Rows
+from spcl_fast.segmentation.runs.ranks import ALONE, Ranks, Rows
 
 
 class ContrastStep(NamedTuple):
@@ -62,6 +63,8 @@ def contrastive_step(
     progress: float,
     config: LossConfig,
     rows: Rows | None = None,
+    *,
+    compiled: bool = False,
 ) -> ContrastStep:
     """Return the weighted sum of the losses of every meta-label.
 
@@ -72,6 +75,7 @@ def contrastive_step(
         progress: Share of the training that is done, 0 to 1; sets the pace.
         config: The loss.
         rows: This rank's part of the batch; the loss is that of the rows of all ranks.
+        compiled: Compile the loss.
     """
     groups = [(n,) for n in config.labels] if config.own_projector else [config.labels]
     steps = []
@@ -79,7 +83,7 @@ def contrastive_step(
         with torch.autocast(features.device.type, enabled=False):
             head = heads[config.head_of(names[0])]
             z = head(at_least_float32(features))
-        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config, rows))
+        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config, rows, compiled))
     stats = {k: torch.stack([s.stats[k] for s in steps]).mean() for k in steps[0].stats}
     stats["objective"] = torch.stack([s.stats["objective"] for s in steps]).sum()
     loss = torch.stack([s.loss for s in steps]).sum()
@@ -92,6 +96,7 @@ def paced_step(
     progress: float,
     config: LossConfig,
     rows: Rows | None = None,
+    compiled: bool = False,
 ) -> ContrastStep:
     """Return the weighted sum of the losses of some meta-labels on the same rows.
 
@@ -101,6 +106,7 @@ def paced_step(
         progress: Share of the training that is done, 0 to 1; sets the pace.
         config: The loss.
         rows: This rank's part of the batch; the loss is that of the rows of all ranks.
+        compiled: Compile the loss.
 
     Raises:
         ValueError: The loss has no form for several ranks.
@@ -118,18 +124,30 @@ def paced_step(
         loss, objective = (weight["position"] * x for x in (out.loss, out.objective))
     else:
         gamma = {n: gamma_of(n, z, labels[n], progress, config, rows) for n in labels}
-        loss_fn = SelfPacedContrastiveLoss(
-            config.tau,
-            config.mode,
-            correct_grad=config.correct_grad,
-            window={name: config.window_of(name) for name in labels},
-            impl=config.impl,
-            group=rows.ranks.group,
-        )
+        loss_fn = _loss_of(config, tuple(labels), rows.ranks, compiled)
+        if compiled:  # a number that changes would be compiled again
+            gamma = {n: torch.full((), float(g), device=z.device) for n, g in gamma.items()}
         out = loss_fn(z, labels, gamma=gamma, weight=weight)
         loss, objective = out.loss, out.objective
     stats = {k: getattr(out, k).float() for k in ("mean_weight", "num_anchors", "collapse")}
     return ContrastStep(loss, {"objective": objective.float(), **stats}, gamma)
+
+
+@functools.lru_cache(maxsize=8)
+def _loss_of(
+    config: LossConfig, names: tuple[str, ...], ranks: Ranks, compiled: bool
+) -> SelfPacedContrastiveLoss:
+    loss = SelfPacedContrastiveLoss(
+        config.tau,
+        config.mode,
+        correct_grad=config.correct_grad,
+        window={name: config.window_of(name) for name in names},
+        impl=config.impl,
+        group=ranks.group,
+    )
+    if compiled:
+        ranks.compile(loss)
+    return loss
 
 
 def gamma_of(

@@ -97,6 +97,8 @@ class PretrainLosses(nn.Module):
             )
             parts = [out._replace(loss=config.dense_weight * out.loss)]
         if self.heads is not None:
-            out = contrastive_step(maps[0], labels, self.heads, progress, config.loss, rows)
+            out = contrastive_step(
+                maps[0], labels, self.heads, progress, config.loss, rows, compiled=config.compile
+            )
             parts.insert(0, out._replace(loss=config.encoder_weight * out.loss))
         return parts

@@ -90,6 +90,8 @@ class Pretraining:
         network = PretrainNetwork(self.encoder, self.decoder, config)
         dense_head = self.dense_head if config.dense_weight else None
         losses = PretrainLosses(self.heads, dense_head, config, self.generator)
+        if config.compile:
+            self.ranks.compile(network, *self.heads.values())
         self.network, self.losses = (
             self.ranks.parallel(module, own_buffers=not config.sync_batch_norm)
             for module in (network, losses)

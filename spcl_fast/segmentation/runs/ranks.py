@@ -87,6 +87,11 @@ class Ranks:
         options: dict[str, Any] = {name if name in known else "broadcast_buffers": own_buffers}
         return DistributedDataParallel(module, process_group=self.group, **options)
 
+    def compile(self, *modules: nn.Module) -> None:
+        """Compile modules, in one graph each in a process alone; collectives break it."""
+        for module in modules:
+            module.compile(fullgraph=self.world == 1)
+
     def on_first(self, work: Callable[[], T]) -> T | None:
         """Return what `work` returns on rank 0, None on the others; an error is raised by all."""
         result: T | None = None

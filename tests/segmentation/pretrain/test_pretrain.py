@@ -184,3 +184,15 @@ def test_the_network_alone_has_the_precision_of_a_run(pretrain_config, dense_wei
     assert torch.equal(*views)
     assert [x.dtype for x in maps] == [torch.float32, torch.bfloat16]
     assert loss[1] == pytest.approx(float(loss[0]), rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_step(pretrain_config, monkeypatch):
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    slices = load_slices(all_scans(pretrain_config.data), pretrain_config.data.grid)
+    losses = {}
+    for compiled in (False, True):
+        config = replace(pretrain_config, compile=compiled)
+        training = Pretraining(config, slices, torch.device("cpu"))
+        losses[compiled] = [float(training.train_step().loss) for _ in range(2)]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)

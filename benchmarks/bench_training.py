@@ -1,0 +1,223 @@
+"""Images a second of a training step, and where its time goes.
+
+    python -m benchmarks.bench_training --json benchmarks/results/cpu/training.json
+    python -m benchmarks.bench_training --device cuda
+
+A step of the pre-training and of the fine-tuning of a preset on random slices, in turns with its
+parts by themselves: the network (forward and backward of the same views, from a given gradient; the
+ceiling of images a second), the loss (heads included), the batch (drawing, indexing and augmenting
+the slices) and the optimiser. Shares are of the whole step; what they lack of 1 is zeroing
+gradients and glue. `host` is the CPU time until the step returns, without waiting for the device.
+On a CPU it is one thread and its CPU time, which other programs do not lengthen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks._provenance import REPOSITORY, provenance, write_result
+from benchmarks.device import DEVICES, Cpu, Device
+from benchmarks.measure import time_steps
+from spcl_fast.segmentation.data.augment import augment
+from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.finetune.supervised import supervised_loss
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.runs.config import preset_path, stage_config
+from spcl_fast.segmentation.runs.device import autocast
+
+SLICES_PER_SCAN = 9
+PARTS = ("network", "loss", "batch", "optimiser")
+Steps = dict[str, Callable[[], object]]
+
+
+class OneThread(Cpu):
+    """The CPU time of one thread."""
+
+    def time_ms(self, run: Callable[[], object]) -> float:
+        start = time.process_time()
+        run()
+        return 1e3 * (time.process_time() - start)
+
+
+def random_slices(size: int, num_scans: int) -> Slices:
+    """Return slices of noise with the columns of real ones."""
+    n = num_scans * SLICES_PER_SCAN
+    generator = torch.Generator().manual_seed(0)
+    scan = torch.arange(num_scans).repeat_interleave(SLICES_PER_SCAN)
+    return Slices(
+        scans=(),
+        images=torch.rand(n, 1, size, size, generator=generator),
+        masks=torch.randint(4, (n, size, size), generator=generator, dtype=torch.uint8),
+        scan=scan,
+        slice_index=torch.arange(SLICES_PER_SCAN).repeat(num_scans),
+        num_slices=torch.full((n,), SLICES_PER_SCAN),
+        meta={"patient": scan // 2, "phase": scan % 2},
+        categories={},
+    )
+
+
+def pretraining(config: PretrainConfig, device: torch.device) -> tuple[int, Steps]:
+    """Return the views of a step, and the step and its parts."""
+    slices = random_slices(config.data.grid.size, 2 * config.num_scans).to(device)
+    training = Pretraining(config, slices, device)
+    training.train_step()
+    batch = training._batch(training.sample(), 0.5)
+    images = batch.views.images
+    maps = [x.detach().requires_grad_() for x in training.network(images)]
+    upstream = [torch.randn_like(x) for x in maps]
+
+    def loss() -> None:
+        parts = training.losses(tuple(maps), batch)
+        torch.stack([part.loss for part in parts]).sum().backward()
+
+    steps: Steps = {
+        "step": training.train_step,
+        "network": lambda: torch.autograd.backward(training.network(images), upstream),
+        "loss": loss,
+        "batch": lambda: training._batch(training.sample(), 0.5),
+        "optimiser": training.optimizer.step,
+    }
+    return len(images), steps
+
+
+def finetuning(config: FinetuneConfig, device: torch.device) -> tuple[int, Steps]:
+    """Return the slices of a step, and the step and its parts."""
+    slices = random_slices(config.data.grid.size, 4).to(device)
+    training = Finetuning(config, slices, device)
+    training.train_step(slices.images, slices.masks)
+    index = torch.arange(config.batch_size, device=device)
+    images, masks = slices.images[index], slices.masks[index].long()
+
+    def forward() -> Tensor:
+        with autocast(device, config.precision):
+            logits: Tensor = training.segmenter(images)
+        return logits
+
+    logits = forward().detach().requires_grad_()
+    upstream = torch.randn_like(logits)
+    steps: Steps = {
+        "step": lambda: training.train_step(slices.images, slices.masks),
+        "network": lambda: forward().backward(upstream),
+        "loss": lambda: supervised_loss(logits.float(), masks, config.dice_weight).backward(),
+        "batch": lambda: augment(images, masks, config.augment, training.generator),
+        "optimiser": training.optimizer.step,
+    }
+    return config.batch_size, steps
+
+
+def host_ms(step: Callable[[], object], device: Device) -> float:
+    """Return the least CPU time until a step returns."""
+    times = []
+    for _ in range(3):
+        device.synchronise()
+        begin = time.process_time()
+        step()
+        times.append(1e3 * (time.process_time() - begin))
+    return min(times)
+
+
+def measure(name: str, images: int, steps: Steps, rounds: int, device: Device) -> dict[str, Any]:
+    """Return the row of one stage."""
+    times = {key: one["time_ms"] for key, one in time_steps(steps, rounds, device).items()}
+    row: dict[str, Any] = {"stage": name, "images": images, "step_ms": times["step"]}
+    row |= {"images_per_s": round(1e3 * images / times["step"], 1)}
+    row |= {"ceiling_per_s": round(1e3 * images / times["network"], 1)}
+    row |= {f"{part}_share": round(times[part] / times["step"], 4) for part in PARTS}
+    return row | {"host_ms": round(host_ms(steps["step"], device), 2)}
+
+
+def line(row: dict[str, Any]) -> str:
+    shares = ", ".join(f"{part} {row[f'{part}_share']:.1%}" for part in PARTS)
+    compiled = " compiled" if row["compiled"] else ""
+    return (
+        f"{row['preset']} {row['stage']}{compiled}: {row['images']} images of {row['size']}, "
+        f"{row['step_ms']:,.1f} ms, {row['images_per_s']:,.1f} images/s of "
+        f"{row['ceiling_per_s']:,.1f}; {shares}; host {row['host_ms']:,.1f} ms"
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_training", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    presets = ["acdc-cpu", "acdc-paper"]
+    parser.add_argument("--preset", nargs="+", default=presets, metavar="X")
+    stages = ["pretrain", "finetune"]
+    parser.add_argument("--stage", nargs="+", choices=stages, default=stages)
+    parser.add_argument("--scans", type=int, help="scans of a pre-training batch; default preset's")
+    parser.add_argument("--size", type=int, help="side of the slices; default preset's")
+    parser.add_argument("--compile", action="store_true", help="also measure it compiled")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="result file")
+    parser.add_argument("--append", action="store_true", help="add to the result file")
+    return parser.parse_args(arguments)
+
+
+def rows_of(args: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
+    """Measure and print every preset, stage and way."""
+    rows = []
+    where = torch.device(device.where)
+    for preset in args.preset:
+        file = preset_path(preset)
+        for stage in args.stage:
+            for compiled in (False, True) if args.compile else (False,):
+                if stage == "pretrain":
+                    first = stage_config(PretrainConfig, "pretrain", file)
+                    first = replace(first, data=resized(first.data, args.size), compile=compiled)
+                    first = replace(first, num_scans=args.scans or first.num_scans)
+                    images, steps = pretraining(first, where)
+                    size = first.data.grid.size
+                else:
+                    second = stage_config(FinetuneConfig, "finetune", file)
+                    second = replace(second, data=resized(second.data, args.size))
+                    images, steps = finetuning(replace(second, compile=compiled), where)
+                    size = second.data.grid.size
+                row = {"preset": preset, "size": size, "compiled": compiled}
+                rows.append(row | measure(stage, images, steps, args.rounds, device))
+                print(line(rows[-1]), flush=True)
+    return rows
+
+
+def resized(data: Any, size: int | None) -> Any:
+    return replace(data, grid=replace(data.grid, size=size)) if size else data
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write; return the exit code."""
+    args = parse(arguments)
+    device: Device = OneThread() if args.device == "cpu" else DEVICES[args.device]()
+    if lack := device.lacks():
+        print(lack, file=sys.stderr)
+        return 2
+    threads = torch.get_num_threads()
+    if device.name == "cpu":
+        torch.set_num_threads(1)
+    try:
+        rows = rows_of(args, device)
+    finally:
+        torch.set_num_threads(threads)
+    path = args.json
+    if path is None and device.name != "cpu":
+        path = REPOSITORY / "benchmarks" / "results" / device.slug() / "training.json"
+    if path is not None:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        head = provenance("benchmarks.bench_training", given) | device.facts()
+        write_result(path, {**head, "rows": rows}, append=args.append)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
