@@ -64,7 +64,7 @@ def random_slices(size: int, num_scans: int) -> Slices:
         slice_index=torch.arange(SLICES_PER_SCAN).repeat(num_scans),
         num_slices=torch.full((n,), SLICES_PER_SCAN),
         meta={"patient": scan // 2, "phase": scan % 2},
-        categories={},
+        categories={"patient": [f"{k:03d}" for k in range(num_scans)], "phase": ["ED", "ES"]},
     )
 
 
