@@ -22,7 +22,7 @@ test-all: .venv/installed-dev
 
 # Ten minutes of random batches against a dense formula; `make test` takes some seconds of it.
 fuzz: .venv/installed-dev
-	SPCL_FUZZ_SECONDS=150 $(BIN)/python -m pytest tests/fuzz $(PYTEST_FLAGS)
+	SPCL_FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/fuzz $(PYTEST_FLAGS)
 
 # The native ops with checks of memory and of undefined behaviour, in a build of their own.
 sanitize: .venv/installed-dev

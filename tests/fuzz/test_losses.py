@@ -1,93 +1,103 @@
 """Random batches against the dense formula: seconds in `make test`, ten minutes in `make fuzz`.
 
-SPCL_FUZZ_SECONDS is how long every test goes on with new batches; without it they are always the
-same.
+SPCL_FUZZ_SECONDS is how long all tests together go on with new batches; without it they are always
+the same.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import strategies as st
 
-from spcl_fast import native
-
 sys.path.append(str(Path(__file__).parent))  # the ranks import it by its name
 sys.path.append(str(Path(__file__).parents[1] / "distributed"))
 
 fuzz_cases: Any = importlib.import_module("fuzz_cases")
+fuzz_infonce: Any = importlib.import_module("fuzz_infonce")
+fuzz_search: Any = importlib.import_module("fuzz_search")
+fuzz_y_aware: Any = importlib.import_module("fuzz_y_aware")
 rank_programs: Any = importlib.import_module("rank_programs")
 
-SECONDS = float(os.environ.get("SPCL_FUZZ_SECONDS", "0"))
-INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
-FLOATS = [torch.float64, torch.float32, torch.float16]
-
-
-def powers(low: float, high: float) -> Any:
-    return st.floats(low, high).map(lambda x: 10.0**x)
+IMPLS = list(fuzz_search.EXAMPLES)
+FLOATS, INTEGERS = fuzz_search.FLOATS, fuzz_search.INTEGERS
 
 
 @st.composite
-def cases(draw: Callable[..., Any], impl: str, world: int = 1) -> Any:
-    """Draw a batch: no rows, one, several, and more than a tile of the CPU kernels."""
-    dtypes = [torch.float32, torch.float16, torch.bfloat16]
+def paced(draw: Callable[..., Any], impl: str, world: int = 1) -> Any:
+    """Draw a batch of the self-paced loss."""
     window = draw(st.sampled_from([None, None, 0.0, 0.25, 0.3, 1.0]))
-    most = 40 if world > 1 else 150
-    size = st.one_of(st.integers(0, 12), st.integers(0, most))
+    size = fuzz_search.numbers_of_rows(40 if world > 1 else fuzz_search.MOST_ROWS[impl])
+    kinds = st.sampled_from(INTEGERS if window is None else FLOATS + INTEGERS)
+    queue = draw(st.one_of(st.none(), st.lists(st.integers(0, 9), max_size=4).map(tuple)))
+    large = [0, 20_260_101] + [2**60] * (window is None)
     return fuzz_cases.Case(
-        seed=draw(st.integers(0, 2**31)),
+        **{name: draw(x) for name, x in fuzz_search.rows(impl).items()},
         sizes=tuple(draw(size) for _ in range(world)),
-        bank=draw(st.one_of(st.none(), st.integers(0, 12))),
-        features=draw(st.sampled_from([1, 3, 8, 17, 64])),
-        dtype=draw(st.sampled_from(dtypes + [torch.float64] * (impl != "native"))),
-        stride=draw(st.sampled_from(["rows", "columns", "every other", "expanded"])),
-        norm=draw(st.one_of(st.just(1.0), st.just(0.0), powers(-3, 1.5))),
-        copies=draw(st.integers(0, 6)),
-        tau=draw(st.one_of(st.just(0.07), st.floats(0.005, 10))),
-        learnable=draw(st.booleans()),
-        gamma=draw(st.one_of(st.just(torch.inf), powers(-30, 3), st.floats(0.5, 20))),
+        bank=draw(
+            st.one_of(st.none(), st.integers(0, 12)) if queue is None else st.integers(1, 12)
+        ),
+        queue=queue,
+        gamma=draw(st.one_of(st.just(torch.inf), fuzz_search.powers(-30, 3), st.floats(0.5, 20))),
         gamma_is_tensor=draw(st.booleans()),
         mode=draw(st.sampled_from(["hard", "linear"])),
-        label_dtype=draw(st.sampled_from(INTEGERS if window is None else FLOATS + INTEGERS)),
+        label_dtype=draw(kinds),
+        bank_label_dtype=draw(kinds),
         classes=draw(st.integers(1, 9)),
+        first_class=draw(st.sampled_from(large)),
         window=window,
-        impl=impl,
     )
 
 
-def search(strategy: Any, check: Callable[[Any], None], examples: int) -> None:
-    """Check `examples` cases, or as many as SPCL_FUZZ_SECONDS allow."""
-    settings = hypothesis.settings(
-        max_examples=examples if SECONDS == 0 else 200,
-        derandomize=SECONDS == 0,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+@st.composite
+def pairs(draw: Callable[..., Any], impl: str, world: int = 1) -> Any:
+    """Draw a batch of InfoNCE."""
+    size = fuzz_search.numbers_of_rows(30 if world > 1 else fuzz_search.MOST_ROWS[impl])
+    return fuzz_infonce.Case(
+        **{name: draw(x) for name, x in fuzz_search.rows(impl).items()},
+        sizes=tuple(draw(size) for _ in range(world)),
+        others=draw(st.one_of(st.just(0), st.integers(0, 12))),
+        symmetric=draw(st.booleans()),
     )
-    test = settings(hypothesis.given(strategy)(check))
-    end = time.monotonic() + SECONDS
-    test()
-    while time.monotonic() < end:
-        test()
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked", "native"])
-def test_one_process(impl: str, request: pytest.FixtureRequest) -> None:
-    if impl == "native" and not native.is_built():
-        pytest.skip("spcl_fast._C is not built")
-    if impl == "chunked":
-        request.getfixturevalue("small_panels")
-    search(cases(impl), lambda case: fuzz_cases.check(case, fuzz_cases.run(case)), 40)
+@st.composite
+def continuous(draw: Callable[..., Any], impl: str) -> Any:
+    """Draw a batch of the y-aware loss."""
+    return fuzz_y_aware.Case(
+        **{name: draw(x) for name, x in fuzz_search.rows(impl).items()},
+        size=draw(fuzz_search.numbers_of_rows(fuzz_search.MOST_ROWS[impl])),
+        sigma=draw(st.one_of(st.just(0.1), fuzz_search.powers(-3, 2))),
+        label_dtype=draw(st.sampled_from(FLOATS + INTEGERS)),
+        first_label=draw(st.sampled_from([0.0, 20_260_101.0])),
+    )
+
+
+LOSSES: dict[str, tuple[Any, Any]] = {
+    "self-paced": (paced, fuzz_cases),
+    "infonce": (pairs, fuzz_infonce),
+    "y-aware": (continuous, fuzz_y_aware),
+}
+# of SPCL_FUZZ_SECONDS: the self-paced loss has the most that may go wrong
+SHARES = {"self-paced": 0.12, "infonce": 0.05, "y-aware": 0.03}
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_one_process(name: str, impl: str, request: pytest.FixtureRequest) -> None:
+    fuzz_search.prepare(impl, request)
+    strategy, loss = LOSSES[name]
+    examples = fuzz_search.EXAMPLES[impl]
+    fuzz_search.search(
+        strategy(impl), lambda case: loss.check(case, loss.run(case)), examples, SHARES[name]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,4 +118,17 @@ def test_two_ranks(ranks: Any) -> None:
         assert results[1].loss == whole.loss
         fuzz_cases.check(case, whole)
 
-    search(cases("auto", world=2), check, 25)
+    fuzz_search.search(paced("auto", world=2), check, 25, 0.15)
+
+
+def test_pairs_of_two_ranks(ranks: Any) -> None:
+    def check(case: Any) -> None:
+        results = ranks.run_all(fuzz_infonce.run_rank, case)
+        whole, sizes = results[0], case.sizes
+        whole.danchors = torch.cat([x.danchors.double() / 2 for x in results])
+        own = [x.drefs[:n].double() / 2 for x, n in zip(results, sizes, strict=True)]
+        whole.drefs = torch.cat([*own, whole.drefs[sizes[0] :].double()])
+        assert results[1].loss == whole.loss
+        fuzz_infonce.check(case, whole)
+
+    fuzz_search.search(pairs("auto", world=2), check, 10, 0.05)
