@@ -13,9 +13,9 @@ PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-ar
 demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
 
-# Without the tests marked slow, so that they can be run after every change.
+# Without the tests marked slow, so that they can be run after every change; two at a time.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest -m 'not packaging' $(PYTEST_FLAGS)
@@ -31,7 +31,6 @@ sanitize: .venv/installed-dev
 # On a machine with a CUDA device: the extension for it, the tests that need it, a few minutes of
 # benchmarks into benchmarks/results, and their table.
 gpu: .venv/installed-dev
-	$(PIP) pytest-xdist
 	capability=$$($(BIN)/python -c 'import torch; \
 		print("%d.%d" % torch.cuda.get_device_capability())') && \
 	SPCL_BUILD=cuda TORCH_CUDA_ARCH_LIST=$$capability $(PIP) --no-build-isolation --editable .

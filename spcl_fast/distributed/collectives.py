@@ -267,4 +267,7 @@ def _all_reduced(x: Tensor, group: Any, op: Any) -> Tensor:
 
 def _bytes(x: Tensor) -> Tensor:
     """Return a contiguous view or copy as bytes, which every backend can move."""
-    return x.contiguous().view(torch.uint8)
+    x = x.contiguous()
+    if x.stride(-1) != 1:  # which does not matter to a dimension of size 1, but to a view
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.view(torch.uint8)

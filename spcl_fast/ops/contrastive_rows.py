@@ -73,6 +73,7 @@ def contrastive_rows(
         check_no_references(label)
     paced = tuple(checked(label, z) for label in labels)
     name = resolve_for(impl, z)
+    z, _ = rows_for(name, z, None)  # once, so that the gradients of all parts add up in float32
     if name == "reference":
         lse = pair_lse(z, tau, impl=impl)
         options: dict[str, Any] = {"tau": tau, "mode": mode, "impl": impl}
@@ -80,7 +81,6 @@ def contrastive_rows(
             positive_pair_loss(z, lse, x.values, gamma=x.gamma, window=x.window, **options)
             for x in paced
         ]
-    z, _ = rows_for(name, z, None)
     # The Function cannot see it: it runs without gradients, and its inputs still require them.
     has_backward = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in (z, tau)

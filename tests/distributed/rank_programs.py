@@ -298,6 +298,12 @@ def few_rows(rank: int, world: int, num_rows: int, kind: str) -> tuple[float, fl
     return out.loss.item(), z.grad.abs().sum().item()
 
 
+def rows_with_gaps(rank: int, world: int) -> float:
+    """One row of one feature a rank, which lies apart from the next in memory."""
+    z, labels = torch.ones(2, 2, dtype=torch.float16), torch.zeros(2, dtype=torch.int64)
+    return SupConLoss(group=dist.group.WORLD)(z[::2, ::2], labels[::2]).loss.item()
+
+
 def count_pairs(rank: int, world: int, case: Case) -> int:
     """Twice the unordered pairs that this rank's log-sum-exps visit."""
     import sys

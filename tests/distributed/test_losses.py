@@ -185,6 +185,12 @@ def test_few_rows(num_rows: int, kind: str, ranks_of: Any) -> None:
         assert answer == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
+# A tensor of one element is contiguous whatever its strides, and a view as bytes reads them.
+def test_rows_with_gaps(ranks_of: Any) -> None:
+    losses = ranks_of(2).run_all(rank_programs.rows_with_gaps)
+    assert losses == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
 def test_ranks_that_differ_all_raise(ranks_of: Any) -> None:
     for answer in ranks_of(2).run(rank_programs.other_widths):
         assert answer.kind == "ValueError"

@@ -51,7 +51,8 @@ class Similarities:
 
     def rounding_of(self, parts: Tensor) -> Tensor:
         """Return how far sums of parts that cancel may be off, h among them."""
-        eps = 8 * torch.finfo(self.work).eps
+        terms = max(len(self.z), len(self.refs))
+        eps = (8 + 2 * math.sqrt(terms)) * torch.finfo(self.work).eps
         if self.impl == "triton" and self.dtype in (torch.float16, torch.bfloat16):
             eps += torch.finfo(self.dtype).eps / 2  # tensor cores take h in the dtype of the rows
         return eps * parts

@@ -22,6 +22,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "supcon": lambda z: SupConLoss()(z, Y).loss,
     "self-paced": lambda z: SelfPacedContrastiveLoss()(z, Y, gamma=9.0).loss,
     "bank": lambda z: SupConLoss()(z, Y, bank=BANK, bank_labels=BANK_Y).loss,
+    "reference": lambda z: SelfPacedContrastiveLoss(impl="reference")(z, Y).loss,
     "infonce": lambda z: InfoNCELoss()(z[:8], z[8:]).loss,
     "ntxent": lambda z: NTXentLoss()(z[:8], z[8:]).loss,
     "y-aware": lambda z: YAwareLoss()(z, Y / 4).loss,
