@@ -1,18 +1,20 @@
-"""Segment images with the network of a run."""
+"""Segment images with the network of a run, or with those of several."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.evaluate.cases import Frame, VolumeChoice, cases_of
+from spcl_fast.segmentation.evaluate.ensemble import Ensemble
 from spcl_fast.segmentation.evaluate.predict import out_file, segment_images, write_summary
 from spcl_fast.segmentation.evaluate.reading import Reading, reading_of
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.runs.config import stage_config
+from spcl_fast.segmentation.runs.config import ConfigError, stage_config
 from spcl_fast.segmentation.runs.device import Device, set_up_device
 from spcl_fast.segmentation.runs.network import load_segmenter
 from spcl_fast.segmentation.runs.progress import say
@@ -23,7 +25,7 @@ class PredictConfig:
     """Segment images with a trained network.
 
     Attributes:
-        run: Run folder of `finetune`.
+        run: Run folder of `finetune`, or several, whose probabilities are averaged.
         images: An image, or a folder of them: .nii, .nii.gz, .mhd, .mha, or the .h5 of SSL4MIS.
         out: Folder for NAME_pred.nii.gz; existing files of that name are replaced.
         device: "auto" uses CUDA if available.
@@ -36,9 +38,11 @@ class PredictConfig:
         stack_axis: Voxel axis of the files, 0 to 2, along which slices are stacked, with the axes
             as they are stored. None turns the axes to those of the training images, and stacks
             along the axis with the largest voxels.
+        flips: Also segment mirrored images, and average: four times the work.
+        largest_component: Keep the largest connected component of every class.
     """
 
-    run: Path
+    run: tuple[Path, ...]
     images: Path
     out: Path
     device: Device = "auto"
@@ -46,6 +50,13 @@ class PredictConfig:
     channel: int | Literal["none"] | None = None
     frame: Frame | None = None
     stack_axis: Literal[0, 1, 2] | None = None
+    flips: bool = False
+    largest_component: bool = False
+
+    def __post_init__(self) -> None:
+        """Take a single run for a tuple of one."""
+        if isinstance(self.run, (str, Path)):
+            object.__setattr__(self, "run", (Path(self.run),))
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -58,16 +69,19 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, CheckpointError: The run cannot be used.
         DataError: There is no image, two of them would share an output, or some failed.
     """
-    trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
-    reading = reading_of(config.run)
+    trained, reading = _common(config.run)
     choice = _choice(config, trained, reading)
     cases = cases_of(config.images, config.out, choice)
-    model = load_segmenter(config.run, trained.model).to(set_up_device(config.device))
+    models = [load_segmenter(run, trained.model) for run in config.run]
+    is_plain = len(models) == 1 and not config.flips
+    model = models[0] if is_plain else Ensemble(models, flips=config.flips)
+    model.to(set_up_device(config.device))
     for folder in (config.out, *([config.summary.parent] if config.summary else [])):
         folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     turning = replace(reading.turning, stack_axis=config.stack_axis)
-    rows = segment_images(cases, config.out, model, trained.data.grid, turning)
+    grid, largest = trained.data.grid, config.largest_component
+    rows = segment_images(cases, config.out, model, grid, turning, largest=largest)
     if config.summary:
         write_summary(config.summary, rows, trained.model.num_classes)
     written = [out_file(config.out, row["case"]) for row in rows if "error" not in row]
@@ -77,6 +91,24 @@ def predict(config: PredictConfig) -> list[Path]:
         images = f"{failed} of {len(cases)} images"
         raise DataError(f"{images} could not be read or segmented, see above")
     return written
+
+
+def _common(runs: Sequence[Path]) -> tuple[FinetuneConfig, Reading]:
+    """Return the configuration of the first run and how images are read, the same in all.
+
+    Raises:
+        ConfigError: The runs differ in what an ensemble must share.
+    """
+    configs = [stage_config(FinetuneConfig, "finetune", run / "config.yaml") for run in runs]
+    readings = [reading_of(run) for run in runs]
+    shared = [(c.model, c.data.grid, reading) for c, reading in zip(configs, readings, strict=True)]
+    for run, one in zip(runs, shared, strict=True):
+        if one != shared[0]:
+            raise ConfigError(
+                f"run must name runs of one model, grid and way to read images, got {runs[0]} "
+                f"and {run}"
+            )
+    return configs[0], readings[0]
 
 
 def _choice(config: PredictConfig, trained: FinetuneConfig, reading: Reading) -> VolumeChoice:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from spcl_fast.segmentation.data.meta_labels import position_partition
 
@@ -68,3 +71,22 @@ class GroupSampler:
         priority = priority.masked_fill(members < 0, -1.0)
         chosen = members.gather(2, priority.topk(self._slices_per_partition, dim=2).indices)
         return chosen[chosen >= 0]
+
+
+class GroupBatches(Sampler[list[int]]):
+    """The batches of a `GroupSampler` for a `torch.utils.data.DataLoader`, as its batch_sampler.
+
+    Args:
+        sample: Draws a batch.
+        num_batches: Batches of an epoch.
+    """
+
+    def __init__(self, sample: GroupSampler, num_batches: int) -> None:
+        self._sample, self._num_batches = sample, num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(self._num_batches):
+            yield self._sample().tolist()
+
+    def __len__(self) -> int:
+        return self._num_batches

@@ -14,11 +14,13 @@ import torch
 
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data import image_file
+from spcl_fast.segmentation.data.arrays import AffineArray, LabelArray
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.volume import stacked, write_labels
 from spcl_fast.segmentation.evaluate.axes import Turning
 from spcl_fast.segmentation.evaluate.cases import Case
+from spcl_fast.segmentation.evaluate.ensemble import Ensemble, largest_components
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.networks import UNet
 from spcl_fast.segmentation.runs.progress import progress_bar, say
@@ -27,9 +29,11 @@ from spcl_fast.segmentation.runs.progress import progress_bar, say
 def segment_images(
     cases: Mapping[str, Case],
     out: Path,
-    model: UNet,
+    model: UNet | Ensemble,
     grid: Grid,
     turning: Turning,
+    *,
+    largest: bool = False,
 ) -> list[dict[str, Any]]:
     """Write the labels of every image; a failure is reported and the others continue.
 
@@ -39,6 +43,7 @@ def segment_images(
         model: Segmenter with 1 input channel.
         grid: The grid the model was trained on.
         turning: How the axes of the images are turned.
+        largest: Keep the largest component of every class.
 
     Returns:
         A row per case: seconds, voxels and millilitres of each class, or the error.
@@ -47,9 +52,9 @@ def segment_images(
     with progress_bar("predict", len(cases)) as show:
         for step, (name, case) in enumerate(cases.items(), 1):
             try:
-                rows.append(
-                    {"case": name, **_segment(case, out_file(out, name), model, grid, turning)}
-                )
+                label, row = _segment(case, model, grid, turning, largest=largest)
+                write_labels(out_file(out, name), *label)
+                rows.append({"case": name, **row})
             except Exception as error:  # one bad case must not stop the others
                 message = _sentence(case.path, error)
                 say(f"skipped: {message}")
@@ -63,8 +68,10 @@ def out_file(out: Path, case: str) -> Path:
     return out / f"{case}_pred.nii.gz"
 
 
-def _segment(case: Case, target: Path, model: UNet, grid: Grid, turning: Turning) -> dict[str, Any]:
-    """Write the labels of one volume; return its figures."""
+def _segment(
+    case: Case, model: UNet | Ensemble, grid: Grid, turning: Turning, *, largest: bool
+) -> tuple[tuple[LabelArray, AffineArray], dict[str, Any]]:
+    """Return the labels of one volume with their affine, and its figures."""
     start = time.perf_counter()
     if case.error:
         raise DataError(case.error)
@@ -75,12 +82,14 @@ def _segment(case: Case, target: Path, model: UNet, grid: Grid, turning: Turning
     turned = replace(geometry, spacing_mm=axes.spacing_mm(geometry))
     image, spacing_mm = stacked(axes.turned(array), turned, axes.stack_axis)
     label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
-    write_labels(target, axes.labels_back(label.numpy()), geometry.affine)
+    if largest:
+        label = largest_components(label)
+    back = axes.labels_back(label.numpy()), geometry.affine
     row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3)}
     voxels = torch.bincount(label.flatten(), minlength=model.out.out_channels).tolist()
     voxel_ml = math.prod(spacing_mm) / 1000.0  # 1000 cubic millimetres are a millilitre
     row |= {f"voxels_{k}": count for k, count in enumerate(voxels)}
-    return row | {f"ml_{k}": round(count * voxel_ml, 3) for k, count in enumerate(voxels)}
+    return back, row | {f"ml_{k}": round(count * voxel_ml, 3) for k, count in enumerate(voxels)}
 
 
 def _sentence(path: Path, error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.evaluate.metrics import Absent
 from spcl_fast.segmentation.finetune.semi.config import SemiConfig
+from spcl_fast.segmentation.networks.encoders import UNET
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.device import Device, Precision
 from spcl_fast.segmentation.runs.network import ModelConfig
@@ -89,5 +90,10 @@ class FinetuneConfig:
         for name in ("steps", "batch_size", "val_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.model.encoder != UNET:
+            raise ValueError(
+                f"model.encoder must be unet in finetune, got {self.model.encoder}: load its "
+                "weights into a segmenter of your own"
+            )
         if not self.dice_weight >= 0:
             raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}")

@@ -38,11 +38,19 @@ from spcl_fast.segmentation.runs.optim import finite_loss
 from spcl_fast.segmentation.runs.pretrained_on import read_pretrained_on
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 from spcl_fast.segmentation.runs.ranks import Ranks
-from spcl_fast.segmentation.runs.run import Run, save_weights
+from spcl_fast.segmentation.runs.run import Listener, Run, save_weights
 
 
-def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
+def finetune(
+    config: FinetuneConfig, *, resume: bool = False, log: Listener | None = None
+) -> Evaluation:
     """Train on the labelled scans, evaluate on the test scans; return the evaluation.
+
+    Args:
+        config: What to train.
+        resume: Continue the run of the folder, if it holds one.
+        log: Called with the kind, the step and the values of every line of the log, as other
+            loggers take them; of several ranks, on the first.
 
     Raises:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
@@ -52,6 +60,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> Evaluation:
     data = ranks.first_then_others(lambda: _prepare(config, device))
     training = Finetuning(config, data.slices, device)
     run = ranks.on_first(lambda: Run.start(config.out, config, "finetune", resume=resume))
+    if run is not None:
+        run.listener = log
     if resume and (state := ranks.told(run.load_state() if run else None)):
         training.load(state)
     _train(config, training, data, run)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from spcl_fast.ops import Impl
 from spcl_fast.segmentation.data.augment import AugmentConfig
+from spcl_fast.segmentation.networks.encoders import UNET
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.device import Device, Precision
 from spcl_fast.segmentation.runs.network import ModelConfig
@@ -276,7 +277,11 @@ class PretrainConfig:
             )
         if self.cached_chunk < 0:
             raise ValueError(f"cached_chunk must not be negative, got {self.cached_chunk}")
-        if self.cached_chunk and self.model.norm == "batch":
+        if self.model.encoder != UNET and self.dense_weight:
+            raise ValueError(
+                f"dense_weight must be 0 with another encoder, got {self.dense_weight}"
+            )
+        if self.cached_chunk and self.model.encoder == UNET and self.model.norm == "batch":
             raise ValueError("model.norm must be group with cached_chunk, got batch")
         if self.noise_known and not self.label_noise:
             raise ValueError("noise_known needs label_noise above 0, got 0")

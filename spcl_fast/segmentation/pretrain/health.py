@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.meta_labels import position_partition
 from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.networks.encoders import last_map
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
 from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.runs.run import Run
@@ -26,7 +27,7 @@ def feature_maps(encoder: nn.Module, images: Tensor, batch_size: int = 128) -> T
     """Return the encoder's last map of every image, (n, C, h, w), in evaluation mode."""
     starts = range(0, len(images), batch_size)
     with evaluation_mode(encoder):
-        return torch.cat([encoder(images[i : i + batch_size])[-1] for i in starts])
+        return torch.cat([last_map(encoder(images[i : i + batch_size])) for i in starts])
 
 
 def pooled(maps: Tensor) -> Tensor:

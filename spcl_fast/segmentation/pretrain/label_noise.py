@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spcl_fast.atomic_file import atomic_file
+from spcl_fast.segmentation.networks.encoders import last_map
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
 from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.runs.run import Run
@@ -91,7 +92,7 @@ def wrong_pairs(
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for index, views in batches:
         with evaluation_mode(encoder):
-            pairs = moment.pairs(encoder(views)[-1], noisy[index])
+            pairs = moment.pairs(last_map(encoder(views)), noisy[index])
         audited = pairs.positive & (index[:, None] != index)
         wrong = clean[index][:, None] != clean[index]
         columns.append((pairs.weight[audited], pairs.loss[audited], wrong[audited]))

@@ -22,19 +22,25 @@ from spcl_fast.segmentation.runs.device import set_up_device
 from spcl_fast.segmentation.runs.optim import finite_loss
 from spcl_fast.segmentation.runs.progress import progress_bar, say
 from spcl_fast.segmentation.runs.ranks import Ranks
-from spcl_fast.segmentation.runs.run import Run
+from spcl_fast.segmentation.runs.run import Listener, Run
 
 COLLAPSE_TOLERANCE = 0.01  # of log(N - 1): closer than this, the loss is that of equal rows
 COLLAPSE_COSINE = 0.95  # mean cosine between rows above which an embedding is called collapsed
 EPOCH_MEANS = ("loss", "mean_weight", "collapse")
 
 
-def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
+def pretrain(config: PretrainConfig, *, resume: bool = False, log: Listener | None = None) -> Path:
     """Pre-train; return the path of the encoder's weights, encoder.safetensors.
 
     If the decoder is trained, decoder.safetensors is written beside it. On a CPU, a run that was
     killed and resumed ends with bitwise the same weights as one that was not (with the same number
     of threads).
+
+    Args:
+        config: What to train.
+        resume: Continue the run of the folder, if it holds one.
+        log: Called with the kind, the step and the values of every line of the log, as other
+            loggers take them; of several ranks, on the first.
 
     Raises:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
@@ -50,6 +56,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
     steps, is_warned = config.epochs * config.steps_per_epoch, False
 
     run = ranks.on_first(lambda: Run.start(config.out, config, "pretrain", resume=resume))
+    if run is not None:
+        run.listener = log
     if resume and (state := ranks.told(run.load_state() if run else None)):
         training.load(state)
     with progress_bar(f"pretrain {config.out.name}", steps, training.step) as show:

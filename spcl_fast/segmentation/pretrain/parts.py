@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.segmentation.networks import DenseProjectionHead, UNetDecoder
+from spcl_fast.segmentation.networks.encoders import last_map
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import ContrastStep, contrastive_step
 from spcl_fast.segmentation.pretrain.dense import dense_step
@@ -47,11 +48,13 @@ class PretrainNetwork(nn.Module):
         config: The pre-training.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: UNetDecoder, config: PretrainConfig) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: UNetDecoder | None, config: PretrainConfig
+    ) -> None:
         super().__init__()
         self.encoder, self.config = encoder, config
         self._decoder = (decoder,)  # a tuple hides the blocks that are not used from nn.Module
-        if config.dense_weight:
+        if decoder is not None and config.dense_weight:
             self.decoder = decoder_blocks(decoder, config.dense.num_blocks)
 
     def forward(self, views: Tensor) -> tuple[Tensor, ...]:
@@ -59,9 +62,10 @@ class PretrainNetwork(nn.Module):
         config = self.config
         with autocast(views.device, config.precision):
             features = self.encoder(views)
-            if not config.dense_weight:
-                return (features[-1],)
-            return features[-1], self._decoder[0](features, config.dense.num_blocks)[-1]
+            (decoder,) = self._decoder
+            if decoder is None or not config.dense_weight:
+                return (last_map(features),)
+            return features[-1], decoder(features, config.dense.num_blocks)[-1]
 
 
 class PretrainLosses(nn.Module):

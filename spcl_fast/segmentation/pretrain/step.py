@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from spcl_fast.cached_step import cached_step
 from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
+from spcl_fast.segmentation.networks import UNetDecoder
+from spcl_fast.segmentation.networks.encoders import UNET, make_encoder, num_features
 from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import (
     ContrastStep,
@@ -34,7 +36,7 @@ from spcl_fast.segmentation.runs.network import (
     decoder_blocks,
     decoder_metadata,
     encoder_metadata,
-    load_encoder,
+    fill_encoder,
     make_network,
 )
 from spcl_fast.segmentation.runs.optim import make_optimizer, set_lr, warmup_cosine
@@ -60,15 +62,13 @@ class Pretraining:
         if config.noise_known:
             self.columns = known_labels(self.clean, self.noisy)
         torch.manual_seed(config.seed)
-        network = make_network(config.model)
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.encoder, self.decoder = network.encoder, network.decoder
+        channels = self._make_network(device)
         if config.init is not None:
-            load_encoder(network, config.init, config.model)
-        self.heads = make_heads(self.encoder.channels[-1], config.loss).to(device)
+            fill_encoder(self.encoder, config.init, config.model)
+        self.heads = make_heads(channels[-1], config.loss).to(device)
         parts: dict[str, nn.Module] = {"encoder": self.encoder, "heads": self.heads}
-        if config.dense_weight:
-            self.dense_head = make_dense_head(self.encoder.channels, config.dense).to(device)
+        if self.decoder is not None and config.dense_weight:
+            self.dense_head = make_dense_head(channels, config.dense).to(device)
             self.decoder_part = decoder_blocks(self.decoder, config.dense.num_blocks)
             parts |= {"decoder": self.decoder_part, "dense_head": self.dense_head}
         self.model = nn.ModuleDict(parts)
@@ -84,6 +84,21 @@ class Pretraining:
         self.sample = self._sampler(self.generator)
         self.step, self.num_rows = 0, 0
         self._make_parallel()
+
+    def _make_network(self, device: torch.device) -> tuple[int, ...]:
+        """Make the encoder, and its decoder if there is one; return the channels of its maps."""
+        model = self.config.model
+        self.encoder: nn.Module
+        self.decoder: UNetDecoder | None = None
+        if model.encoder == UNET:
+            network = make_network(model)
+            network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.encoder, self.decoder = network.encoder, network.decoder
+            return network.encoder.channels
+        self.encoder = make_encoder(model.encoder)
+        channels = (num_features(self.encoder, self.config.data.grid.size),)
+        self.encoder.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return channels
 
     def _make_parallel(self) -> None:
         config = self.config

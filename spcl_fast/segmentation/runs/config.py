@@ -45,6 +45,15 @@ def preset_path(name: str) -> Path:
     return Path(str(resources.files("spcl_fast.segmentation") / "presets" / f"{name}.yaml"))
 
 
+def preset(cls: type[T], name: str) -> T:
+    """Return the configuration of a stage, `PretrainConfig` or `FinetuneConfig`, of a preset.
+
+    Raises:
+        ConfigError: No preset has that name.
+    """
+    return stage_config(cls, cls.__name__.removesuffix("Config").lower(), preset_path(name))
+
+
 def read_sections(path: Path) -> dict[str, dict[str, Any]]:
     """Read a configuration file into its sections.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.networks.encoders import UNET
 from spcl_fast.segmentation.networks.unet import Norm, UNetDecoder
 from spcl_fast.segmentation.runs.run import (
     CheckpointError,
@@ -21,17 +22,20 @@ from spcl_fast.segmentation.runs.run import (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net.
+    """The U-Net, or an encoder of one's own.
 
     Attributes:
         num_classes: Classes, the background among them.
         max_channels: Channels of its deepest level; 256 in the paper.
         norm: "batch" as in the paper; "group" sees every image by itself, whatever the batch.
+        encoder: "unet"; or "module:factory" or a registered name of another encoder, which only the
+            pre-training takes (`spcl_fast.segmentation.networks.encoders`).
     """
 
     num_classes: int = 4
     max_channels: int = 256
     norm: Norm = "batch"
+    encoder: str = UNET
 
 
 def make_network(config: ModelConfig) -> UNet:
@@ -41,6 +45,8 @@ def make_network(config: ModelConfig) -> UNet:
 
 def encoder_metadata(config: ModelConfig) -> dict[str, str]:
     """Return the metadata of an encoder checkpoint."""
+    if config.encoder != UNET:
+        return {"part": "encoder", "in_channels": "1", "encoder": config.encoder}
     channels = {"part": "encoder", "in_channels": "1", "max_channels": str(config.max_channels)}
     return channels | _norm_metadata(config)
 
@@ -88,10 +94,15 @@ def load_pretrained(model: UNet, path: Path, config: ModelConfig) -> None:
 
 
 def load_encoder(model: UNet, path: Path, config: ModelConfig) -> None:
-    """Load pre-trained weights into the encoder of `model`.
+    """Load pre-trained weights into the encoder of `model`; as `fill_encoder`."""
+    fill_encoder(model.encoder, path, config)
+
+
+def fill_encoder(encoder: torch.nn.Module, path: Path, config: ModelConfig) -> None:
+    """Load pre-trained weights into an encoder.
 
     Args:
-        model: Changed in place.
+        encoder: Changed in place.
         path: encoder.safetensors, or the run folder that holds it.
         config: The architecture it must have.
 
@@ -99,7 +110,7 @@ def load_encoder(model: UNet, path: Path, config: ModelConfig) -> None:
         CheckpointError: Missing, unreadable, or of another architecture.
     """
     file = path / "encoder.safetensors" if path.is_dir() else path
-    _fill(model.encoder, file, load_weights(file, encoder_metadata(config)))
+    _fill(encoder, file, load_weights(file, encoder_metadata(config)))
 
 
 def load_segmenter(path: Path, config: ModelConfig) -> UNet:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from spcl_fast.atomic_file import atomic_file, remove_partials
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
 
 STATE_FORMAT = 1
+Listener = Callable[[str, int, dict[str, Any]], None]  # the kind of a line, its step and values
 
 
 class CheckpointError(ValueError):
@@ -35,6 +36,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.listener: Listener | None = None
         self._log = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._tensorboard = _tensorboard_writer(folder)
 
@@ -66,13 +68,15 @@ class Run:
         return self.folder.name
 
     def log(self, kind: str, step: int, **values: Any) -> None:
-        """Append one line to metrics.jsonl, and to TensorBoard where it is installed."""
+        """Append one line to metrics.jsonl; tell TensorBoard, where installed, and the listener."""
         self._log.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._log.flush()
         if self._tensorboard is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        if self.listener is not None:
+            self.listener(kind, step, values)
 
     def save_state(self, step: int, **parts: Any) -> None:
         """Write state.pt: `parts` are state dicts and tensors."""

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -15,6 +17,7 @@ from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 from spcl_fast.segmentation.data.volume import read_image
 from spcl_fast.segmentation.evaluate import predict as module
+from spcl_fast.segmentation.evaluate.ensemble import Ensemble, largest_components
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
@@ -177,6 +180,24 @@ def test_folders_that_cannot_be_made_are_named(run, images, tmp_path, capsys):
     for words in ([taken], [taken / "x"], [tmp_path / "out", "--summary", taken / "s.csv"]):
         assert main([*start, *map(str, words)]) == 1
         assert f"spcl-fast predict: {taken}" in capsys.readouterr().err
+
+
+def test_several_runs_with_flips_and_the_largest_component(run, images, tmp_path, capsys):
+    out = tmp_path / "labels"
+    words = ["--images", str(images / "b.nii.gz"), "--out", str(out), "--device", "cpu"]
+    options = ["--flips", "--largest-component"]
+    assert main(["predict", "--run", str(run), str(run), *words, *options]) == 0
+    found = np.asarray(nibabel.load(out / "b_pred.nii.gz").dataobj)
+    net = load_segmenter(run, ModelConfig(num_classes=3, max_channels=64))
+    image, spacing_mm, _ = read_image(images / "b.nii.gz")
+    labels = segment_volume(Ensemble([net], flips=True), torch.from_numpy(image), spacing_mm, GRID)
+    assert np.array_equal(found, largest_components(labels).numpy().T)
+    assert not np.array_equal(found, labels.numpy().T)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("spacing_mm: 4.0", "spacing_mm: 3.0"))
+    assert main(["predict", "--run", str(run), str(other), *words]) == 2
+    assert "run must name runs of one model, grid and way to read" in capsys.readouterr().err
 
 
 def test_one_file_and_again(run, images, tmp_path):
