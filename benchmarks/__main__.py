@@ -10,14 +10,16 @@ process. Peak memory is that of a fresh process on a CPU, and of the allocator o
 GF/s counts 4 N^2 D flops, or 8 N M D for N x M pairs; the device's best matrix product, and on a
 GPU the copy bandwidth, are timed in the same rounds. On a GPU the default result file is
 benchmarks/results/NAME/losses.json. --quick is what `make gpu` runs: the lists of QUICK, varied one
-at a time, few runs, and a table at the end. Exit code 1 if one of our providers is refused, 2
-without such a device.
+at a time, few runs, and a table at the end; then bench_training and bench_host. Exit code 1 if one
+of our providers is refused, 2 without such a device.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import sys
@@ -27,6 +29,7 @@ from typing import Any, get_args
 
 import torch
 
+from benchmarks import bench_training
 from benchmarks._provenance import REPOSITORY, provenance, write_result
 from benchmarks.compare import Comparison, Limits, Row, facts
 from benchmarks.device import DEVICES, Device
@@ -141,8 +144,19 @@ def compare(args: argparse.Namespace, device: Device, given: list[str]) -> int:
         write(path, comparison, given, append=args.append)
         if args.quick:
             print(render(json.loads(path.read_text(encoding="utf-8")), path.name))
+            more(args.device, path)
     refused = [row for row in comparison.left_out if row["reason"].startswith("refused")]
     return int(any(row["provider"] in OURS for row in refused))
+
+
+def more(device: str, path: Path) -> None:
+    """Measure training steps, and the host's share of losses, beside the result file `path`."""
+    rounds = ["--rounds", str(QUICK["rounds"])]
+    training, host = (str(path.with_name(f"{name}.json")) for name in ("training", "host"))
+    bench_training.main(["--device", device, *rounds, "--json", training])
+    if importlib.util.find_spec("triton") is not None:
+        bench_host = importlib.import_module("benchmarks.bench_host")
+        bench_host.main([*rounds, "--json", host])
 
 
 def grid(args: argparse.Namespace) -> list[tuple[Any, ...]]:

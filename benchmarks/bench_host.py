@@ -14,7 +14,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def measure(num_rows: int, dim: int, rounds: int, repeats: int) -> list[dict[str
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench_host", description=__doc__.splitlines()[0]
@@ -172,16 +172,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=100, help="steps of a round")
     parser.add_argument("--json", type=Path, help="result file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rows = measure(options.n, options.dim, options.rounds, options.repeats)
+    torch.set_num_threads(threads)
     for row in rows:
         times = "{host_us:7.0f} us of host, dense {dense_us:7.0f} us, ratio {ratio:.2f}"
         print(("{problem:11s} " + times + ", {launches} launches").format(**row))
     if options.json:
+        given = sys.argv[1:] if arguments is None else list(arguments)
         write_result(
             options.json,
-            {**provenance("benchmarks.bench_host", sys.argv[1:]), "rows": rows},
+            {**provenance("benchmarks.bench_host", given), "rows": rows},
             append=False,
         )
 

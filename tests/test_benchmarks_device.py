@@ -197,7 +197,13 @@ def test_quick_prints_a_table(cuda, stand_ins, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "REPOSITORY", tmp_path)
     some = ["--provider", "dense", "siglip-kernel", "--problem", "siglip"]
     small = [*SMALL, "--dtype", "float32", *some]
+    bench_host = pytest.importorskip("benchmarks.bench_host", exc_type=ImportError)
+    training, host = [], []
+    monkeypatch.setattr(command.bench_training, "main", training.extend)
+    monkeypatch.setattr(bench_host, "main", host.extend)
     assert command.main(["--device", "cuda", "--quick", *small]) == 0
+    assert training[:4] == ["--device", "cuda", "--rounds", "3"]
+    assert host[:2] == ["--rounds", "3"]
     out = capsys.readouterr().out
     assert "| SigLIP | float32 | 16 | 32 | siglip-kernel | 0.25 |" in out
     assert (tmp_path / "benchmarks" / "results" / "nvidia-fake-x1-80gb" / "losses.json").exists()
