@@ -7,6 +7,7 @@ out again what to launch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,13 +82,20 @@ def replayed(
 def _can_be_repeated(noted: Noted) -> bool:
     launcher, args = noted
     kinds = int, float, Tensor, type(None)
-    return launcher is not None and all(isinstance(x, kinds) for x in args)
+    is_known = (isinstance(x, kinds) or _is_descriptor(x) for x in args)
+    return launcher is not None and all(is_known)
+
+
+def _is_descriptor(x: object) -> bool:
+    """Return whether x describes a tensor to the tensor memory accelerator."""
+    return hasattr(x, "block_shape")
 
 
 class _Launch(NamedTuple):
     launcher: Callable[..., Any]
     args: list[Any]
     pointers: list[tuple[int, int, int]]  # place in args, which tensor, bytes from where it begins
+    descriptors: list[tuple[int, int, int]]  # the same
     numbers: list[tuple[int, int]]  # place in args, which number
 
 
@@ -110,10 +118,14 @@ class _Tape(NamedTuple):
             scratch = torch.empty(self.scratch_bytes, dtype=torch.uint8, device=device)
             begin = begins_at(device)
             begins: list[Any] = [None if x is None else begin(x) for x in (*inputs, *new, scratch)]
-            for launcher, noted, pointers, places in self.launches:
+            for launcher, noted, pointers, descriptors, places in self.launches:
                 args = noted.copy()
                 for place, k, offset in pointers:
                     args[place] = begins[k] + offset
+                for place, k, offset in descriptors:
+                    args[place] = copy.copy(args[place])
+                    base = begins[k] + offset
+                    args[place].base = base if isinstance(base, Tensor) else _Base(base)
                 for place, k in places:
                     args[place] = numbers[k]
                 launcher(*args)
@@ -122,6 +134,13 @@ class _Tape(NamedTuple):
 
 
 _tapes: dict[tuple[Any, ...], _Tape | None] = {}
+
+
+class _Base(int):
+    """The address of a tensor that a descriptor describes."""
+
+    def data_ptr(self) -> int:
+        return self
 
 
 class _Bytes:
@@ -200,11 +219,18 @@ def _tape(launches: Sequence[Noted], inputs: Sequence[Tensor | None], results: R
     owners = _Owners(inputs, results)
     noted = []
     for launcher, args in launches:
-        places = enumerate(args)
-        pointers = [(place, *owners.find(x)) for place, x in places if isinstance(x, Tensor)]
-        numbers = [(place, x.which) for place, x in enumerate(args) if isinstance(x, Number)]
-        plain = [None if isinstance(x, (Tensor, Number)) else x for x in args]
-        noted.append(_Launch(launcher, plain, pointers, numbers))
+        launch = _Launch(launcher, list(args), [], [], [])
+        for place, x in enumerate(args):
+            if isinstance(x, Tensor):
+                launch.pointers.append((place, *owners.find(x)))
+                launch.args[place] = None
+            elif isinstance(x, Number):
+                launch.numbers.append((place, x.which))
+            elif _is_descriptor(x):
+                launch.descriptors.append((place, *owners.find(x.base)))
+                launch.args[place] = copy.copy(x)
+                launch.args[place].base = None
+        noted.append(launch)
     new = [(x.shape, x.stride(), x.dtype) for x in owners.new]
     nothing = len(inputs) + len(new)
     which = [nothing if x is None else owners.find(x)[0] for x in results]

@@ -34,10 +34,18 @@ def _replays(monkeypatch: pytest.MonkeyPatch, is_emulated: bool) -> None:
         monkeypatch.setattr(emu_driver.Launcher, "__call__", hidden)
 
 
+class Descriptor:
+    """Stands for what describes x to the tensor memory accelerator."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.base, self.block_shape = x, [1]
+
+
 def launch(*args: Any) -> None:
     """Launch what stands for a compiled kernel: out = factor times x, of N floats."""
 
-    def launcher(x: Tensor, factor: float, out: Tensor) -> None:
+    def launcher(x: Tensor | Descriptor, factor: float, out: Tensor) -> None:
+        x = x.base if isinstance(x, Descriptor) else x
         with _disable_current_modes():
             x, out = (y.view(torch.uint8).view(torch.float32).flatten()[:N] for y in (x, out))
             out.copy_(factor * x)
@@ -62,7 +70,7 @@ class Scaled:
             out, third = torch.empty(N), torch.empty(N)
             between = torch.empty(2, N)
             launch(x, numbers[0], out)
-            launch(y, 1.5, between[1])
+            launch(Descriptor(y), 1.5, between[1])
             launch(between[1], 2.0, third)
             if self.uses_operator:
                 third = third + 0
