@@ -253,12 +253,12 @@ def test_to_moves_every_tensor(scans):
 
 def test_real_acdc_is_fast(tmp_path, real_data):
     scans = find_data(real_data / "acdc").scans[:40]
-    start = time.perf_counter()
+    start = time.process_time()
     slices = load_slices(scans, Grid(), tmp_path)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
+    first = time.process_time() - start
+    start = time.process_time()
     again = load_slices(scans, Grid(), tmp_path)
-    assert time.perf_counter() - start < first  # the cache is worth having
+    assert time.process_time() - start < first  # the cache is worth having
     assert first < 20
     assert equal(slices, again)
     assert slices.masks.unique().tolist() == [0, 1, 2, 3]
