@@ -234,6 +234,7 @@ def result(cuda, tmp_path, monkeypatch, capsys):
     return json.loads(path.read_text(encoding="utf-8")) | {"out": capsys.readouterr().out}
 
 
+@pytest.mark.slow
 def test_result_of_a_device(result):
     assert result["device"] == {
         "name": "NVIDIA Fake X1 (80GB)",
@@ -266,6 +267,7 @@ def test_result_of_a_device(result):
     assert sum("float16 triton" in line for line in lines) == 2
 
 
+@pytest.mark.slow
 def test_table_and_plot_of_a_device(result, tmp_path):
     text = device_table.render(result, "losses.json")
     head, table, reasons, source = text.split("\n\n")
@@ -281,6 +283,7 @@ def test_table_and_plot_of_a_device(result, tmp_path):
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_rows_of_another_device_are_not_added(result, tmp_path):
     path = tmp_path / "both.json"
     write_result(path, result, append=False)
