@@ -74,6 +74,7 @@ class Bound:
                     x if type(x) is int
                     else (x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor)
                     else float if isinstance(x, float)
+                    else (x.base.dtype, *x.block_shape) if hasattr(x, "block_shape")
                     else x
                     for x in args
                 ],

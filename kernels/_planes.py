@@ -131,7 +131,7 @@ def _is_plane(z: Tensor, padded: int) -> bool:
 
 
 @triton.jit
-def _rest(x, part):
+def plane_rest(x, part):
     """Return what a plane leaves of x, 0 where the plane is not finite."""
     part = part.to(tl.float32)
     return tl.where(tl.abs(part) < float("inf"), x - part, 0.0)
@@ -192,11 +192,11 @@ def planes_kernel(
             part = x.to(data_ptr.dtype.element_ty)
             tl.store(out, part, mask=is_row[:, None])
             if P > 1:
-                rest = _rest(wide, part)
+                rest = plane_rest(wide, part)
                 part = rest.to(data_ptr.dtype.element_ty)
                 tl.store(out + plane, part, mask=is_row[:, None])
                 if P > 2:
-                    part = _rest(rest, part).to(data_ptr.dtype.element_ty)
+                    part = plane_rest(rest, part).to(data_ptr.dtype.element_ty)
                     tl.store(out + 2 * plane, part, mask=is_row[:, None])
     tl.store(sums_ptr + block * (DP + 1) + DP, tl.sum(squares, 0))
     norm = tl.sqrt(squares)
@@ -289,10 +289,10 @@ def add_weighted(h, z, acc, P: tl.constexpr):
     part = h.to(z[0].dtype)
     if P == 1:
         return tl.dot(part, z[0], acc)
-    rest = _rest(h, part)
+    rest = plane_rest(h, part)
     second = rest.to(z[0].dtype)
     if P == 3:
-        third = _rest(rest, second).to(z[0].dtype)
+        third = plane_rest(rest, second).to(z[0].dtype)
         acc = tl.dot(third, z[0], acc)
         acc = tl.dot(second, z[1], acc)
         acc = tl.dot(part, z[2], acc)

@@ -17,6 +17,7 @@ from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._planes import add_weighted, load_planes, products
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, is_bounded, scalar
+from spcl_fast.kernels.hopper import _choice as hopper
 
 
 @triton.jit
@@ -111,26 +112,39 @@ def row_gradient_parts(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtyp
 
     If there are few rows, programs share the columns of one block.
     """
-    N, M, D = pairs.num_rows, pairs.num_cols, pairs.rows.dim
-    padded = pairs.rows.padded_dim
+    tiles = hopper.tiles_for(hopper.ROW_GRADIENT, pairs)
+    if tiles is not None:
+        from spcl_fast.kernels.hopper.row_gradient import fills_row_gradient
+
+        cols_per_program, parts = _empty_parts(pairs, tiles.block_m, tiles.block_n, dtype)
+        if fills_row_gradient(parts, pairs, weights, cols_per_program, tiles):
+            return parts
     config = pick("row_gradient", ROW_GRADIENT, pairs.rows, pairs.rows.data.device)
-    num_blocks, num_tiles = cdiv(N, config.block_m), cdiv(M, config.block_n)
-    wanted = pairs.num_programs // 4 // num_blocks
-    splits = max(1, min(wanted, pairs.part_bytes() // (4 * N * D), num_tiles))
-    cols_per_program = cdiv(num_tiles, splits) * config.block_n
-    splits = cdiv(M, cols_per_program)
-    dtype = torch.float32 if splits > 1 else dtype
-    parts = torch.empty(splits, N, D, dtype=dtype, device=pairs.rows.data.device)
-    row_gradient_kernel[(num_blocks, splits)](
+    cols_per_program, parts = _empty_parts(pairs, config.block_m, config.block_n, dtype)
+    row_gradient_kernel[(cdiv(pairs.num_rows, config.block_m), len(parts))](
         *pairs.planes(),
         *pairs.bounds(),
         *weights,
         parts,
         cols_per_program,
-        D,
-        DP=padded,
+        pairs.rows.dim,
+        DP=pairs.rows.padded_dim,
         P=pairs.rows.num_planes,
         EXCLUDES_SELF=pairs.excludes_self,
         **config.launch_options(),
     )
     return parts
+
+
+def _empty_parts(
+    pairs: PlanePairs, block_m: int, block_n: int, dtype: torch.dtype
+) -> tuple[int, Tensor]:
+    """Return how many columns a program visits, and parts for what it finds."""
+    N, M, D = pairs.num_rows, pairs.num_cols, pairs.rows.dim
+    num_tiles = cdiv(M, block_n)
+    wanted = pairs.num_programs // 4 // cdiv(N, block_m)
+    splits = max(1, min(wanted, pairs.part_bytes() // (4 * N * D), num_tiles))
+    cols_per_program = cdiv(num_tiles, splits) * block_n
+    splits = cdiv(M, cols_per_program)
+    dtype = torch.float32 if splits > 1 else dtype
+    return cols_per_program, torch.empty(splits, N, D, dtype=dtype, device=pairs.rows.data.device)

@@ -99,7 +99,7 @@ def scalar(value):
         if value.dtype.is_ptr():
             value = tl.load(value)
         return value.to(tl.float32)
-    return tl.full((), value, tl.float32)  # the interpreter leaves a Python float as it is
+    return tl.cast(value, tl.float32)  # the interpreter leaves a Python float as it is
 
 
 @triton.jit
@@ -115,13 +115,19 @@ def _largest(ptr, count):
 def is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau):
     """Return whether |s_ij| <= _MAX_EXPONENT for all pairs, and there are several."""
     bound = _largest(norms_ptr, num_norms) * _largest(col_norms_ptr, num_col_norms)
+    return holds_bound(bound, N, M, tau)
+
+
+@triton.jit
+def holds_bound(bound, N, M, tau):
+    """Return whether `bound` / tau, of |s_ij|, is small enough."""
     return (bound < tau * _MAX_EXPONENT) & (N >= _MIN_TERMS) & (M >= _MIN_TERMS)
 
 
 @triton.jit
 def exponent_scale(tau):
     """Return log2(e) / tau, correctly rounded: its error enters every exponent."""
-    return tl.div_rn(tl.full((), LOG2_E, tl.float32), tau)
+    return tl.div_rn(tl.cast(LOG2_E, tl.float32), tau)
 
 
 @triton.jit
@@ -131,7 +137,7 @@ def rounded_sim(dots, tau):
     Where one term dominates, lse_i then equals its sim, and exp(sim - lse_i) is 1 for any size of
     lse_i. The compiler fuses a product with a subtraction, but not an fma.
     """
-    one = tl.full((), 1.0, tl.float32)
+    one = tl.cast(1.0, tl.float32)
     inv_tau = tl.div_rn(one, tau)
     rest = tl.fma(-tau, inv_tau, one) * inv_tau  # of 1 / tau
     # Infinite products stay infinite: times a rest of 0 or of the other sign they would become NaN.

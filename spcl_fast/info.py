@@ -57,7 +57,7 @@ def _describe_triton() -> str:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if lack := _triton.lacks(device):
         return f"{found}, does not run here: impl='triton' {lack}"
-    return f"{found}, runs on {device}"
+    return f"{found}, runs on {device}; kernels for capability 9.0: {_triton.hopper(device)}"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 
 import torch
@@ -42,6 +43,12 @@ def lacks(device: torch.device) -> str:
     if torch.compiler.is_compiling() or _runs_on_cpu():
         return ""
     return "must be given tensors on a GPU, or on the CPU with TRITON_INTERPRET=1, got cpu"
+
+
+def hopper(device: torch.device) -> str:
+    """Return whether the kernels for compute capability 9.0 run on a device, in words."""
+    choice = importlib.import_module("spcl_fast.kernels.hopper._choice")
+    return str(choice.describe(device))
 
 
 def _runs_on_cpu() -> bool:

@@ -32,6 +32,10 @@ def pytest_pycollect_makemodule(
     return ModuleWithoutTriton.from_parent(parent, path=module_path)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpucheck_fault: a kernel must fault where it is emulated")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent != FOLDER:

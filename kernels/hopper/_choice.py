@@ -1,0 +1,102 @@
+"""Where the kernels for compute capability 9.0 run: this file alone decides it.
+
+Times of one H100 chose the tiles of one plane, measured with kernels that lacked the diagonal, the
+ragged end and the shifted sums; those of more planes are what fits into 227 KiB of shared memory
+and spills nothing. Rows that the tables lack are left to the plain kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from triton.errors import TritonError
+
+from spcl_fast.kernels import _configs
+from spcl_fast.kernels._bound import Bound
+from spcl_fast.kernels._similarities import PlanePairs
+from spcl_fast.operands import Pairs
+
+ARCHITECTURE = 90
+# A step of fewer is the host's time whichever kernels run, and these take longer to compile.
+MIN_PAIRS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How one kernel is launched."""
+
+    block_m: int  # rows that one program owns
+    block_n: int  # rows of a tile that is visited
+    stages: int  # tiles in the ring
+    parts: int = 1  # of a tile, visited one after the other
+    shifted_parts: int = 2  # the same for shifted sums, which need more registers
+
+
+Table = Mapping[tuple[int, int], Tiles]  # by planes and padded features
+
+ROW_GRADIENT: Table = {
+    (1, 64): Tiles(256, 64, 6),
+    (1, 128): Tiles(128, 128, 3),
+    (1, 256): Tiles(128, 64, 3, parts=2, shifted_parts=4),
+}
+
+_lack: str | None = None  # not asked yet
+
+
+def lack() -> str:
+    """Return why these kernels do not run with this Triton, "" if nothing is known against it."""
+    global _lack
+    if _lack is None:
+        _lack = ""
+        try:
+            importlib.import_module("spcl_fast.kernels.hopper._gluon")
+        except (ImportError, AttributeError) as error:
+            _lack = f"this Triton has no Gluon for them ({error})"
+    return _lack
+
+
+def tiles_for(table: Table, pairs: PlanePairs) -> Tiles | None:
+    """Return the tiles for the rows of `pairs`, None if a plain kernel is to run."""
+    if pairs.num_rows * pairs.num_cols < MIN_PAIRS or not _is_for(pairs.rows.data.device):
+        return None
+    found = table.get((pairs.rows.num_planes, pairs.rows.padded_dim))
+    return None if found is None or lack() else found
+
+
+def _is_for(device: torch.device) -> bool:
+    return not _configs.IS_INTERPRETED and _configs.architecture(device) == ARCHITECTURE
+
+
+def compiles(kernel: Bound, grid: tuple[int, ...], *args: Any, **constants: Any) -> bool:
+    """Launch a kernel, and return whether it compiled; once one does not, none runs any more."""
+    global _lack
+    try:
+        kernel[grid](*args, **constants)
+    except (TritonError, RuntimeError) as error:
+        # The passes of the compiler raise a RuntimeError, as a device that has failed does.
+        if not isinstance(error, TritonError) and "PassManager" not in str(error):
+            raise
+        _lack = f"{kernel.__name__} does not compile ({type(error).__name__})"
+        text = f"the kernels for compute capability 9.0 are left out: {_lack}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
+def describe(device: torch.device) -> str:
+    """Return whether these kernels run on a device, in words, after trying to."""
+    if not _is_for(device):
+        return "not for this device"
+    if not lack():
+        z = torch.zeros(math.isqrt(MIN_PAIRS - 1) + 1, 64, dtype=torch.bfloat16, device=device)
+        pair_lse = importlib.import_module("spcl_fast.kernels.pair_lse")
+        lse = pair_lse.pair_lse_fwd(Pairs(z, None, 1.0), has_backward=True)
+        given = Pairs(z, None, 1.0), lse, lse.rows, None
+        pair_lse.pair_lse_bwd(*given, needs_z=True, needs_refs=False)
+    return lack() or f"run on {device}"

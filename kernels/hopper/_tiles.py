@@ -1,0 +1,134 @@
+"""What the kernels share: the tiles that a program visits, and their products by planes."""
+
+from __future__ import annotations
+
+from spcl_fast.kernels._planes import plane_rest
+from spcl_fast.kernels._similarities import holds_bound
+from spcl_fast.kernels.hopper._gluon import gl, gluon, warpgroup_mma, warpgroup_mma_wait
+
+_NORMS = gl.constexpr(512)
+
+
+@gluon.jit
+def _largest(ptr, count):
+    layout: gl.constexpr = gl.BlockedLayout([_NORMS // 128], [32], [4], [0])
+    largest = gl.zeros((_NORMS,), gl.float32, layout=layout)
+    for first in range(0, count, _NORMS):
+        place = first + gl.arange(0, _NORMS, layout=layout)
+        largest = gl.maximum(largest, gl.load(ptr + place, mask=place < count, other=0.0))
+    return gl.max(largest, 0)
+
+
+@gluon.jit
+def is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau):
+    """As `spcl_fast.kernels._similarities.is_bounded`, by four warps; 32 bits pass to others."""
+    bound = _largest(norms_ptr, num_norms) * _largest(col_norms_ptr, num_col_norms)
+    return holds_bound(bound, N, M, tau).to(gl.int32)
+
+
+@gluon.jit
+def tile_order(first, last, first_diagonal, last_diagonal, M, BLOCK_N: gl.constexpr):
+    """Return how many whole tiles precede the diagonal, how many lie on it, and all whole ones.
+
+    Tiles first to last - 1 are visited in this order: whole ones, those on the diagonal, and one at
+    the ragged end.
+    """
+    first_diagonal = gl.minimum(gl.maximum(first_diagonal, first), last)
+    last_diagonal = gl.minimum(gl.maximum(last_diagonal, first_diagonal), last)
+    last_whole = gl.minimum(gl.maximum(M // BLOCK_N, last_diagonal), last)
+    lead = first_diagonal - first
+    return lead, last_diagonal - first_diagonal, lead + last_whole - last_diagonal
+
+
+@gluon.jit
+def tile_at(k, first, lead, diagonal, whole):
+    """Return the tile that is visited as number k."""
+    behind = gl.where(k < whole, first + k + diagonal, first + lead + k - whole)
+    behind = gl.where(k < whole + diagonal, behind, first + k)
+    return gl.where(k < lead, first + k, behind)
+
+
+@gluon.jit
+def plane(tiles, place, P: gl.constexpr, p: gl.constexpr):
+    """Return plane p of one of some tiles (places P, 1, rows, features), (rows, features)."""
+    tile = tiles.index(place * P + p)
+    return tile.reshape([tile.shape[1], tile.shape[2]])
+
+
+@gluon.jit
+def _product(
+    a, a_tile, a_plane: gl.constexpr, b, b_tile, b_plane: gl.constexpr, first: gl.constexpr,
+    count: gl.constexpr, acc, adds: gl.constexpr, P: gl.constexpr,
+):  # fmt: skip
+    left = plane(a, a_tile, P, a_plane)
+    right = plane(b, b_tile, P, b_plane).slice(first, count)
+    return warpgroup_mma(left, right.permute((1, 0)), acc, use_acc=adds, is_async=True)
+
+
+@gluon.jit
+def small_products(
+    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, acc, P: gl.constexpr
+):
+    """Begin acc + a b^T over all pairs of planes but the first, P > 1."""
+    if P == 3:
+        acc = _product(a, a_tile, 0, b, b_tile, 2, first, count, acc, False, P)
+        acc = _product(a, a_tile, 1, b, b_tile, 1, first, count, acc, True, P)
+        acc = _product(a, a_tile, 2, b, b_tile, 0, first, count, acc, True, P)
+    acc = _product(a, a_tile, 0, b, b_tile, 1, first, count, acc, P == 3, P)
+    return _product(a, a_tile, 1, b, b_tile, 0, first, count, acc, True, P)
+
+
+@gluon.jit
+def begin_products(
+    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, zero, P: gl.constexpr
+):
+    """Begin a b^T, for `count` rows of b, over all pairs of planes.
+
+    The smallest come first; `warpgroup_mma_wait` ends it.
+    """
+    if P == 1:
+        return _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P)
+    small = small_products(a, a_tile, b, b_tile, first, count, zero, P)
+    return _product(a, a_tile, 0, b, b_tile, 0, first, count, small, True, P)
+
+
+@gluon.jit
+def products(
+    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, zero, P: gl.constexpr,
+    IS_FINITE: gl.constexpr,
+):  # fmt: skip
+    """As `spcl_fast.kernels._planes.products`."""
+    if IS_FINITE or P == 1:
+        dots = begin_products(a, a_tile, b, b_tile, first, count, zero, P)
+        return warpgroup_mma_wait(num_outstanding=0, deps=(dots,))
+    small = small_products(a, a_tile, b, b_tile, first, count, zero, P)
+    large = _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P)
+    small, large = warpgroup_mma_wait(num_outstanding=0, deps=(small, large))
+    return gl.where(gl.abs(large) < float("inf"), large + small, large)
+
+
+@gluon.jit
+def _weighted(h, z, tile, p: gl.constexpr, first: gl.constexpr, acc, P: gl.constexpr):
+    rows = plane(z, tile, P, p).slice(first, h.type.shape[1])
+    return warpgroup_mma(h, rows, acc, is_async=True)
+
+
+@gluon.jit
+def add_weighted(h, z, tile, first: gl.constexpr, acc, P: gl.constexpr):
+    """As `spcl_fast.kernels._planes.add_weighted`, for rows of a tile z from `first` on."""
+    operand: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
+    part = h.to(z.dtype)
+    large = gl.convert_layout(part, operand)
+    if P > 1:
+        rest = plane_rest(h, part)
+        part = rest.to(z.dtype)
+        middle = gl.convert_layout(part, operand)
+        if P == 3:
+            small = gl.convert_layout(plane_rest(rest, part).to(z.dtype), operand)
+            acc = _weighted(small, z, tile, 0, first, acc, P)
+            acc = _weighted(middle, z, tile, 1, first, acc, P)
+            acc = _weighted(large, z, tile, 2, first, acc, P)
+        acc = _weighted(middle, z, tile, 0, first, acc, P)
+        acc = _weighted(large, z, tile, 1, first, acc, P)
+    acc = _weighted(large, z, tile, 0, first, acc, P)
+    return warpgroup_mma_wait(num_outstanding=0, deps=(acc,))

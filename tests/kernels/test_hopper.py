@@ -1,0 +1,182 @@
+"""The kernels for compute capability 9.0 (kernels/hopper): values, and faults planted in them.
+
+They run on such a GPU, and in an emulator of one, which checks races against loads in flight,
+phases and deadlocks; `test_faults` shows that it would see them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from pair_values import BF16, FP16, check
+from triton.runtime.errors import PTXASError
+
+from spcl_fast.kernels import _configs
+from spcl_fast.kernels._bound import Bound
+from spcl_fast.kernels._similarities import PlanePairs
+from spcl_fast.kernels.hopper import _choice
+from spcl_fast.kernels.hopper._choice import Tiles
+from spcl_fast.testing import make_embeddings
+
+
+@pytest.fixture(autouse=True)
+def _chosen(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let these kernels run for any number of pairs."""
+    monkeypatch.setattr(_choice, "MIN_PAIRS", 1)
+    if _configs.IS_INTERPRETED:
+        pytest.skip("interpreted, the plain kernels run")
+    if _configs.architecture(torch.device(device)) != _choice.ARCHITECTURE:
+        pytest.skip("needs compute capability 9.0, or an emulator of it")
+    monkeypatch.setattr(_choice, "_lack", None)
+
+
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a program visit all tiles of its rows, more than a ring holds."""
+    monkeypatch.setattr(PlanePairs, "num_programs", 1)
+
+
+def rows(count: int, dim: int, dtype: torch.dtype, device: str, seed: int = 0) -> torch.Tensor:
+    return make_embeddings(count, dim, dtype=dtype, device=device, seed=seed)
+
+
+def test_kernels_run(device: str) -> None:
+    assert _choice.describe(torch.device(device)) == f"run on {device}"
+
+
+def test_few_pairs_are_left_to_plain_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = PlanePairs.of(rows(100, 64, BF16, device), None, 0.07)
+    assert _choice.tiles_for(_choice.ROW_GRADIENT, pairs) is not None
+    monkeypatch.setattr(_choice, "MIN_PAIRS", 100 * 100 + 1)
+    assert _choice.tiles_for(_choice.ROW_GRADIENT, pairs) is None
+
+
+def test_without_gluon_plain_kernels_run(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spcl_fast.kernels.hopper._gluon", None)
+    assert "this Triton has no Gluon" in _choice.describe(torch.device(device))
+
+
+def test_a_kernel_that_does_not_compile_is_left_out(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_args: object, **_constants: object) -> None:
+        raise PTXASError("no such instruction")
+
+    monkeypatch.setattr(Bound, "__getitem__", spoiled(Bound.__getitem__, launch))
+    with pytest.warns(RuntimeWarning, match="capability 9.0 are left out"):
+        check(rows(40, 64, BF16, device), 0.07)
+    assert "does not compile (PTXASError)" in _choice.describe(torch.device(device))
+
+
+def spoiled(launches: Callable[..., Any], launch: Callable[..., None]) -> Callable[..., Any]:
+    """Return `Bound.__getitem__` with another launch of the kernels of kernels/hopper."""
+    return lambda kernel, grid: (
+        launch if kernel.__name__.startswith("hopper_") else launches(kernel, grid)
+    )
+
+
+# Ragged rows and columns, with and without a diagonal; bounded sums, and shifted ones.
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize(
+    ("num_rows", "num_refs", "dim", "dtype"),
+    [
+        (450, 0, 64, BF16),
+        (65, 257, 200, FP16),
+        (520, 0, 128, BF16),
+        pytest.param(130, 449, 64, FP16, marks=pytest.mark.breadth),
+    ],
+)
+def test_values(num_rows: int, num_refs: int, dim: int, dtype: torch.dtype, device: str) -> None:
+    refs = rows(num_refs, dim, dtype, device, seed=1) if num_refs else None
+    z = rows(num_rows, dim, dtype, device)
+    for tau in (0.07, 0.005):
+        check(z, tau, refs)
+
+
+# One row, and one more than a group of warps owns; programs share the columns of a block.
+@pytest.mark.parametrize("num_rows", [1, 129])
+def test_few_rows(num_rows: int, device: str) -> None:
+    check(rows(num_rows, 64, BF16, device), 0.07)
+
+
+def planted(name: str, old: str, new: str, folder: Path) -> ModuleType:
+    """Return a module of kernels/hopper with a fault in its text."""
+    path = Path(_choice.__file__).with_name(f"{name}.py")
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old} must occur once, got {text.count(old)} times"
+    # Sums are bounded: the other loop need not be compiled.
+    text = text.replace(old, new).replace("if bounded != 0:", "if True:")
+    file = folder / f"{name}.py"
+    file.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(f"planted_{name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+Run = Callable[[str, str, str], None]
+
+
+@pytest.fixture
+def run_planted(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Check values with a fault planted, for more tiles than a small ring holds."""
+    monkeypatch.setattr(PlanePairs, "num_programs", 1)
+
+    def run(name: str, old: str, new: str) -> None:
+        module = planted(name, old, new, tmp_path)
+        monkeypatch.setitem(sys.modules, f"spcl_fast.kernels.hopper.{name}", module)
+        monkeypatch.setattr(_choice, name.upper(), {(1, 64): Tiles(128, 64, 2)})
+        check(rows(300, 64, BF16, device), 0.07)
+
+    return run
+
+
+LOADED = "        mbarrier.wait(ready.index(stage), (k // STAGES) & 1)\n        next_dots"
+FREED = "        mbarrier.wait(empty.index(stage), ((k // STAGES) & 1) ^ 1)\n"
+ENDED = "        dz, h = warpgroup_mma_wait(num_outstanding=0, deps=(next_dz, h))\n"
+RELEASED = "        mbarrier.arrive(empty.index(before), count=1)\n"
+# File, and what is replaced by what.
+FAULTS = {
+    "a tile is read before it is there": ("row_gradient", LOADED, "        next_dots"),
+    "a tile is loaded before its place is free": ("row_gradient", FREED, ""),
+    "a place is freed too early": ("row_gradient", ENDED + RELEASED, RELEASED + ENDED),
+    "a wrong phase": ("row_gradient", "((k // STAGES) & 1) ^ 1", "(k // STAGES) & 1"),
+}
+
+
+@pytest.mark.gpucheck_fault
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults(fault: str, is_emulated: bool, run_planted: Run) -> None:
+    if not is_emulated:
+        pytest.skip("would hang a GPU, or be a race that shows only sometimes")
+    with pytest.raises(Exception, match=r"hopper_.*_kernel"):
+        run_planted(*FAULTS[fault])
+
+
+WRONG = {
+    "the ragged tile is dropped": (
+        "row_gradient",
+        "gl.cdiv(M, BLOCK_N))",
+        "M // BLOCK_N)",
+    ),
+    "the diagonal is left in": (
+        "row_gradient",
+        "tau, True, P, STAGES, PARTS, EXCLUDES_SELF",
+        "tau, True, P, STAGES, PARTS, False",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_values_are_seen(wrong: str, run_planted: Run) -> None:
+    with pytest.raises(AssertionError, match="dz"):
+        run_planted(*WRONG[wrong])
