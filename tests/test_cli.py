@@ -296,3 +296,16 @@ def test_comparison_on_a_missing_folder_stops_at_once(command, tmp_path, capsys)
     assert main([*command, "--root", str(missing), "--out", str(out)]) == 2
     assert f"{missing} must be a folder, got no such folder" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["reproduce", "audit", "predict"])
+def test_one_process_commands_refuse_several_and_say_so_once(command, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert main([command]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0].startswith(f"spcl-fast {command}: {command} must run in one process, got 2")
+    assert ("--jobs" in said[0]) == (command != "predict")
+    assert said[1] == ""

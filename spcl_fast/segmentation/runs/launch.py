@@ -25,7 +25,7 @@ class Launch:
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
         self._store: Any = None
 
     @contextlib.contextmanager

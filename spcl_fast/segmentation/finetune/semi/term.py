@@ -106,8 +106,8 @@ class Batch:
 class Term(nn.Module):
     """One term of the semi-supervised loss.
 
-    ``forward(batch)`` returns its value, () float32. Its state dict is saved with the run and must
-    hold everything that a restart needs.
+    ``forward(batch)`` returns its value, () float32, of the slices of all ranks (`Rows.mean`). Its
+    state dict is saved with the run and must hold everything that a restart needs.
     """
 
     def trained(self) -> Iterable[nn.Parameter]:
