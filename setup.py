@@ -5,21 +5,26 @@ and the toolkit are for CUDA, and else installs the package with less, or withou
 SPCL_BUILD=cpu builds it without CUDA and SPCL_BUILD=cuda with it, and both fail instead;
 SPCL_BUILD=none never builds it; SPCL_BUILD=sanitize builds it with checks of memory and of
 undefined behaviour, for make sanitize. TORCH_CUDA_ARCH_LIST names the GPUs; none need be there.
-PyTorch must be seen by the build: pip install --no-build-isolation.
+PyTorch must be seen by the build: pip install --no-build-isolation. Why there is no extension is
+noted in spcl_fast/not_built.txt, for spcl-fast info.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 MODES = ("auto", "cpu", "cuda", "sanitize", "none")
 SOURCES = ["csrc/module.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
@@ -40,6 +45,46 @@ def warn(reason: object, less: str = "the C++ extension") -> None:
     """Say in one line what the package goes without."""
     line = " ".join(str(reason).split())
     sys.stderr.write(f"spcl_fast: installing without {less}: {line}\n")
+
+
+def note(package: Path, reason: str) -> None:
+    """Keep the reason why there is no extension beside the modules; "" where there is one."""
+    path = package / "not_built.txt"
+    if reason:
+        package.mkdir(parents=True, exist_ok=True)
+        path.write_text(reason + "\n", encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def compiler_log() -> Iterator[IO[bytes]]:
+    """Keep what the compiler prints in a file, and print it at the end."""
+    with tempfile.TemporaryFile() as log:
+        streams = sys.stdout, sys.stderr
+        for stream in streams:
+            stream.flush()
+        kept = [os.dup(descriptor) for descriptor in (1, 2)]
+        try:
+            for descriptor in (1, 2):
+                os.dup2(log.fileno(), descriptor)
+            yield log
+        finally:
+            for stream in streams:
+                stream.flush()
+            for descriptor, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+
+
+def reason_of(error: Exception, log: IO[bytes]) -> str:
+    """Return the first error of the compiler in its log, else the exception, in one line."""
+    log.seek(0)
+    printed = log.read().decode(errors="replace")
+    found = re.search(r"^.*\berror: .*$", printed, re.MULTILINE)
+    return " ".join((found[0] if found else str(error)).split())
 
 
 def cuda_lacks(torch_version: str, torch_cuda: str | None, cuda_home: str | None) -> str:
@@ -109,18 +154,39 @@ def build_command(mode: str, has_cuda: bool) -> type[build_ext]:
 
         def run(self) -> None:
             compiler = self.compiler  # a name, which the run replaces
+            package = Path(self.get_ext_fullpath("spcl_fast._C")).parent
+            reason = ""
             for is_cuda_left in [True, False] if has_cuda else [False]:
                 self.compiler = compiler
-                try:
-                    super().run()
+                failure = None
+                with compiler_log() as log:
+                    try:
+                        super().run()
+                    except Exception as error:  # no compiler, an old one, half a PyTorch
+                        failure, reason = error, reason_of(error, log)
+                if failure is None:
+                    note(package, "")
                     return
-                except Exception as error:  # no compiler, an old one, a half-installed PyTorch
-                    if mode != "auto":
-                        raise
-                    warn(error, "its CUDA kernels" if is_cuda_left else "the C++ extension")
+                if mode != "auto":
+                    raise failure
+                warn(reason, "its CUDA kernels" if is_cuda_left else "the C++ extension")
                 if is_cuda_left:
                     vars(self.extensions[0]).update(vars(cpu_extension()))
             self.extensions = []
+            note(package, reason)
+
+    return Build
+
+
+def build_command_without(reason: str) -> type[build_py]:
+    """Return the command that installs the modules, and notes why there is no extension."""
+
+    class Build(build_py):
+        """The modules and a note."""
+
+        def run(self) -> None:
+            super().run()
+            note(Path("." if self.editable_mode else self.build_lib, "spcl_fast"), reason)
 
     return Build
 
@@ -137,8 +203,9 @@ def extension_options(mode: str) -> dict[str, object]:
     except ImportError as error:
         if mode != "auto":
             raise SystemExit(f"SPCL_BUILD={mode} needs PyTorch at build time: {error}") from error
-        warn(f"PyTorch is not there at build time ({error}); use --no-build-isolation")
-        return {}
+        reason = f"PyTorch is not there at build time ({error}); use --no-build-isolation"
+        warn(reason)
+        return {"cmdclass": {"build_py": build_command_without(reason)}}
     lack = cuda_lacks(torch.__version__, torch.version.cuda, CUDA_HOME)
     if lack and mode == "cuda":
         raise SystemExit(f"SPCL_BUILD=cuda needs {lack}")

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from spcl_fast._version import __version__
-from spcl_fast.native import build_info, cuda_architectures
+from spcl_fast.native import build_info, cuda_architectures, why_not_built
 from spcl_fast.ops import _triton
 from spcl_fast.ops._impl import Impl, resolve
 
@@ -24,13 +24,19 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _describe_triton(),
-        "extension": ", ".join(f"{k} {v}" for k, v in _host_facts().items()) or "not built",
+        "extension": ", ".join(f"{k} {v}" for k, v in _host_facts().items()) or _not_built(),
         "extension on cuda": _describe_cuda(),
         "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
     }
     for device in devices:
         facts[f"auto on {device}"] = resolve("auto", torch.device(device))
     return facts
+
+
+def _not_built() -> str:
+    reason = why_not_built()
+    how = "pip install --no-build-isolation builds it (README, Installation)"
+    return f"not built: {reason or 'no reason noted'}; {how}"
 
 
 def _host_facts() -> dict[str, str]:

@@ -11,6 +11,7 @@ from spcl_fast.native._extension import (
     has_code_for,
     is_built,
     release_kept_memory,
+    why_not_built,
 )
 from spcl_fast.native.contrastive_rows import contrastive_rows_bwd, contrastive_rows_fwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
@@ -33,4 +34,5 @@ __all__ = [
     "positive_pair_loss_fwd",
     "release_kept_memory",
     "set_tile_cache_mib",
+    "why_not_built",
 ]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from pathlib import Path
 from types import ModuleType
+
+_NOT_BUILT = Path(__file__).parents[1] / "not_built.txt"  # of setup.py
 
 
 def _load() -> ModuleType | None:
@@ -28,6 +31,17 @@ _IS_BUILT = _extension is not None
 def is_built() -> bool:
     """Return whether the extension is installed and loads."""
     return _IS_BUILT
+
+
+def why_not_built() -> str:
+    """Return why there is no extension that loads, "" where that is not known."""
+    if importlib.util.find_spec("spcl_fast._C") is None:
+        return _NOT_BUILT.read_text(encoding="utf-8").strip() if _NOT_BUILT.is_file() else ""
+    try:
+        importlib.import_module("spcl_fast._C")
+    except ImportError as error:
+        return f"spcl_fast._C is installed but does not load: {error}"
+    return ""
 
 
 def build_info() -> dict[str, str]:

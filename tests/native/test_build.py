@@ -15,6 +15,9 @@ import torch
 from setuptools import Distribution  # type: ignore[import-untyped]
 from torch.utils import cpp_extension
 
+from spcl_fast.info import describe
+from spcl_fast.native import _extension
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -171,6 +174,7 @@ def test_auto_leaves_out_what_fails(
     pretend: Pretend,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     tried: list[list[str]] = []
 
@@ -180,6 +184,7 @@ def test_auto_leaves_out_what_fails(
         tried.extend(x.sources for x in self.extensions)
         is_fine = works_without and not any(x.endswith(".cu") for x in tried[-1])
         if self.extensions and not is_fine:
+            os.write(2, b"cc -c a.cpp\na.cpp:1:2: fatal error: omp.h: No such file\n")
             raise RuntimeError("no such\ncompiler")
 
     pretend()
@@ -189,6 +194,8 @@ def test_auto_leaves_out_what_fails(
         distribution = Distribution({"name": "x", "ext_modules": options["ext_modules"]})
         command = options["cmdclass"]["build_ext"](distribution)
         command.ensure_finalized()
+        command.build_lib = str(tmp_path)
+        reason = tmp_path / "spcl_fast" / "not_built.txt"
         if mode == "cuda":
             with pytest.raises(RuntimeError, match="no such"):
                 command.run()
@@ -198,8 +205,34 @@ def test_auto_leaves_out_what_fails(
         assert [x.sources for x in command.extensions] == [build.SOURCES] * works_without
         said = capfd.readouterr().err.splitlines()
         of_cuda, *rest = [line for line in said if line.startswith("spcl_fast:")]
-        assert of_cuda == "spcl_fast: installing without its CUDA kernels: no such compiler"
+        message = "a.cpp:1:2: fatal error: omp.h: No such file"
+        assert of_cuda == f"spcl_fast: installing without its CUDA kernels: {message}"
+        assert reason.is_file() != works_without
+        assert works_without or reason.read_text() == f"{message}\n"
         assert len(rest) == (0 if works_without else 1)
+
+
+def test_without_pytorch_the_reason_is_noted(
+    build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    options = build.extension_options("auto")
+    command = options["cmdclass"]["build_py"](Distribution({"name": "x", "py_modules": []}))
+    command.build_lib = str(tmp_path)
+    command.ensure_finalized()
+    command.run()
+    assert "use --no-build-isolation" in (tmp_path / "spcl_fast" / "not_built.txt").read_text()
+
+
+def test_info_says_why_there_is_no_extension(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_extension, "_NOT_BUILT", tmp_path / "not_built.txt")
+    monkeypatch.setattr(_extension, "_extension", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert describe()["extension"].startswith("not built: no reason noted; pip install")
+    (tmp_path / "not_built.txt").write_text("a.cpp:1:2: fatal error: omp.h\n")
+    assert describe()["extension"].startswith("not built: a.cpp:1:2: fatal error: omp.h; pip")
 
 
 def test_the_variable_is_read() -> None:
