@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_lost_rank(error):
             raise
         return _fail(name, "another process was lost; --resume continues the run", 1, launch)
-    except KeyboardInterrupt:
-        return _fail(name, "interrupted", 130, launch)
+    except KeyboardInterrupt as stop:
+        how = f"; continue with {stop}" if stop.args else ""
+        return _fail(name, f"interrupted{how}", 130, launch)
 
 
 def _usage(args: Sequence[str]) -> int:
@@ -72,13 +73,12 @@ def _run_member(name: str, group: CommandGroup, words: list[str], launch: Launch
 
 def _run_command(name: str, command: Command, words: list[str], launch: Launch) -> int:
     from spcl_fast.segmentation.commands.options import parse, parse_stage
+    from spcl_fast.segmentation.runs.resume import telling_how_to_resume
 
     if command.first_option and words and not words[0].startswith("-"):
         words = [command.first_option, *words]
     if command.is_stage:
-        with _one_voice(launch):
-            config, resume = parse_stage(load(command.config), name, words)
-        with launch.joined():
+        with launch.joined(), telling_how_to_resume(name, config.out):
             result = load(command.function)(config, resume=resume)
     else:
         config = parse(load(command.config), name, words)

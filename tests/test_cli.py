@@ -17,6 +17,7 @@ from spcl_fast.cli import main
 from spcl_fast.segmentation.commands.table import COMMANDS, CommandGroup, Program, load
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
+from spcl_fast.segmentation.pretrain.step import Pretraining
 from spcl_fast.segmentation.runs.config import stage_config
 
 TINY = [
@@ -76,6 +77,40 @@ def test_stages_in_a_row(root, tmp_path, capsys):
     assert next(line for line in table if line.startswith("mean")).split()[1] == f"{dice:.3f}"
     assert main(["report", "--runs", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_is_resumed_from_its_folder(root, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "pre"
+    step, calls = Pretraining.train_step, []
+
+    def interrupted(self):
+        calls.append(self.step)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Pretraining, "train_step", interrupted)
+    assert run("pretrain", root, out, "--epochs", "2", "--steps-per-epoch", "2") == 130
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        told == f"spcl-fast pretrain: interrupted; continue with spcl-fast pretrain --resume {out}"
+    )
+    *_, command = told.partition("continue with spcl-fast ")
+    assert main([*command.split(), "--loss.tau", "0.5"]) == 2
+    assert only_sentence(capsys).endswith("config.yaml, with --loss.tau 0.07, got 0.5")
+    assert main([*command.split(), "--out", str(tmp_path)]) == 2
+    assert only_sentence(capsys).endswith(f"the folder of --resume, {out}, or left out")
+    assert main(["finetune", "--resume", str(out)]) == 2
+    assert "needs a run of finetune, got one of pretrain" in only_sentence(capsys)
+    assert main(["pretrain", "--resume", str(tmp_path / "no")]) == 2
+    assert "without config.yaml" in only_sentence(capsys)
+    assert main(command.split()) == 0
+    assert calls == [0, 1, 2, 3, 2, 3]
+    assert main(["pretrain", "--out", str(out), "--resume", "--epochs", "3"]) == 0
+    assert calls[6:] == [4, 5]
+    assert "epochs: 3" in (out / "config.yaml").read_text()
+    assert main(["pretrain", "--resume", str(out), "--epochs", "2"]) == 2
+    assert capsys.readouterr().err.strip().endswith("with --epochs 3, got 2")
 
 
 def patient(root: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 import tyro
 
 from spcl_fast.segmentation.runs.config import ConfigError, preset_names, preset_path, stage_config
+from spcl_fast.segmentation.runs.resume import CONFIG_FILE, config_to_resume
 
 Config = TypeVar("Config")
 
@@ -43,18 +45,39 @@ def parse(
 def parse_stage(cls: type[Config], stage: str, args: Sequence[str]) -> tuple[Config, bool]:
     """Return the configuration of a stage, and whether to resume its run.
 
+    A run that is resumed without --preset or --config has the options of its folder, which
+    ``--resume FOLDER`` or --out names.
+
     Raises:
-        ConfigError: The preset or the file cannot be used.
+        ConfigError: The preset, the file or the folder cannot be used.
         SystemExit: As `parse`.
     """
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
     files.add_argument("--preset")
-    files.add_argument("--resume", action="store_true")
+    files.add_argument("--resume", nargs="?", type=Path, const=True, default=False)
     chosen, rest = files.parse_known_args(args)
     if chosen.config and chosen.preset:
         raise ConfigError("give --config or --preset, not both")
     file = preset_path(chosen.preset) if chosen.preset else chosen.config
     default = stage_config(cls, stage, file) if file else cls()
-    more = f"Also: --preset {{{','.join(preset_names())}}}, --config FILE.yaml, --resume."
-    return parse(cls, stage, rest, default, more), chosen.resume
+    named = chosen.resume if isinstance(chosen.resume, Path) else None
+    if named and file:
+        raise ConfigError("give --resume a folder, or --config or --preset, not both")
+    folder = named or _folder(rest)
+    is_there = folder is not None and (folder / CONFIG_FILE).is_file()
+    if folder is not None and (named or (chosen.resume and not file and is_there)):
+        default = config_to_resume(cls, stage, folder)
+    more = f"Also: --preset {{{','.join(preset_names())}}}, --config FILE.yaml, --resume [RUN]."
+    config = parse(cls, stage, rest, default, more)
+    if named and config.out != named:  # type: ignore[attr-defined]
+        raise ConfigError(f"out must be the folder of --resume, {named}, or left out")
+    return config, bool(chosen.resume)
+
+
+def _folder(words: Sequence[str]) -> Path | None:
+    """Return the value of --out among the options."""
+    for word, value in itertools.pairwise([*words, ""]):
+        if word == "--out" or word.startswith("--out="):
+            return Path(value if word == "--out" else word.removeprefix("--out="))
+    return None

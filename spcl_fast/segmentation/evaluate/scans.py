@@ -29,7 +29,7 @@ from spcl_fast.segmentation.evaluate.metrics import (
 )
 from spcl_fast.segmentation.evaluate.record import Evaluation, ScanScores
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
-from spcl_fast.segmentation.runs.progress import say
+from spcl_fast.segmentation.runs.progress import progress_bar, say
 
 LEFT_OUT_SHARE = 0.01  # of the foreground, above which a grid is told not to fit
 BATCH_SLICES = 8  # bounds the memory of a volume of many slices
@@ -150,31 +150,44 @@ def evaluate_scans(
     num_classes = int(model.out.out_channels)  # type: ignore[union-attr, arg-type]
     names = check_classes(scans, num_classes)[1:]
     scores: dict[str, ScanScores] = {}
-    for scan in scans:
-        volume = _evaluable(scan, absent)
-        axes = (turning or Turning(stack_axis=scan.stack_axis)).of(volume.geometry)
-        if axes.remark:
-            say(f"{scan.name}: {axes.remark}")
-        image, spacing_mm = _turned(volume.image, volume, scan, axes)
-        truth, _ = _turned(volume.mask, volume, scan, axes)
-        label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
-        dice, hd95 = scores_per_class(
-            label, torch.from_numpy(truth), spacing_mm, num_classes, absent
-        )
-        scores[scan.name] = ScanScores(
-            patient=scan.patient,
-            dice=dict(zip(names, dice, strict=True)),
-            hd95_mm=dict(zip(names, hd95, strict=True)),
-            image=str(scan.image.resolve()),
-            mask=None if scan.mask is None else str(scan.mask.resolve()),
-            frame=scan.frame,
-            stack_axis=axes.stored_stack_axis,
-            classes=scan.classes,
-            prediction=_write_prediction(
-                predictions, scan, axes.labels_back(label.numpy()), volume
-            ),
-        )
+    with progress_bar("evaluate", len(scans)) as show:
+        for step, scan in enumerate(scans, 1):
+            axes = turning or Turning(stack_axis=scan.stack_axis)
+            scores[scan.name] = _score(model, scan, grid, predictions, absent, axes)
+            show(step, scan.name)
     return Evaluation(names, scores)
+
+
+def _score(
+    model: nn.Module,
+    scan: Scan,
+    grid: Grid,
+    predictions: Path | None,
+    absent: Absent,
+    turning: Turning,
+) -> ScanScores:
+    """Segment a scan; return its scores, as `evaluate_scans`."""
+    volume = _evaluable(scan, absent)
+    axes = turning.of(volume.geometry)
+    if axes.remark:
+        say(f"{scan.name}: {axes.remark}")
+    image, spacing_mm = _turned(volume.image, volume, scan, axes)
+    truth, _ = _turned(volume.mask, volume, scan, axes)
+    label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
+    names = scan.class_names[1:]
+    scores = scores_per_class(label, torch.from_numpy(truth), spacing_mm, 1 + len(names), absent)
+    dice, hd95 = (dict(zip(names, values, strict=True)) for values in scores)
+    return ScanScores(
+        patient=scan.patient,
+        dice=dice,
+        hd95_mm=hd95,
+        image=str(scan.image.resolve()),
+        mask=None if scan.mask is None else str(scan.mask.resolve()),
+        frame=scan.frame,
+        stack_axis=axes.stored_stack_axis,
+        classes=scan.classes,
+        prediction=_write_prediction(predictions, scan, axes.labels_back(label.numpy()), volume),
+    )
 
 
 def _turned(

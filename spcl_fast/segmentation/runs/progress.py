@@ -40,15 +40,27 @@ def progress_bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[i
             task = bar.add_task(title, total=total, completed=start, text="")
             yield lambda step, text: bar.update(task, completed=step, text=text)
         return
-    last = -PLAIN_INTERVAL_S
+    last, began = -PLAIN_INTERVAL_S, time.monotonic()
 
     def update(step: int, text: str) -> None:
         nonlocal last
         if time.monotonic() - last >= PLAIN_INTERVAL_S or step == total:
             last = time.monotonic()
-            print(f"{title} {step}/{total} {text}", file=sys.stderr, flush=True)  # noqa: T201
+            left = time_left(time.monotonic() - began, step - start, total - step)
+            print(f"{title} {step}/{total} {text}{left}", file=sys.stderr, flush=True)  # noqa: T201
 
     yield update
+
+
+def time_left(seconds: float, done: int, ahead: int) -> str:
+    """Return ", 3 min left" from the time that the steps so far took; nothing at the end."""
+    if done < 1 or ahead < 1:
+        return ""
+    rest = seconds * ahead / done
+    for unit, length in (("h", 3600), ("min", 60)):
+        if rest >= 2 * length:
+            return f", {rest / length:.0f} {unit} left"
+    return f", {rest:.0f} s left"
 
 
 def say(message: str) -> None:

@@ -1,6 +1,7 @@
 """A run folder: the resolved configuration, a log, and checkpoints that are whole or absent.
 
     config.yaml            what was run
+    provenance.json        command, versions and hardware of every start
     metrics.jsonl          one JSON object a line
     state.pt               model, optimiser, generator, step: everything a restart needs
     *.safetensors          weights, with their architecture in the metadata
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from spcl_fast.atomic_file import atomic_file, remove_partials
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
+from spcl_fast.segmentation.runs.provenance import note_start
+from spcl_fast.segmentation.runs.resume import CONFIG_FILE, check_agreement
 
 STATE_FORMAT = 1
 Listener = Callable[[str, int, dict[str, Any]], None]  # the kind of a line, its step and values
@@ -44,22 +47,24 @@ class Run:
     def start(cls, folder: Path, config: Any, stage: str, *, resume: bool) -> Run:
         """Make the folder and write the resolved configuration, or reopen it with `resume`.
 
+        A run may be resumed with more epochs or steps than before, which the file then has.
+
         Raises:
             ConfigError: The folder holds a run and `resume` is False, or it holds another run.
         """
         text = dump_config(config, stage, folder.name)
-        written = folder / "config.yaml"
+        written = folder / CONFIG_FILE
         remove_partials(folder)
         if written.exists():
             if not resume:
                 raise ConfigError(f"out must be a new folder, got {folder} which holds a run")
-            if written.read_text(encoding="utf-8") != text:
-                raise ConfigError(f"resume needs the configuration of {written}, got another one")
+            check_agreement(written, config, stage)
         elif folder.exists() and any(folder.iterdir()):
             raise ConfigError(f"out must be a new or empty folder, got {folder}")
-        else:
+        if not written.exists() or written.read_text(encoding="utf-8") != text:
             with atomic_file(written) as path:
                 path.write_text(text, encoding="utf-8")
+        note_start(folder)
         return cls(folder)
 
     @property

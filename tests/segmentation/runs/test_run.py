@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from spcl_fast.segmentation.runs.config import ConfigError
+from spcl_fast.segmentation.runs.provenance import read_provenance
 from spcl_fast.segmentation.runs.run import (
     CheckpointError,
     Run,
@@ -18,12 +19,15 @@ from spcl_fast.segmentation.runs.run import (
     save_weights,
 )
 
+FILES = ["config.yaml", "metrics.jsonl", "provenance.json"]
+
 
 @dataclass(frozen=True)
 class TinyConfig:
     data: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
     steps: int = 1
+    deep: dict = field(default_factory=lambda: {"rate": 0.1})
 
 
 def test_full_disk_keeps_the_last_state(tmp_path):
@@ -41,7 +45,7 @@ def test_full_disk_keeps_the_last_state(tmp_path):
     state = run.load_state()
     assert state["step"] == 1
     assert state["weight"].tolist() == [1, 1, 1]
-    assert sorted(os.listdir(run.folder)) == ["config.yaml", "metrics.jsonl", "state.pt"]
+    assert sorted(os.listdir(run.folder)) == [*FILES, "state.pt"]
 
 
 def test_folder_of_another_run_is_refused(tmp_path):
@@ -50,9 +54,18 @@ def test_folder_of_another_run_is_refused(tmp_path):
     before = (folder / "config.yaml").read_text()
     with pytest.raises(ConfigError, match="out must be a new folder"):
         Run.start(folder, TinyConfig(), "pretrain", resume=False)
-    with pytest.raises(ConfigError, match="resume needs the configuration"):
-        Run.start(folder, replace(TinyConfig(), steps=2), "pretrain", resume=True)
+    with pytest.raises(ConfigError, match=r"config\.yaml, with --steps 1, got 0"):
+        Run.start(folder, replace(TinyConfig(), steps=0), "pretrain", resume=True)
+    with pytest.raises(ConfigError, match=r"config\.yaml, with --deep\.rate 0\.1, got 0\.2"):
+        Run.start(folder, replace(TinyConfig(), deep={"rate": 0.2}), "pretrain", resume=True)
+    with pytest.raises(ConfigError, match=r"needs a run of finetune, got one of pretrain in"):
+        Run.start(folder, TinyConfig(), "finetune", resume=True)
     assert (folder / "config.yaml").read_text() == before
+    Run.start(folder, replace(TinyConfig(), steps=2), "pretrain", resume=True).close()
+    assert "steps: 2" in (folder / "config.yaml").read_text()
+    first, second = read_provenance(folder)  # those that were refused did not start
+    assert first["torch"] == second["torch"] == torch.__version__
+    assert "pytest" in first["command"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="new or empty folder"):
@@ -67,7 +80,7 @@ def test_what_a_kill_leaves_behind_is_removed(tmp_path):
     (folder / ".partial-12ab34cd-state.pt").write_text("half")  # killed in save_state
     run = Run.start(folder, TinyConfig(), "pretrain", resume=True)
     assert run.load_state() is None
-    assert sorted(os.listdir(folder)) == ["config.yaml", "metrics.jsonl"]
+    assert sorted(os.listdir(folder)) == FILES
 
 
 def test_log_is_cut_back_to_the_state(tmp_path):
