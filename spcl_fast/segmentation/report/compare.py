@@ -8,6 +8,7 @@ runs with the same labelled scans, on the test scans that both evaluated.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,11 +82,16 @@ def arm_name(run: RunRecord) -> str:
     return start
 
 
+def has_scores(run: RunRecord) -> bool:
+    """Return whether a run is evaluated on a class that a test scan annotates."""
+    return run.evaluation is not None and not math.isnan(run.evaluation.dice_mean)
+
+
 def arms(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Return the evaluated fine-tuning runs by arm, scratch first."""
+    """Return the fine-tuning runs that have scores by arm, scratch first."""
     found: dict[str, list[RunRecord]] = {SCRATCH: []}
     for run in runs:
-        if run.evaluation is not None:
+        if has_scores(run):
             found.setdefault(arm_name(run), []).append(run)
     return {name: members for name, members in found.items() if members}
 
@@ -97,8 +103,8 @@ def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[R
     for key in sorted(keys):
         members = [tuple(r for r in arm if r.labelled_scans == key) for arm in (scratch, other)]
         scans = common_scans([*members[0], *members[1]])
-        if scans:
-            dice = [_dice_by_patient(arm, scans) for arm in members]
+        dice = [_dice_by_patient(arm, scans) for arm in members]
+        if all(dice):
             pairs.append(RunPair(key, members[0], members[1], dice[0], dice[1], len(scans)))
     return pairs
 
@@ -106,7 +112,19 @@ def pairs_of(scratch: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[R
 def _dice_by_patient(runs: Sequence[RunRecord], scans: Collection[str]) -> dict[str, float]:
     """Return the mean over runs of the Dice of each patient of some scans."""
     rows = [run.scores.dice_by_patient(scans) for run in runs]
-    return {patient: float(np.mean([row[patient] for row in rows])) for patient in rows[0]}
+    known = [patient for patient in rows[0] if all(patient in row for row in rows)]
+    return {patient: float(np.mean([row[patient] for row in rows])) for patient in known}
+
+
+def _hd95_text(arms: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Return ", HD95 8.1 mm from scratch, 7.5 mm ..."; nothing where a distance is not known."""
+    means = {
+        name: float(np.mean([run.scores.hd95_mm_mean for run in runs]))
+        for name, runs in arms.items()
+    }
+    if not all(map(math.isfinite, means.values())):
+        return ""
+    return ", HD95 " + ", ".join(f"{value:.1f} mm {name}".strip() for name, value in means.items())
 
 
 def gain_of(pairs: Sequence[RunPair]) -> PairedDifference:
@@ -153,10 +171,12 @@ def verdict(runs: Sequence[RunRecord]) -> list[str]:
     scratch = by_arm.get(SCRATCH, [])
     others = {name: members for name, members in by_arm.items() if name != SCRATCH}
     if not others:
-        return [f"{_arm_sentence(SCRATCH, scratch)}; no other run to compare it with."]
+        alone = _hd95_text({"": scratch})
+        return [f"{_arm_sentence(SCRATCH, scratch)}{alone}; no other run to compare it with."]
     if not scratch:
         return [
-            f"{_arm_sentence(name, members)}; no run from scratch to compare it with."
+            f"{_arm_sentence(name, members)}{_hd95_text({'': members})}; no run from scratch to "
+            "compare it with."
             for name, members in others.items()
         ]
     return [_comparison(scratch, name, members) for name, members in others.items()]
@@ -181,15 +201,18 @@ def _comparison(scratch: Sequence[RunRecord], name: str, members: Sequence[RunRe
     before = float(np.mean([pair.dice_scratch for pair in pairs]))
     after = float(np.mean([pair.dice_other for pair in pairs]))
     change = f"mean 3-D Dice {before:.3f} from scratch, {after:.3f} {name}, {after - before:+.3f}"
+    both = {SCRATCH: [run for pair in pairs for run in pair.scratch]}
+    both[name] = [run for pair in pairs for run in pair.other]
+    hd95 = _hd95_text(both)
     if len(pairs) == 1:
         start = "gave more" if after > before else "did not help"
-        facts = f"{change}; one pair cannot tell this from chance"
+        facts = f"{change}{hd95}; one pair cannot tell this from chance"
         return f"{subject} {start} in one pair of runs: {facts}."
     gain = gain_of(pairs)
     low, high = gain.interval_95
     facts = (
         f"{change} (95 % interval {gain.interval_text}; up in {gain.up} of {gain.pairs} pairs "
-        "with the same labelled scans)"
+        f"with the same labelled scans){hd95}"
     )
     if low > 0 and len(pairs) < MIN_PAIRS:
         return f"{subject} gave more, in too few pairs of runs to tell it from chance: {facts}."

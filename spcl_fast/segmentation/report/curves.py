@@ -223,7 +223,8 @@ def _gamma(ax: Axes, run: RunRecord, colour: str) -> None:
             steps, gammas = zip(*points, strict=True)
             ax.plot(steps, gammas, color=colour, ls=styles[index % 4], label=label or None)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(frameon=False, fontsize=8)
+        style: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 3}
+        ax.legend(frameon=False, fontsize=8, **style)
 
 
 def _arm(run: RunRecord) -> str:

@@ -50,7 +50,7 @@ def efficiency_picture(by_arm: Mapping[str, Sequence[RunRecord]]) -> Picture | N
         return None
     shown, left_out = _most_informative(values)
     counts = sorted({c for curve in shown.values() for c in curve}, key=count_order)
-    figure, axes = figures.panels(1, 1, width=9.0, height=4.6)
+    figure, axes = figures.panels(1, 1, width=9.0 if len(counts) > 1 else 5.6, height=4.6)
     ax = axes[0][0]
     colours = figures.arm_colours(list(shown), SCRATCH)
     for index, (name, curve) in enumerate(shown.items()):

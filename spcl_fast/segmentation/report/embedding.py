@@ -135,7 +135,16 @@ def _labels(ax: Axes, plane: np.ndarray, labels: np.ndarray, name: str) -> None:
         ax.scatter(dots[:, 0], dots[:, 1], color=colour, s=11, lw=0, label=text)
     _frame(ax, name if few else f"{name} ({len(values)})")
     if few and len(values):
-        ax.legend(frameon=False, fontsize=9, markerscale=2, handletextpad=0.1)
+        ax.legend(
+            frameon=False,
+            fontsize=9,
+            markerscale=2,
+            handletextpad=0.1,
+            columnspacing=0.8,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=4,
+        )
 
 
 def _frame(ax: Axes, title: str) -> None:

@@ -60,7 +60,8 @@ def roc_picture(audit: Audit) -> Picture | None:
         ax.set_xlim(-0.02, 1.02)
         ax.set_ylim(-0.02, 1.02)
         ax.set_aspect("equal")
-        ax.legend(frameon=False, fontsize=9, loc="lower right", handlelength=1.2)
+        style: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        ax.legend(frameon=False, fontsize=8, handlelength=1.2, **style)
     for ax in flat[len(levels) :]:
         ax.set_visible(False)
     for row in axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from spcl_fast.segmentation.report.figures import Picture
 from spcl_fast.segmentation.report.runs import RunRecord
 
 MAX_SLICES = 8
+WORST = 3  # scans of the picture of the worst
 PREDICTED: Any = (0, (2.2, 1.6))  # dashes
 MARGIN = 0.35  # of the extent of the truth, on each side
 
@@ -50,8 +52,27 @@ def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
         DataError: If a volume cannot be read.
     """
     chosen = _best_median_worst(runs)
-    if not chosen:
+    return Picture("Predictions", _overlay_caption(how), _draw(runs, chosen)) if chosen else None
+
+
+def worst_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
+    """Draw the scans with the lowest Dice of the last run, the worst first; as `overlay_picture`.
+
+    Returns:
+        The picture, or None if there are so few scans that `overlay_picture` shows them.
+    """
+    scores, last = runs[-1].scores.scans, runs[-1]
+    names = [n for n in common_scans(runs) if not math.isnan(scores[n].dice_mean)]
+    if len(names) <= 2 * WORST:
         return None
+    names = sorted(names, key=lambda name: scores[name].dice_mean)[:WORST]
+    chosen = [(f"{k} of the worst", name) for k, name in enumerate(names, 1)]
+    caption = f"The {WORST} scans with the lowest mean Dice of {last.name}; the runs are {how}."
+    return Picture("Worst scans", caption, _draw(runs, chosen))
+
+
+def _draw(runs: Sequence[RunRecord], chosen: Sequence[tuple[str, str]]) -> bytes:
+    """Draw scans, given as label and name, one row per run."""
     volumes = [(label, name, _read(runs, name)) for label, name in chosen]
     columns = max(len(window.slices) for _, _, (_, window) in volumes)
     num_rows = len(chosen) * len(runs)
@@ -73,7 +94,7 @@ def overlay_picture(runs: Sequence[RunRecord], how: str) -> Picture | None:
             _row_label(row[0], label, name, run)
             _draw_row(row[1:], arrays, run, window)
     _legend(figure, runs[0].scores.classes)
-    return Picture("Predictions", _overlay_caption(how), figures.to_png(figure))
+    return figures.to_png(figure)
 
 
 def _overlay_caption(how: str) -> str:
@@ -101,7 +122,8 @@ def _legend(figure: Figure, classes: Sequence[str]) -> None:
 
 
 def _best_median_worst(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    scans = common_scans(runs)
+    scores = [run.scores.scans for run in runs]
+    scans = [n for n in common_scans(runs) if not any(math.isnan(s[n].dice_mean) for s in scores)]
     scans.sort(key=lambda name: float(np.mean([run.scores.scans[name].dice_mean for run in runs])))
     if len(scans) < 3:
         labels = ["worst", "best"] if len(scans) == 2 else ["only"]
@@ -214,7 +236,8 @@ def _contour(ax: Axes, region: np.ndarray, colour: str, style: Any, width: float
 def _row_label(ax: Axes, label: str, scan: str, run: RunRecord) -> None:
     scores = run.scores.scans[scan]
     start = SCRATCH if run.scores.initialised_from is None else "pre-trained"
-    by_class = "  ".join(f"{name} {value:.2f}" for name, value in scores.dice.items())
+    known = {name: value for name, value in scores.dice.items() if not math.isnan(value)}
+    by_class = "  ".join(f"{name} {value:.2f}" for name, value in known.items())
     lines = (
         (0.80, f"{label}: {scan}", 7.6, "#cbd2d9", "normal"),
         (0.55, start, 9.5, "white", "bold"),

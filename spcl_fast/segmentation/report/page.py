@@ -9,10 +9,11 @@ from pathlib import Path
 from spcl_fast._version import __version__
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.report import compare
+from spcl_fast.segmentation.report.groups import group_runs
 from spcl_fast.segmentation.report.runs import RunRecord, find_runs
 from spcl_fast.segmentation.report.sections import Section, build_sections
 from spcl_fast.segmentation.report.summaries import SUMMARY_FILES
-from spcl_fast.segmentation.report.tables import what_was_run
+from spcl_fast.segmentation.report.tables import how_it_was_run, what_was_run
 
 MAX_VERDICTS = 5
 MAX_OPEN_PROBLEMS = 8
@@ -64,11 +65,11 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    verdicts = compare.verdict([run for run in records if run.stage == "finetune"])
+    verdicts = _verdicts(records)
     return environment.get_template("template.html").render(
         sentences=verdicts[:MAX_VERDICTS],
         more_sentences=verdicts[MAX_VERDICTS:],
-        what_was_run=what_was_run(records),
+        run_tables=[t for t in (what_was_run(records), how_it_was_run(records)) if t],
         sections=sections,
         problems=problems,
         max_open_problems=MAX_OPEN_PROBLEMS,
@@ -77,3 +78,16 @@ def _render(
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
     )
+
+
+def _verdicts(records: Sequence[RunRecord]) -> list[str]:
+    """Return the main result of every group of runs that has scores."""
+    tuned = [run for run in records if run.stage == "finetune"]
+    groups = group_runs([run for run in tuned if compare.has_scores(run)])
+    if len(groups) < 2:
+        return compare.verdict(tuned)
+    return [
+        f"{name}: {sentence}"
+        for name, members in groups.items()
+        for sentence in compare.verdict(members)
+    ]

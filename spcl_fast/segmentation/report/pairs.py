@@ -15,7 +15,7 @@ from spcl_fast.segmentation.report.runs import RunRecord, load_arrays
 NUM_MOMENTS = 4
 NEEDED = ("weight", "similarity", "position", "scan", "positive", "gamma", "step")
 BAR_LABELS = {"weight": "weight w", "similarity": "cosine similarity"}
-NO_PAIR = "#dbe7f3"  # not a positive pair: there is no weight to show
+NO_PAIR = "#dfe3e8"  # not a positive pair: there is no weight to show
 SCAN_LINE: dict[str, Any] = {"color": "#d55e00", "lw": 1.8}
 PARTITION_LINE: dict[str, Any] = {"color": "#0072b2", "lw": 0.8, "ls": (0, (3, 2))}
 ORDER_CAPTION = (
@@ -23,11 +23,11 @@ ORDER_CAPTION = (
     "the scans, dashed blue lines the labels within a scan. "
 )
 WEIGHTS_CAPTION = (
-    "Top: weight of each positive pair, black 0 (left out as too hard), white 1 (in full use); "
-    "pale blue is not a positive pair; at the right the mask of the positive pairs. Bottom: "
+    "Top: weight of each positive pair, dark blue 0 (left out as too hard), yellow 1 (in full "
+    "use); grey is not a positive pair; at the right the mask of the positive pairs. Bottom: "
     "similarity of the same slices, and a histogram of the last weights. Under a self-paced "
-    "schedule the blocks should grow lighter from left to right, easy pairs first; in pairs that "
-    "stay dark the embedding disagrees with the label."
+    "schedule the blocks should turn from blue to yellow, easy pairs first; in pairs that "
+    "stay blue the embedding disagrees with the label."
 )
 NO_PAIRS_CAPTION = (
     "Every slice has a label of its own, so there are no positive pairs to weight here; red marks "
@@ -105,7 +105,7 @@ def _matrix(ax: Axes, key: str, moment: dict[str, np.ndarray]) -> AxesImage:
     n = len(positive)
     values, colours, low = moment[key], "RdBu_r", -1.0
     if key == "weight":
-        values, colours, low = np.ma.masked_array(values, ~positive), "gray", 0.0
+        values, colours, low = np.ma.masked_array(values, ~positive), "viridis", 0.0
     elif key == "mask":
         colours, low = "gray", 0.0
     ax.set_facecolor(NO_PAIR)

@@ -12,7 +12,9 @@ import numpy as np
 from spcl_fast.segmentation.evaluate.json_values import is_number
 from spcl_fast.segmentation.report import compare
 from spcl_fast.segmentation.report.compare import SCRATCH
+from spcl_fast.segmentation.report.groups import group_of
 from spcl_fast.segmentation.report.runs import RunRecord, look_up
+from spcl_fast.segmentation.runs.provenance import read_provenance
 
 MAX_OPEN_ROWS = 12
 MAX_LISTED = 8
@@ -28,18 +30,18 @@ class Table:
     num_text: int = 1
     title: str = "Table"
     may_fold: bool = True
+    is_folded_always: bool = False
 
     @property
     def is_folded(self) -> bool:
         """Whether the page shows only the title until the reader opens it."""
-        return self.may_fold and len(self.rows) > MAX_OPEN_ROWS
+        return self.is_folded_always or (self.may_fold and len(self.rows) > MAX_OPEN_ROWS)
 
 
 def what_was_run(records: Sequence[RunRecord]) -> Table:
     """Return a row for every run: what it is, its data, its steps and its seed."""
     rows = []
     for run in records:
-        root = look_up(run.config, "data", "root")
         steps = max((r["step"] for r in run.rows if is_number(r.get("step"))), default=0)
         if run.stage == "pretrain":
             labels = look_up(run.config, "pretrain", "loss", "labels")
@@ -47,15 +49,35 @@ def what_was_run(records: Sequence[RunRecord]) -> Table:
             detail = f"meta-labels {listing(labels)}; pace {pace or 'not said'}"
         elif run.evaluation is None:
             detail = "not evaluated"
+        elif not compare.has_scores(run):
+            detail = "no scores"
         else:
             scans = f"labelled: {listing(run.labelled_scans)}"
             detail = f"{compare.arm_name(run)}; {scans}; {len(run.evaluation.scans)} test scans"
-        data = str(root) if root else "generated phantom"
+        data = ", ".join(part for part in group_of(run) if part)
         seed = look_up(run.config, run.stage, "seed")
         rows.append([run.name, run.stage, detail, data, str(steps), text(seed)])
     header = ["Run", "Stage", "What", "Data", "Steps", "Seed"]
     caption = "Every run found, with the steps it has logged."
     return Table(caption, header, rows, num_text=4, title=f"All {len(rows)} runs")
+
+
+def how_it_was_run(records: Sequence[RunRecord]) -> Table | None:
+    """Return a row for every start of a run that noted it: command, versions and hardware."""
+    rows = []
+    for run in records:
+        for start in read_provenance(run.folder):
+            versions = [f"{k} {start[k]}" for k in ("spcl_fast", "torch", "python") if k in start]
+            threads = f"{start.get('threads')} threads"
+            hardware = [start.get("gpu"), start.get("processor"), threads]
+            cells = [", ".join(versions), ", ".join(str(x) for x in hardware if x)]
+            rows.append([run.name, text(start.get("command")), *cells, text(start.get("started"))])
+    if not rows:
+        return None
+    caption = "Every start of a run, a resumption too: its command, and where it ran."
+    header = ["Run", "Command", "Versions", "Hardware", "Started"]
+    title = f"Commands, versions and hardware of {len(rows)} starts"
+    return Table(caption, header, rows, num_text=5, title=title, is_folded_always=True)
 
 
 def result_tables(by_arm: dict[str, list[RunRecord]]) -> list[Table]:

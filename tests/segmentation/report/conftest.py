@@ -246,3 +246,15 @@ def finetune_folder(tmp_path):
     """A fine-tuning run of one's own to damage."""
     write_finetune(tmp_path / "runs" / "scratch", None, ["patient090_frame01"], 0.0)
     return tmp_path / "runs" / "scratch"
+
+
+@pytest.fixture
+def add_finetune(tmp_path):
+    """Write a fine-tuning without volumes below a folder of one's own; return the folder."""
+
+    def add(name: str, source: str | None, shift: float) -> Path:
+        folder = tmp_path / "runs" / name
+        write_finetune(folder, source, ["patient090_frame01"], shift, volumes=False)
+        return folder
+
+    return add

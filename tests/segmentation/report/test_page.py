@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 
 from spcl_fast.segmentation.report import write_report
 
@@ -131,8 +132,9 @@ def test_only_a_pretraining(pretrain_folder, tmp_path):
     text = " ".join(page.missing)
     assert "position has no embedding yet." in text
     assert "It has no embedding.npz (unfinished)" in text
-    assert "There is no fine-tuning run with a log." in text
     assert len(page.images) == 2
+    # what there is nothing to show of is absent
+    assert page.headings[1:-2] == ["Pre-training", "Self-paced weights"]
 
 
 def test_only_a_finetuning_that_is_cut_off(finetune_folder, tmp_path):
@@ -142,7 +144,7 @@ def test_only_a_finetuning_that_is_cut_off(finetune_folder, tmp_path):
     page = read(write_report(finetune_folder.parent, tmp_path / "report.html"))
     text = " ".join(page.missing)
     assert "scratch: It has no evaluation.json" in text
-    assert "There is no pre-training run." in text
+    assert page.headings[1:-2] == ["Fine-tuning"]
     assert "metrics.jsonl" not in text
     assert len(page.images) == 1
     assert page.tables[0][1][4] == "100"
@@ -154,7 +156,70 @@ def test_predictions_that_are_not_there(finetune_folder, tmp_path):
     page = read(write_report(finetune_folder.parent, tmp_path / "report.html"))
     (sentence,) = (text for text in page.missing if "A picture is missing" in text)
     assert "_prediction.nii.gz must be an existing" in sentence
-    assert len(page.tables) == 3
+    assert not any("predictions on file" in text for text in page.missing)
+    assert len(page.tables) == 4
+    assert page.tables[3][1][0] == "patient002_frame12"  # the lowest Dice
+
+
+def test_no_predictions_on_file(add_finetune, tmp_path):
+    add_finetune("scratch", None, 0.0)
+    page = read(write_report(tmp_path / "runs", tmp_path / "report.html"))
+    assert any("No evaluated run has predictions on file" in text for text in page.missing)
+
+
+def test_a_run_without_scores_is_in_no_mean(add_finetune, tmp_path):
+    add_finetune("scratch", None, 0.0)
+    evaluation = add_finetune("other", "pre", 0.1) / "evaluation.json"
+    content = json.loads(evaluation.read_text())
+    for row in content["scans"].values():
+        row["dice"] = dict.fromkeys(row["dice"])
+    evaluation.write_text(json.dumps(content))
+    path = write_report(tmp_path / "runs", tmp_path / "report.html")
+    words = re.sub(r'src="[^"]*"', "", path.read_text())
+    assert not re.search(r"\bnan\b", words, re.IGNORECASE)
+    (sentence,) = read(path).verdicts
+    assert sentence.startswith("Mean 3-D Dice from scratch is 0.525 (one run), HD95 9.5 mm; no")
+    assert any("other: no class is annotated in its test" in text for text in read(path).missing)
+
+
+def test_data_sets_grids_and_protocols_are_never_joined(add_finetune, tmp_path):
+    changes = {
+        "a": {"root": "/scans/acdc"},
+        "b": {"root": None, "grid": {"size": 96, "spacing_mm": 2.0}},
+        "c": {"root": None},
+    }
+    for name, data in changes.items():
+        path = add_finetune(name, "pre", 0.1) / "config.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"data": data}))
+    page = read(write_report(tmp_path / "runs", tmp_path / "report.html"))
+    names = ["acdc", "generated phantom, 96 x 96 of 2.0 mm", "generated phantom"]
+    assert [text for text in page.headings if text.startswith("Results")] == [
+        f"Results: {name}" for name in names
+    ]
+    assert [text.partition(": ")[0] for text in page.verdicts] == names
+    assert all("run from scratch to compare it with" in text for text in page.verdicts)
+    means = [table for table in page.tables if table[0][0] == "Arm"]
+    assert [len(table) - 1 for table in means] == [1, 1, 1]
+
+
+def test_one_pair_has_a_figure_of_its_own_and_a_table_of_cases(add_finetune, tmp_path):
+    folder = add_finetune("scratch", None, 0.0)
+    start = {"command": "spcl-fast finetune", "torch": "2.9", "threads": 3, "gpu": "H100"}
+    (folder / "provenance.json").write_text(json.dumps([start]))
+    add_finetune("after", "pre", 0.1)
+    page = read(write_report(tmp_path / "runs", tmp_path / "report.html"))
+    assert page.images[0]["alt"] == "Dice of every test scan"
+    png = base64.b64decode(page.images[0]["src"].partition(",")[2])
+    assert int.from_bytes(png[16:20], "big") < 600  # pixels wide
+    (cases,) = (table for table in page.tables if table[0][0] == "Scan")
+    assert cases[0][2:4] == ["Dice from scratch", "Dice pre-trained (pre)"]
+    assert [row[2:4] for row in cases[1:]] == [
+        [f"{0.45 + 0.05 * k:.3f}", f"{0.55 + 0.05 * k:.3f}"] for k in range(4)
+    ]
+    assert ", HD95 9.5 mm from scratch, 8.5 mm pre-trained (pre); one pair" in page.verdicts[0]
+    assert page.tables[1][1] == [
+        *("scratch", "spcl-fast finetune", "torch 2.9", "H100, 3 threads", "-")
+    ]
 
 
 def test_names_are_escaped(finetune_folder, tmp_path):
