@@ -90,8 +90,12 @@ class Result(list):
     scans = ()
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/training.md", "docs/export.md"])
-def test_documented_commands_are_understood(path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/own-data.md", "docs/training.md", "docs/export.md"]
+)
+def test_documented_commands_are_understood(path, monkeypatch, capsys, tmp_path):
+    (tmp_path / "start.yaml").write_text("data: {root: scans}\n")  # of data inspect --write
+    monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / path).read_text(encoding="utf-8")
     lines = re.findall(r"^ *(spcl-fast .*?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,4 +79,21 @@ def demo(config: DemoConfig) -> Path:
     }
     with atomic_file(config.out / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    say(how_to_go_on(report))
     return report
+
+
+def how_to_go_on(report: Path) -> str:
+    """Return how to look at the report, and the commands that come next."""
+    lines = [f"look at it:  open {report.resolve().as_uri()} in a browser", "then:"]
+    if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ:
+        activate = Path(sys.prefix) / "bin" / "activate"
+        here = Path.cwd()
+        shown = activate.relative_to(here) if activate.is_relative_to(here) else activate
+        lines.append(f"  source {shown}")
+    lines += [
+        "  spcl-fast data inspect YOUR_SCANS --write start.yaml",
+        "  spcl-fast pretrain --config start.yaml --out runs/encoder",
+        "docs/own-data.md says how YOUR_SCANS may look and how to go on from there",
+    ]
+    return "\n".join(lines)
