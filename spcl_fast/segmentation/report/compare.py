@@ -82,16 +82,11 @@ def arm_name(run: RunRecord) -> str:
     return start
 
 
-def has_scores(run: RunRecord) -> bool:
-    """Return whether a run is evaluated on a class that a test scan annotates."""
-    return run.evaluation is not None and not math.isnan(run.evaluation.dice_mean)
-
-
 def arms(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Return the fine-tuning runs that have scores by arm, scratch first."""
+    """Return the evaluated fine-tuning runs by arm, scratch first."""
     found: dict[str, list[RunRecord]] = {SCRATCH: []}
     for run in runs:
-        if has_scores(run):
+        if run.evaluation is not None:
             found.setdefault(arm_name(run), []).append(run)
     return {name: members for name, members in found.items() if members}
 

@@ -83,7 +83,7 @@ def _render(
 def _verdicts(records: Sequence[RunRecord]) -> list[str]:
     """Return the main result of every group of runs that has scores."""
     tuned = [run for run in records if run.stage == "finetune"]
-    groups = group_runs([run for run in tuned if compare.has_scores(run)])
+    groups = group_runs([run for run in tuned if run.evaluation is not None])
     if len(groups) < 2:
         return compare.verdict(tuned)
     return [

@@ -89,11 +89,6 @@ def _results(tuned: Sequence[RunRecord]) -> Section:
     if by_arm:
         section.tables.extend(tables.result_tables(by_arm))
         _add(section, partial(_result_picture, by_arm))
-    section.missing += [
-        f"{run.name}: no class is annotated in its test scans, so it has no scores."
-        for run in tuned
-        if run.evaluation is not None and not compare.has_scores(run)
-    ]
     return section
 
 
@@ -134,7 +129,7 @@ def _audit(root: Path) -> tuple[Section, list[str]]:
 
 def _predictions(tuned: Sequence[RunRecord]) -> Section:
     section = Section("What the networks predict")
-    scored = [run for run in tuned if compare.has_scores(run)]
+    scored = [run for run in tuned if run.evaluation is not None]
     drawn = [run for run in scored if _names_predictions(run)]
     chosen, how = compare.shown_runs(drawn or scored)
     if not compare.common_scans(chosen):

@@ -49,8 +49,6 @@ def what_was_run(records: Sequence[RunRecord]) -> Table:
             detail = f"meta-labels {listing(labels)}; pace {pace or 'not said'}"
         elif run.evaluation is None:
             detail = "not evaluated"
-        elif not compare.has_scores(run):
-            detail = "no scores"
         else:
             scans = f"labelled: {listing(run.labelled_scans)}"
             detail = f"{compare.arm_name(run)}; {scans}; {len(run.evaluation.scans)} test scans"

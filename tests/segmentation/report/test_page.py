@@ -179,7 +179,7 @@ def test_a_run_without_scores_is_in_no_mean(add_finetune, tmp_path):
     assert not re.search(r"\bnan\b", words, re.IGNORECASE)
     (sentence,) = read(path).verdicts
     assert sentence.startswith("Mean 3-D Dice from scratch is 0.525 (one run), HD95 9.5 mm; no")
-    assert any("other: no class is annotated in its test" in text for text in read(path).missing)
+    assert any("other: Its evaluation.json cannot be read" in text for text in read(path).missing)
 
 
 def test_data_sets_grids_and_protocols_are_never_joined(add_finetune, tmp_path):

@@ -62,7 +62,9 @@ def test_malformed_files_are_named(tmp_path, name, find, text, sentence):
     assert sentence in problems[0]
     assert all(name in problem for problem in problems)
     page = write_report(tmp_path, tmp_path / "report.html").read_text()
-    assert f"no readable {name}.json" in page
+    assert f'<p class="missing">{name}.json ' in page or f" of {name}.json " in page
+    assert "<h2>Noise audit</h2>" not in page
+    assert "<h2>Reproduction of the paper</h2>" not in page
 
 
 # every value that may be absent or of another type, one at a time
