@@ -78,6 +78,8 @@ def _run_command(name: str, command: Command, words: list[str], launch: Launch) 
     if command.first_option and words and not words[0].startswith("-"):
         words = [command.first_option, *words]
     if command.is_stage:
+        with _one_voice(launch):
+            config, resume = parse_stage(load(command.config), name, words)
         with launch.joined(), telling_how_to_resume(name, config.out):
             result = load(command.function)(config, resume=resume)
     else:

@@ -60,6 +60,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, log: Listener | No
         run.listener = log
     if resume and (state := ranks.told(run.load_state() if run else None)):
         training.load(state)
+    if run and training.step == 0:
+        training.keep_first_weights(run)
     with progress_bar(f"pretrain {config.out.name}", steps, training.step) as show:
         while training.step < steps:
             epoch, began = training.step // config.steps_per_epoch, time.perf_counter()

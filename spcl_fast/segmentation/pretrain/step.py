@@ -45,7 +45,7 @@ from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.run import Run, save_weights
 from spcl_fast.segmentation.runs.sync_batch_norm import synchronised
 
-WEIGHT_SNAPSHOTS = 4
+WEIGHT_SNAPSHOTS = 4  # the first before the first step
 AUDIT_BATCHES = 16
 ENCODER_FILE = "encoder.safetensors"
 
@@ -82,7 +82,9 @@ class Pretraining:
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.sample = self._sampler(self.generator)
-        self.step, self.num_rows = 0, 0
+        self.step = 0
+        groups = config.num_scans * config.loss.num_partitions
+        self.num_rows = 2 * groups * config.slices_per_partition
         self._make_parallel()
 
     def _make_network(self, device: torch.device) -> tuple[int, ...]:
@@ -171,17 +173,25 @@ class Pretraining:
         return parts, loss.detach()
 
     def health(self, run: Run, epoch: int) -> dict[str, float]:
-        """Return the health figures of an epoch; at four epochs save the pair weights."""
+        """Return the health figures of an epoch; at three epochs save the pair weights."""
         config = self.config
         maps = feature_maps(self.encoder, self.slices.images)
         accuracy = knn_position_accuracy(pooled(maps), self.slices)
         health = {"collapse_loss": self._collapse_loss(), "knn_position_accuracy": accuracy}
-        if config.encoder_weight and epoch + 1 in _snapshot_epochs(config.epochs):
-            labels = self.columns[config.loss.labels[0]]
-            save_pair_weights(run, self._moment(epoch), maps, self.slices, labels)
+        if epoch + 1 in _snapshot_epochs(config.epochs, config.loss.power):
+            self._keep_weights(run, epoch, maps)
         if config.label_noise and config.encoder_weight:
             health |= self._audit(run, epoch)
         return health
+
+    def keep_first_weights(self, run: Run) -> None:
+        """Save the pair weights before the first step, where gamma is lowest."""
+        self._keep_weights(run, -1, feature_maps(self.encoder, self.slices.images))
+
+    def _keep_weights(self, run: Run, epoch: int, maps: Tensor) -> None:
+        if self.config.encoder_weight:
+            labels = self.columns[self.config.loss.labels[0]]
+            save_pair_weights(run, self._moment(epoch), maps, self.slices, labels)
 
     def _moment(self, epoch: int) -> Moment:
         """Return the moment at the end of an epoch."""
@@ -240,8 +250,11 @@ class Pretraining:
         return path
 
 
-def _snapshot_epochs(epochs: int) -> list[int]:
-    return [round(i * epochs / WEIGHT_SNAPSHOTS) for i in range(1, WEIGHT_SNAPSHOTS + 1)]
+def _snapshot_epochs(epochs: int, power: float) -> list[int]:
+    """Return the ends of epochs between which the pace grows by about as much each time."""
+    parts = range(1, WEIGHT_SNAPSHOTS)
+    shares = [(part / (WEIGHT_SNAPSHOTS - 1)) ** (1 / power) for part in parts]
+    return [max(1, round(share * epochs)) for share in shares]
 
 
 def collapse_loss(num_rows: int, config: LossConfig) -> float:

@@ -44,7 +44,10 @@ def test_log_figures_and_files(pretrain_config):
     assert len(embedding["position"]) == len(embedding["z"]) == len(embedding["vendor"])
     snapshots = sorted((path.parent / "weights").iterdir())
     shot = np.load(snapshots[-1])
-    assert snapshots[-1].name == "step_000012.npz"
+    assert [path.name for path in snapshots] == [f"step_{k:06d}.npz" for k in (0, 4, 12)]
+    first = np.load(snapshots[0])  # where gamma is lowest
+    assert first["gamma"] == pytest.approx(1.2 * math.log(num_rows - 1))
+    assert first["weight"][first["positive"]].mean() < shot["weight"][shot["positive"]].mean()
     assert set(np.unique(shot["scan"])) == {0, 1}
     assert shot["weight"][~shot["positive"]].max() == 0
     assert 0 < shot["weight"][shot["positive"]].mean() <= 1
