@@ -68,7 +68,7 @@ def pretraining_curves(runs: Sequence[RunRecord]) -> Picture | None:
     _collapse_lines(loss, runs)
     for ax, title in zip((ax for row in axes for ax in row), PRETRAINING_TITLES, strict=True):
         figures.style_curves(ax, title)
-        if not ax.lines or all(np.size(line.get_xdata()) == 0 for line in ax.lines):
+        if _is_empty(ax):
             figures.say_empty(ax, "no pace" if ax is gamma else "nothing logged")
     weight.set_ylim(-0.03, 1.03)
     if len(runs) > 1:
@@ -113,11 +113,15 @@ def finetuning_curves(runs: Sequence[RunRecord]) -> Picture | None:
     for ax in axes[0][1:]:
         ax.set_ylim(-0.02, 1.02)
     for ax in axes[0]:
-        if not ax.lines:
+        if _is_empty(ax):
             figures.say_empty(ax, "nothing logged")
     handles = [axes[0][1].plot([], [], color=c, lw=2, label=n)[0] for n, c in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return Picture("Fine-tuning", FINETUNING_CAPTION + note, figures.to_png(figure))
+
+
+def _is_empty(ax: Axes) -> bool:
+    return all(np.size(line.get_xdata()) == 0 for line in ax.lines)
 
 
 def _draw_run(

@@ -136,7 +136,8 @@ def _pair_table(by_arm: dict[str, list[RunRecord]]) -> Table | None:
     caption = (
         "Mean Dice in pairs of runs with the same labelled scans, over the test scans of both. The "
         "gain of a pair does not depend on how well the labelled scans were chosen. Its bootstrap "
-        "interval is over test patients alone: it does not cover the seeds of the trainings."
+        "interval is over test patients alone: it does not cover the seeds of the trainings. Means "
+        "are over the classes of a scan first: where scans lack classes they differ from the above."
     )
     return Table(caption, header, rows, num_text=2, title=f"All {len(rows)} pairs")
 
@@ -171,8 +172,8 @@ def percent_and_spread(values: Sequence[float]) -> str:
 
 
 def text(value: Any, digits: int = 3) -> str:
-    """Return a cell: floats with a fixed number of digits, "-" for None."""
-    if value is None:
+    """Return a cell: floats with a fixed number of digits, "-" for None and NaN."""
+    if value is None or value != value:
         return "-"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
