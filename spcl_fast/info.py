@@ -24,7 +24,7 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _describe_triton(),
-        "extension": ", ".join(f"{k} {v}" for k, v in _host_facts().items()) or _not_built(),
+        "extension": ", ".join(f"{k} {v}" for k, v in _host_facts().items()) or not_built(),
         "extension on cuda": _describe_cuda(),
         "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
     }
@@ -33,7 +33,8 @@ def describe() -> dict[str, str]:
     return facts
 
 
-def _not_built() -> str:
+def not_built() -> str:
+    """Return why there is no extension, and how to get it."""
     reason = why_not_built()
     how = "pip install --no-build-isolation builds it (README, Installation)"
     return f"not built: {reason or 'no reason noted'}; {how}"

@@ -62,8 +62,8 @@ def summary_table(evaluation: Evaluation) -> str:
     mean, distance = _text(evaluation.dice_mean, 3), _text(evaluation.hd95_mm_mean, 1)
     table.add_row("mean", mean, "", "", distance, "", "", str(len(scans)), style="bold")
     output = io.StringIO()
-    Console(file=output, width=_WIDTH, highlight=False).print(table, *_worst(evaluation), sep="\n")
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
+    Console(file=output, width=_WIDTH, highlight=False).print(table)
+    return "\n".join([*map(str.rstrip, output.getvalue().splitlines()), *_worst(evaluation)])
 
 
 def _worst(evaluation: Evaluation) -> list[str]:
@@ -72,7 +72,7 @@ def _worst(evaluation: Evaluation) -> list[str]:
     if len(scored) <= WORST_CASES:
         return []
     lowest = sorted(scored, key=lambda name: scored[name].dice_mean)[:WORST_CASES]
-    return ["lowest: " + "; ".join(f"{name} {_by_class(scored[name])}" for name in lowest)]
+    return ["lowest:", *(f"  {name} {_by_class(scored[name])}" for name in lowest)]
 
 
 def _by_class(scan: ScanScores) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from spcl_fast.info import not_built
 from spcl_fast.losses.result import LEAST_MEAN_WEIGHT, UNUSED_POSITIVES
+from spcl_fast.native import is_built
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import plain_gamma
 from spcl_fast.segmentation.pretrain.step import ENCODER_FILE, Pretraining
@@ -46,6 +48,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, log: Listener | No
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
     """
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
+    if device.type == "cpu" and not is_built():
+        say(f"slower than it need be: the extension is {not_built()}")
     ranks = Ranks.current()
     slices = ranks.first_then_others(
         lambda: training_slices(config.data, split_scans(config.data).train)

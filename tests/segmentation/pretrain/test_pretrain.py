@@ -1,5 +1,6 @@
 """Pre-training: it learns, its log is complete, and a killed run ends with the same weights."""
 
+import importlib
 import math
 import os
 import signal
@@ -53,10 +54,13 @@ def test_log_figures_and_files(pretrain_config):
     assert 0 < shot["weight"][shot["positive"]].mean() <= 1
 
 
-def test_a_gamma_that_switches_off_the_positives_is_told_once(pretrain_config, capsys):
+def test_a_gamma_that_switches_off_the_positives_is_told_once(pretrain_config, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(pretrain.__module__), "is_built", lambda: False)
     loss = replace(pretrain_config.loss, pace="absolute", start=(0.1,), end=(0.1,))
     pretrain(replace(pretrain_config, loss=loss, epochs=1))
-    assert capsys.readouterr().err.count("gamma switches off more than 95 %") == 1
+    told = capsys.readouterr().err
+    assert told.count("gamma switches off more than 95 %") == 1
+    assert told.count("slower than it need be: the extension is not built: ") == 1
 
 
 def test_loss_falls(pretrain_config):
