@@ -98,8 +98,9 @@ class _KernelMean(OpFunction):
         panels = [(k.sum(1), k @ z) for k in _panels(labels, sigma, z.dtype)]
         panels = panels or [(z.new_empty(0), z)]
         total, weighted = (torch.cat(column) for column in zip(*panels, strict=True))
-        scale = torch.where(total > 0, 1 / total, 0)
-        return weighted * scale[:, None], total > 0, scale
+        has_positives = total >= torch.finfo(total.dtype).tiny  # the inverse of less is infinite
+        scale = torch.where(has_positives, 1 / total, 0)
+        return weighted * scale[:, None], has_positives, scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

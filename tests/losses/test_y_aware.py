@@ -108,3 +108,14 @@ def test_functional_gradient() -> None:
     YAwareLoss(0.2, 0.3)(leaf, y).loss.backward()
     gradient = torch.func.grad(lambda x: YAwareLoss(0.2, 0.3)(x, y).loss)(z)
     torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
+
+
+# 13.7 sigma: the kernel is a number of float32 whose inverse is not
+def test_a_kernel_that_almost_vanishes() -> None:
+    z = make_embeddings(2, 3).requires_grad_()
+    out = YAwareLoss(sigma=0.365)(z, torch.tensor([6.0, 1.0]))
+    out.loss.backward()
+    assert out.loss == 0
+    assert out.num_anchors == 0
+    assert z.grad is not None
+    assert z.grad.abs().sum() == 0
