@@ -80,7 +80,7 @@ def pretraining(config: PretrainConfig, device: torch.device) -> tuple[int, Step
 
     def loss() -> None:
         parts = training.losses(tuple(maps), batch)
-        torch.stack([part.loss for part in parts]).sum().backward()
+        torch.autograd.backward(torch.stack([part.loss for part in parts]).sum())
 
     steps: Steps = {
         "step": training.train_step,
@@ -109,8 +109,10 @@ def finetuning(config: FinetuneConfig, device: torch.device) -> tuple[int, Steps
     upstream = torch.randn_like(logits)
     steps: Steps = {
         "step": lambda: training.train_step(slices.images, slices.masks),
-        "network": lambda: forward().backward(upstream),
-        "loss": lambda: supervised_loss(logits.float(), masks, config.dice_weight).backward(),
+        "network": lambda: torch.autograd.backward(forward(), upstream),
+        "loss": lambda: torch.autograd.backward(
+            supervised_loss(logits.float(), masks, config.dice_weight)
+        ),
         "batch": lambda: augment(images, masks, config.augment, training.generator),
         "optimiser": training.optimizer.step,
     }
