@@ -1,11 +1,13 @@
 """The demo from the phantom to the report, on a toy preset, interrupted and taken up."""
 
 import json
+import sys
 
 import pytest
 
+from spcl_fast.cli import main
 from spcl_fast.segmentation.commands import demo as module
-from spcl_fast.segmentation.commands.demo import DemoConfig, demo
+from spcl_fast.segmentation.commands.demo import DemoConfig, demo, how_to_go_on
 
 TOY = """
 data: {grid: {size: 32, spacing_mm: 7.0}, num_test: 2, num_val: 1}
@@ -17,6 +19,24 @@ pretrain:
   steps_per_epoch: 2
 finetune: {steps: 4, batch_size: 2, val_every: 2, save_every: 2}
 """
+
+
+def test_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    text = how_to_go_on(tmp_path / "demo" / "report.html")
+    assert (tmp_path / "demo" / "report.html").as_uri() in text
+    assert "  source .venv/bin/activate\n" in text
+    words = [line.split()[1:] for line in text.splitlines() if line.startswith("  spcl-fast")]
+    assert [line[0] for line in words] == ["data", "pretrain"]
+    (tmp_path / "start.yaml").write_text("data: {}\n")
+    for line in words:  # options that the commands have
+        with pytest.raises(SystemExit) as stopped:
+            main([*line, "--help"])
+        assert stopped.value.code == 0
+    monkeypatch.setenv("VIRTUAL_ENV", ".venv")
+    assert "source" not in how_to_go_on(tmp_path / "demo" / "report.html")
 
 
 @pytest.mark.slow

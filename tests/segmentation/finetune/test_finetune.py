@@ -112,7 +112,7 @@ def test_the_best_point_of_validation_is_selected(finetune_config, tmp_path, mon
     assert state["best"]["dice"] == 0.7  # a resumed run would select it too
 
 
-def test_pretrained_encoder_is_used_and_checked(pretrain_config, finetune_config, tmp_path):
+def test_pretrained_encoder_is_used_and_checked(pretrain_config, finetune_config, tmp_path, capsys):
     path = pretrain(replace(pretrain_config, epochs=1))
     model = UNet(1, 4, 16)
     load_encoder(model, path.parent, finetune_config.model)
@@ -121,6 +121,12 @@ def test_pretrained_encoder_is_used_and_checked(pretrain_config, finetune_config
         ConfigError, match=r"test or validation patients, got patient\d+: split the"
     ):
         finetune(replace(finetune_config, init=path.parent))  # the validation patient
+    assert "warning: pre-trained on" not in capsys.readouterr().err
+    data = finetune_config.data
+    coarse = replace(data, grid=replace(data.grid, spacing_mm=2 * data.grid.spacing_mm))
+    with pytest.raises(ConfigError, match="test or validation patients"):
+        finetune(replace(finetune_config, init=path.parent, data=coarse))
+    assert f"pre-trained on {data.grid}, fine-tuned on {coarse.grid}" in capsys.readouterr().err
     assert not finetune_config.out.exists()
     allowed = replace(finetune_config, allow_pretrained_test=True)
     result = finetune(replace(allowed, init=path.parent))
