@@ -64,6 +64,9 @@ class Similarities:
         smallest = torch.finfo(self.dtype)
         count = 1 + max(len(self.z), len(self.refs)) * limits.eps
         rest = limits.tiny + smallest.tiny * smallest.eps  # subnormal numbers
+        dh = dh + limits.tiny
+        if self.dtype == torch.float64:
+            dh = 2 * dh  # what is held to be true is rounded alike
         return (
             Gradient(h @ self.refs / self.tau, dh @ lengths[1] / self.tau * count + rest, self),
             Gradient(h.T @ self.z / self.tau, dh.T @ lengths[0] / self.tau * count + rest, self),
