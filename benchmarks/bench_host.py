@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else list(arguments)
         write_result(
             options.json,
-            {**provenance("benchmarks.bench_host", given), "rows": rows},
+            {**provenance("benchmarks.bench_host", given), "threads": 1, "rows": rows},
             append=False,
         )
 
