@@ -26,6 +26,19 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / name).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
+def host() -> str:
+    """Return the table of the host's share of a step."""
+    folder = REPOSITORY / "benchmarks" / "results" / "cpu"
+    result = json.loads((folder / "host.json").read_text(encoding="utf-8"))
+    head = ["step", "host, us", "dense PyTorch with its operators, us", "ratio"]
+    lines = [
+        [row["problem"], f"{row['host_us']:.0f}", f"{row['dense_us']:.0f}", f"{row['ratio']:.2f}"]
+        for row in result["rows"]
+    ]
+    origin = source("host.json", result, "../benchmarks/results/cpu")
+    return "\n\n".join([table(head, lines), origin])
+
+
 def counts(arch: int) -> str:
     """Return the table of all passes on one architecture."""
     result = read(f"sm_{arch}.json")
@@ -108,6 +121,7 @@ def bounds() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "host": host,
     "steps": steps,
     "bounds": bounds,
     "counts_sm_90": lambda: counts(90),
