@@ -38,6 +38,24 @@ def test_few_scans(full_runs, count, expected):
     assert overlays._best_median_worst([run]) == expected
 
 
+def test_the_worst_scans_are_drawn_where_there_are_many(full_runs, monkeypatch):
+    runs = evaluated(full_runs)[:2]
+    assert overlays.worst_picture(runs, "all") is None  # four scans, which the other picture has
+    monkeypatch.setattr(overlays, "WORST", 1)
+    drawn, label = [], overlays._row_label
+
+    def noted(ax, text, name, run):
+        drawn.append((text, name, run.name))
+        label(ax, text, name, run)
+
+    monkeypatch.setattr(overlays, "_row_label", noted)
+    picture = overlays.worst_picture(runs, "all")
+    worst = "1 of the worst", "patient002_frame12"  # the lowest Dice
+    assert drawn == [(*worst, run.name) for run in runs]
+    assert imread(io.BytesIO(picture.png)).std() > 0
+    assert runs[-1].name in picture.caption
+
+
 def test_surroundings_are_square_in_mm():
     mask = np.zeros((2, 100, 80), dtype=np.uint8)
     mask[1, 40:60, 30:40] = 3  # 20 rows of 1 mm, 10 columns of 2 mm: 20 mm either way
