@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -48,8 +49,9 @@ def test_full_disk_keeps_the_last_state(tmp_path):
     assert sorted(os.listdir(run.folder)) == [*FILES, "state.pt"]
 
 
-def test_folder_of_another_run_is_refused(tmp_path):
+def test_folder_of_another_run_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/spcl-fast", "pretrain", "--out", "run"])
     Run.start(folder, TinyConfig(), "pretrain", resume=False).close()
     before = (folder / "config.yaml").read_text()
     with pytest.raises(ConfigError, match="out must be a new folder"):
@@ -65,7 +67,7 @@ def test_folder_of_another_run_is_refused(tmp_path):
     assert "steps: 2" in (folder / "config.yaml").read_text()
     first, second = read_provenance(folder)  # those that were refused did not start
     assert first["torch"] == second["torch"] == torch.__version__
-    assert "pytest" in first["command"]
+    assert first["command"] == "spcl-fast pretrain --out run"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="new or empty folder"):
