@@ -34,6 +34,20 @@ def supervised_loss(
     classes = torch.arange(logits.shape[1], device=masks.device)[:, None, None]
     truth = (torch.where(is_known, masks, 0)[:, None] == classes).to(logits.dtype) * weight
     p, truth = (logits.softmax(1) * weight)[:, 1:], truth[:, 1:]
+    return loss + dice_weight * dice_loss(p, truth, ranks)
+
+
+def dice_loss(p: Tensor, truth: Tensor, ranks: Ranks) -> Tensor:
+    """Return the soft Dice loss, () of the dtype of `p`, over the slices of all ranks.
+
+    Args:
+        p: (B, K, H, W) probabilities of the foreground, 0 where a pixel does not count.
+        truth: (B, K, H, W) of the same dtype, 1 where a pixel is of the class and counts.
+        ranks: The processes.
+
+    Returns:
+        The mean over the classes; each is pooled over the batch.
+    """
     sums = torch.stack([x.sum((0, 2, 3)) for x in (p * truth, p, truth)])
     overlap, predicted, true = ranks.sum(sums)
     # MONAI's DiceLoss(include_background=False, batch=True), operation by operation
@@ -41,4 +55,4 @@ def supervised_loss(
     false_positive, false_negative = false_positive * 0.5, false_negative * 0.5
     numerator = 2 * overlap + SMOOTH
     dice: Tensor = numerator / (2 * (overlap + false_positive + false_negative) + SMOOTH)
-    return loss + dice_weight * (1 - dice).mean()
+    return (1 - dice).mean()

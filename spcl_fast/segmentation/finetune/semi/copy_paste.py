@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy, one_hot
 from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
+from spcl_fast.segmentation.finetune.supervised import dice_loss
 from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 
 PSEUDO_WEIGHT = 0.5  # of the pixels with pseudo-labels
-SMOOTH = 1e-5  # of the Dice loss, as in MONAI: Dice is 1 for an absent class
 
 
 class CopyPaste(Term):
@@ -94,9 +94,6 @@ def region_loss(logits: Tensor, target: Tensor, region: Tensor, rows: Rows | Non
     weight = (region & is_known).to(logits.dtype)
     share = rows.mean(weight.mean()).clamp_min(torch.finfo(weight.dtype).tiny)
     entropy = rows.mean((cross_entropy(logits, target, reduction="none") * weight).mean()) / share
-    p = logits.softmax(1) * weight[:, None]
-    y = one_hot(target, logits.shape[1]).movedim(3, 1) * weight[:, None]
-    sums = torch.stack([(p * y).sum((0, 2, 3)), (p + y).sum((0, 2, 3))])
-    overlap, total = rows.ranks.sum(sums)
-    dice: Tensor = (2 * overlap + SMOOTH) / (total + SMOOTH)
-    return entropy + (1 - dice[1:]).mean()
+    p = logits.softmax(1)[:, 1:] * weight[:, None]
+    y = one_hot(target, logits.shape[1]).movedim(3, 1)[:, 1:] * weight[:, None]
+    return entropy + dice_loss(p, y, rows.ranks)
