@@ -179,6 +179,7 @@ def test_paces_that_do_not_fit() -> None:
     loss = SelfPacedContrastiveLoss(pace=RelativePace(8))
     with pytest.raises(ValueError, match=r"gamma must be left out of a loss with a pace, got 3"):
         loss(z, labels, 3.0)
+    loss(z, labels, float("inf"))  # the default, as another object
     named = SelfPacedContrastiveLoss(pace={"a": RelativePace(8)})
     with pytest.raises(ValueError, match=r"gamma must name the labels \['b'\]"):
         named(z, {"b": labels})

@@ -22,7 +22,7 @@ from spcl_fast.losses.result import (
 from spcl_fast.ops import Impl, Label, PositivePairLoss, contrastive_terms
 from spcl_fast.ops._checks import as_number
 from spcl_fast.pacing import Pace, RelativePace
-from spcl_fast.pair_weights import Mode, check_mode
+from spcl_fast.pair_weights import Mode, check_mode, has_unit_weights
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -180,7 +180,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         bank: Tensor | None,
     ) -> float | dict[str, float]:
         """Return the gamma of the pace, and count a step of the training."""
-        if gamma is not math.inf:
+        if isinstance(gamma, Mapping) or not has_unit_weights(gamma, None):
             raise ValueError(f"gamma must be left out of a loss with a pace, got {gamma}")
         paces = cast(
             "dict[str, Pace]", {"": pace} if isinstance(pace, Pace) else dict(pace.items())
