@@ -33,6 +33,11 @@ class Number(float):
         return number
 
 
+def is_descriptor(x: object) -> bool:
+    """Return whether x describes a tensor to the tensor memory accelerator."""
+    return hasattr(x, "block_shape")
+
+
 class _Notes(threading.local):
     launches: list[Noted] | None = None
 
@@ -74,7 +79,7 @@ class Bound:
                     x if type(x) is int
                     else (x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor)
                     else float if isinstance(x, float)
-                    else (x.base.dtype, *x.block_shape) if hasattr(x, "block_shape")
+                    else (x.base.dtype, *x.block_shape) if is_descriptor(x)
                     else x
                     for x in args
                 ],

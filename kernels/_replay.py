@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spcl_fast.kernels._bound import Noted, Number, noted_launches
+from spcl_fast.kernels._bound import Noted, Number, is_descriptor, noted_launches
 from spcl_fast.kernels._configs import IS_INTERPRETED
 from spcl_fast.kernels._similarities import device_of
 
@@ -82,13 +82,8 @@ def replayed(
 def _can_be_repeated(noted: Noted) -> bool:
     launcher, args = noted
     kinds = int, float, Tensor, type(None)
-    is_known = (isinstance(x, kinds) or _is_descriptor(x) for x in args)
+    is_known = (isinstance(x, kinds) or is_descriptor(x) for x in args)
     return launcher is not None and all(is_known)
-
-
-def _is_descriptor(x: object) -> bool:
-    """Return whether x describes a tensor to the tensor memory accelerator."""
-    return hasattr(x, "block_shape")
 
 
 class _Launch(NamedTuple):
@@ -226,7 +221,7 @@ def _tape(launches: Sequence[Noted], inputs: Sequence[Tensor | None], results: R
                 launch.args[place] = None
             elif isinstance(x, Number):
                 launch.numbers.append((place, x.which))
-            elif _is_descriptor(x):
+            elif is_descriptor(x):
                 launch.descriptors.append((place, *owners.find(x.base)))
                 launch.args[place] = copy.copy(x)
                 launch.args[place].base = None
