@@ -100,6 +100,22 @@ def test_values(num_rows: int, num_refs: int, dim: int, dtype: torch.dtype, devi
         check(z, tau, refs)
 
 
+# Two and three planes: "high" with references, "highest" with a diagonal.
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize(
+    ("precision", "num_refs", "dim"),
+    [
+        ("high", 190, 64),
+        pytest.param("high", 0, 128, marks=pytest.mark.breadth),
+        pytest.param("highest", 190, 64, marks=pytest.mark.breadth),
+        ("highest", 0, 128),
+    ],
+)
+def test_planes(precision: str, num_refs: int, dim: int, device: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    test_values(200, num_refs, dim, torch.float32, device)
+
+
 # One row, and one more than a group of warps owns; programs share the columns of a block.
 @pytest.mark.parametrize("num_rows", [1, 129])
 def test_few_rows(num_rows: int, device: str) -> None:
