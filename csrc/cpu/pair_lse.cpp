@@ -72,7 +72,7 @@ struct Problem {
   int64_t num_spans;  // of columns, each with row sums and gradients of its own
   bool is_bounded;
   Schedule schedule;
-  int64_t cached_rows, cached_stride;  // of a cached tile
+  int64_t cached_size;  // of a tile
 
   Problem(const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& tau_tensor)
       : rows(z),
@@ -84,8 +84,7 @@ struct Problem {
                    exponent_bound() < kMaxExponent),
         schedule(is_square ? Schedule::triangle(rows.num_blocks())
                            : Schedule::rectangle(rows.num_blocks(), cols.num_blocks(), num_spans)),
-        cached_rows(std::min(rows.block(), rows.size())),
-        cached_stride(std::min(cols.block(), (cols.size() + kPad - 1) / kPad * kPad)) {}
+        cached_size(cached_rows(rows) * cached_rows(cols)) {}
 
   void pack_slivers() {
     cols.pack_slivers();
@@ -99,22 +98,46 @@ struct Problem {
   const Operand& packed_rows() const { return is_square ? cols : rows; }
 
   Scale scale() const { return Scale(kLog2E / tau); }  // of powers of two
-  int64_t cached_size() const { return cached_rows * cached_stride; }
   int64_t num_cached(const at::Tensor& cache) const {
-    return is_bounded && cached_size() > 0 ? cache.numel() / cached_size() : 0;
+    return is_bounded && cached_size > 0 ? cache.numel() / cached_size : 0;
   }
   int64_t row_block(const ScheduledTile& tile) const { return tile.i % rows.num_blocks(); }
   int64_t span(const ScheduledTile& tile) const { return tile.i / rows.num_blocks(); }
   int64_t col_block(const ScheduledTile& tile) const {
     return is_square ? tile.j : tile.j - num_spans * rows.num_blocks();
   }
-  Tile tile(int64_t i, int64_t j, bool has_slivers = true) const {
+  Tile tile(int64_t i, int64_t j, Ahead* ahead, bool has_slivers = true) const {
     const float* row_slivers = has_slivers ? packed_rows().slivers(i) : nullptr;
     const float* col_slivers = has_slivers ? cols.slivers(j) : nullptr;
-    return {row_slivers, col_slivers, rows.size(i), cols.size(j), rows.D(), is_square && i == j};
+    const bool is_diagonal = is_square && i == j;
+    return {row_slivers, col_slivers, rows.size(i), cols.size(j), rows.D(), is_diagonal, ahead};
+  }
+  // What the tile reads that this worker takes after tile `index`, if all are as fast.
+  Ahead ahead(int64_t index, bool has_slivers, bool has_slices) const {
+    Ahead ahead;
+    const auto& tiles = schedule.tiles();
+    index += num_workers(static_cast<int64_t>(tiles.size()));
+    if (index >= static_cast<int64_t>(tiles.size())) return ahead;
+    const int64_t i = row_block(tiles[index]), j = col_block(tiles[index]);
+    const auto add = [&](const float* panel, int64_t num_rows) {
+      ahead.panels[ahead.size++] = {panel, panel + num_rows * rows.D()};
+    };
+    if (has_slices) {
+      add(packed_rows().slices(i), rows.size(i));
+      add(cols.slices(j), cols.size(j));
+    }
+    if (has_slivers) {
+      add(cols.slivers(j), cols.size(j));
+      add(packed_rows().slivers(i), rows.size(i));
+    }
+    return ahead;
   }
 
  private:
+  static int64_t cached_rows(const Operand& side) {
+    const int64_t whole = (side.size() + kCachedRows - 1) / kCachedRows * kCachedRows;
+    return std::min(side.block(), whole);
+  }
   // Few row blocks against many columns would leave threads without a block of their own.
   static int64_t spans(int64_t num_rows, int64_t num_cols) {
     const int64_t wanted = num_rows > 0 ? 2 * at::get_num_threads() / num_rows : 1;
@@ -173,7 +196,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
   const TileKernels& kernels = best_tile_kernels();
   at::Tensor cache = cache_memory(num_cached_floats);
   float* cached = cache.mutable_data_ptr<float>();
-  const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size();
+  const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size;
   TORCH_CHECK_VALUE(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
                     "cache_size must be a multiple of ", cached_size, ", got ", num_cached_floats);
   const int64_t num_rows = problem.rows.size();
@@ -186,12 +209,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
         const int64_t i = problem.row_block(at), j = problem.col_block(at);
         const int64_t row0 = problem.span(at) * num_rows + problem.rows.begin(i);
         const int64_t col0 = problem.cols.begin(j);
-        const Tile tile = problem.tile(i, j);
+        Ahead ahead = problem.ahead(index, true, false);
+        const Tile tile = problem.tile(i, j, &ahead);
         float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
         if (problem.is_bounded) {
           float* exponents = index < num_cached ? cached + index * cached_size : nullptr;
-          kernels.exp_sums(tile, problem.scale(), row_sum, col_sum, exponents,
-                           problem.cached_stride);
+          kernels.exp_sums(tile, problem.scale(), row_sum, col_sum, exponents);
           for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_sum[r]);
           if (tile.is_diagonal) return;
           for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_sum[c]);
@@ -230,7 +253,7 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
 
   Problem problem(z, refs, tau);
   const float* cached = cache.const_data_ptr<float>();
-  const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size();
+  const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size;
   const int64_t num_tiles = static_cast<int64_t>(problem.schedule.tiles().size());
   if (num_cached < num_tiles) problem.pack_slivers();
   problem.pack_slices();
@@ -251,13 +274,13 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   run(problem.schedule, kTile * kTileStride, [&](const ScheduledTile& at, int64_t index, float* h) {
     const int64_t i = problem.row_block(at), j = problem.col_block(at);
     const int64_t row0 = problem.rows.begin(i), col0 = problem.cols.begin(j);
-    const Tile tile = problem.tile(i, j, num_cached < num_tiles);
+    Ahead ahead = problem.ahead(index, num_cached < num_tiles, true);
+    const Tile tile = problem.tile(i, j, &ahead, num_cached < num_tiles);
     const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
     const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
     const LabelTiles positives = {label_tiles.data(), static_cast<int64_t>(label_tiles.size())};
     if (index < num_cached) {
-      kernels.cached_softmax_gradient(tile, cached + index * cached_size, problem.cached_stride,
-                                      u_i, u_j, positives, h);
+      kernels.cached_softmax_gradient(tile, cached + index * cached_size, u_i, u_j, positives, h);
     } else if (problem.is_bounded) {
       kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, positives, h);
     } else {

@@ -1,5 +1,7 @@
 // Matrix products of a tile. A micro-tile, kRows x (1 to kVectors) vectors, lives in registers:
 // SPCL_ROWS and SPCL_VECTORS leave some for the vectors of the right operand and a broadcast value.
+// Sums of rows with fewer vectors take more rows instead: fewer sums than these would wait for each
+// other.
 //
 // Three forms of an operand:
 //   slivers  z^T, kCols rows of z each, (D, kCols): both sides of a dot product. A multiple of
@@ -16,6 +18,7 @@ constexpr int64_t kRows = SPCL_ROWS;
 constexpr int64_t kVectors = SPCL_VECTORS;
 constexpr int64_t kCols = kVectors * kLanes;
 static_assert(kCols % kRows == 0 && kTile % kCols == 0 && kPad % kLanes == 0);
+static_assert(kCachedRows % kCols == 0 && kTile % kCachedRows == 0);
 
 template <int64_t kValue>
 struct Int {
@@ -34,58 +37,79 @@ SPCL_INLINE void with_vectors(int64_t vectors, F f) {
   }
 }
 
-// Calls finish(r, v, vector) with the vectors of a (kRows, K) times b (K, V * kLanes). Only in a
-// function of its own, SPCL_ALONE, has the compiler all registers for the sums.
-template <int64_t V, int64_t kRowStride, int64_t kDepthStride, int64_t kRightStride, class F>
+// Calls finish(sums) with the R x V vectors of a (R, K) times b (K, V * kLanes). Only in a function
+// of its own, SPCL_ALONE, has the compiler all registers for the sums.
+template <int64_t R, int64_t V, int64_t kRowStride, int64_t kDepthStride, int64_t kRightStride,
+          class F>
 SPCL_INLINE void multiply(int64_t K, const float* a, const float* b, F finish) {
-  Vec sums[kRows][V] = {};
+  Vec sums[R][V] = {};
   for (const float* end = b + K * kRightStride; b != end; a += kDepthStride, b += kRightStride) {
     Vec right[V];
     for (int64_t v = 0; v < V; ++v) right[v] = load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 24
+    for (int64_t r = 0; r < R; ++r) {
       const Vec left = broadcast(a[r * kRowStride]);
 #pragma GCC unroll 4
       for (int64_t v = 0; v < V; ++v) sums[r][v] += left * right[v];
     }
   }
-#pragma GCC unroll 16
-  for (int64_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < V; ++v) finish(r, v, sums[r][v]);
-  }
+  finish(sums);
 }
 
 template <int64_t V>
 SPCL_ALONE void dot_products(int64_t D, const float* a, const float* b, float* sims) {
-  multiply<V, 1, kCols, kCols>(
-      D, a, b, [&](int64_t r, int64_t v, Vec x) { store(sims + r * kCols + v * kLanes, x); });
+  multiply<kRows, V, 1, kCols, kCols>(D, a, b, [&](const Vec(&sums)[kRows][V]) {
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < V; ++v) store(sims + r * kCols + v * kLanes, sums[r][v]);
+    }
+  });
 }
-
 // Where a strip that starts at row i lies in the slivers.
 SPCL_INLINE const float* strip_of(const float* slivers, int64_t D, int64_t i) {
   return slivers + i / kCols * kCols * D + i % kCols;
 }
 
-// Calls visit(i, num_rows, j, width, sims) for every micro-tile of the tile: rows [i, i +
-// num_rows), columns [j, j + width), and their dot products, of stride kCols. `used`, where given,
-// has for each strip the columns that matter; micro-tiles without any are left out.
+// A few lines of what a later tile reads: as many in the time of a micro-tile as let the first-level
+// cache go on, and enough for two panels of 128 features in the time of one product.
+SPCL_INLINE void fetch(Ahead* ahead) {
+  constexpr int64_t kLines = 12;
+  if (!ahead || ahead->size == 0) return;
+  Ahead::Panel& panel = ahead->panels[ahead->size - 1];
+#pragma GCC unroll 16
+  for (int64_t k = 0; k < kLines; ++k) __builtin_prefetch(panel.begin + k * Ahead::kLine, 0, 2);
+  panel.begin += kLines * Ahead::kLine;
+  if (panel.begin >= panel.end) --ahead->size;
+}
+
+// Calls visit(i, num_rows, j, width) for every micro-tile of the tile: rows [i, i + num_rows),
+// columns [j, j + width).
 //
 // A sliver of columns stays in the first-level cache while all strips of rows pass it.
 template <class Visit>
-SPCL_INLINE void for_each_micro_tile(const Tile& tile, const Range* used, Visit visit) {
-  alignas(64) float sims[kRows * kCols];
+SPCL_INLINE void for_each_place(const Tile& tile, Visit visit) {
   for (int64_t j = 0; j < tile.n; j += kCols) {
     const int64_t width = min_of(kCols, tile.n - j);
-    for (int64_t i = 0; i < tile.m; i += kRows) {
-      if (used && (used[i / kRows].begin >= j + width || used[i / kRows].end <= j)) continue;
-      with_vectors((width + kLanes - 1) / kLanes, [&](auto vectors) {
-        dot_products<decltype(vectors)::value>(tile.D, strip_of(tile.rows, tile.D, i),
-                                               tile.cols + j * tile.D, sims);
-      });
-      visit(i, min_of(kRows, tile.m - i), j, width, sims);
-    }
+    for (int64_t i = 0; i < tile.m; i += kRows) visit(i, min_of(kRows, tile.m - i), j, width);
   }
+}
+
+// Calls visit(i, num_rows, j, width, sims) with the dot products of every micro-tile, of stride
+// kCols. `used`, where given, has for each strip the columns that matter; micro-tiles without any
+// are left out.
+template <class Visit>
+SPCL_INLINE void for_each_micro_tile(const Tile& tile, const Range* used, Visit visit) {
+  alignas(64) float sims[kRows * kCols];
+  for_each_place(tile, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width) {
+    if (used && (used[i / kRows].begin >= j + width || used[i / kRows].end <= j)) return;
+    with_vectors((width + kLanes - 1) / kLanes, [&](auto vectors) {
+      dot_products<decltype(vectors)::value>(tile.D, strip_of(tile.rows, tile.D, i),
+                                             tile.cols + j * tile.D, sims);
+    });
+    fetch(tile.ahead);
+    visit(i, num_rows, j, width, sims);
+  });
 }
 
 // Calls f(first vector, number of vectors) for slices of D features as equal as they can be.
@@ -99,23 +123,50 @@ SPCL_INLINE void for_each_slice(int64_t D, F f) {
   }
 }
 
-// Adds a (kRows, K) times b (K, V * kLanes) to features [d, D) of the first num_rows of `out`.
+// Rows of h, or columns, that are multiplied with V vectors of features at once.
+template <int64_t V>
+constexpr int64_t kRowsOf = kRows * kVectors / V;
+
+// Adds a (kRowsOf<V>, K) times b (K, V * kLanes) to features [d, D) of the first num_rows of `out`.
 template <int64_t V, int64_t kRowStride, int64_t kDepthStride>
 SPCL_ALONE void add_product(int64_t K, const float* a, const float* b, int64_t D, int64_t d,
                             int64_t num_rows, float* const* out) {
+  constexpr int64_t R = kRowsOf<V>;
+  static_assert(kTile % R == 0);
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t v = 0; v < V; ++v) __builtin_prefetch(out[r] + d + v * kLanes, 1);
   }
-  multiply<V, kRowStride, kDepthStride, V * kLanes>(K, a, b, [&](int64_t r, int64_t v, Vec x) {
-    if (r >= num_rows) return;
-    float* target = out[r] + d + v * kLanes;
-    const int64_t rest = D - d - v * kLanes;
-    if (rest >= kLanes) {
-      store(target, load(target) + x);
-    } else {
-      for (int64_t lane = 0; lane < rest; ++lane) target[lane] += x[lane];
+  multiply<R, V, kRowStride, kDepthStride, V * kLanes>(K, a, b, [&](const Vec(&sums)[R][V]) {
+    if (num_rows == R && D - d >= V * kLanes) {
+#pragma GCC unroll 24
+      for (int64_t r = 0; r < R; ++r) {
+        float* target = out[r] + d;
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < V; ++v) {
+          store(target + v * kLanes, load(target + v * kLanes) + sums[r][v]);
+        }
+      }
+      return;
+    }
+    alignas(64) float rest[R][V * kLanes];
+    __builtin_memcpy(rest, sums, sizeof(rest));
+    const int64_t width = min_of(V * kLanes, D - d);
+    for (int64_t r = 0; r < num_rows; ++r) {
+      for (int64_t k = 0; k < width; ++k) out[r][d + k] += rest[r][k];
     }
   });
+}
+
+// The columns of h outside of which rows [i, i + num_rows) are 0.
+SPCL_INLINE Range row_range(const Tile& tile, const Range* used, int64_t i, int64_t num_rows) {
+  if (!used) return {0, tile.n};
+  Range range = {tile.n, 0};
+  for (int64_t strip = i / kRows; strip * kRows < i + num_rows; ++strip) {
+    if (used[strip].begin >= used[strip].end) continue;
+    range.begin = min_of(range.begin, used[strip].begin);
+    range.end = max_of(range.end, used[strip].end);
+  }
+  return range;
 }
 
 void add_rows(const Tile& tile, const float* h, const float* x_j, const Range* used,
@@ -124,19 +175,22 @@ void add_rows(const Tile& tile, const float* h, const float* x_j, const Range* u
     with_vectors(count, [&](auto vectors) {
       constexpr int64_t V = decltype(vectors)::value;
       const float* x = x_j + first * kLanes * tile.n;
-      for (int64_t i = 0; i < tile.m; i += kRows) {
-        const Range range = used ? used[i / kRows] : Range{0, tile.n};
+      for (int64_t i = 0; i < tile.m; i += kRowsOf<V>) {
+        const int64_t num_rows = min_of(kRowsOf<V>, tile.m - i);
+        const Range range = row_range(tile, used, i, num_rows);
         if (range.begin >= range.end) continue;
+        fetch(tile.ahead);
         add_product<V, kTileStride, 1>(range.end - range.begin, h + i * kTileStride + range.begin,
                                        x + range.begin * V * kLanes, tile.D, first * kLanes,
-                                       min_of(kRows, tile.m - i), out_i + i);
+                                       num_rows, out_i + i);
       }
     });
   });
 }
 
-// Rows of h, in whole strips, that are not 0 everywhere in columns [j, j + width).
+// The rows of h, in whole strips, outside of which columns [j, j + width) are 0.
 SPCL_INLINE Range column_range(const Tile& tile, const Range* used, int64_t j, int64_t width) {
+  if (!used) return {0, tile.m};
   Range range = {tile.m, 0};
   for (int64_t i = 0, strip = 0; i < tile.m; i += kRows, ++strip) {
     if (used[strip].begin >= j + width || used[strip].end <= j) continue;
@@ -152,10 +206,11 @@ void add_columns(const Tile& tile, const float* h, const float* x_i, const Range
     with_vectors(count, [&](auto vectors) {
       constexpr int64_t V = decltype(vectors)::value;
       const float* x = x_i + first * kLanes * tile.m;
-      for (int64_t j = 0; j < tile.n; j += kRows) {
-        const int64_t width = min_of(kRows, tile.n - j);
-        const Range range = used ? column_range(tile, used, j, width) : Range{0, tile.m};
+      for (int64_t j = 0; j < tile.n; j += kRowsOf<V>) {
+        const int64_t width = min_of(kRowsOf<V>, tile.n - j);
+        const Range range = column_range(tile, used, j, width);
         if (range.begin >= range.end) continue;
+        fetch(tile.ahead);
         add_product<V, 1, kTileStride>(range.end - range.begin, h + range.begin * kTileStride + j,
                                        x + range.begin * V * kLanes, tile.D, first * kLanes, width,
                                        out_j + j);

@@ -15,8 +15,7 @@ SPCL_INLINE Mask pairs_of(const Tile& tile, int64_t i, int64_t j) {
   return in_range(j, 0, tile.n, tile.is_diagonal ? i : -1);
 }
 
-void exp_sums(const Tile& tile, Scale scale, float* row_sums, float* col_sums, float* cached,
-              int64_t cached_stride) {
+void exp_sums(const Tile& tile, Scale scale, float* row_sums, float* col_sums, float* cached) {
   Vec row_totals[kTile], col_totals[kTile / kLanes];
   for (int64_t i = 0; i < tile.m; ++i) row_totals[i] = Vec{};
   for (int64_t j = 0; j < tile.n; j += kLanes) col_totals[j / kLanes] = Vec{};
@@ -27,7 +26,7 @@ void exp_sums(const Tile& tile, Scale scale, float* row_sums, float* col_sums, f
             Vec col_total = col_totals[(j + c) / kLanes];
             for (int64_t r = 0; r < num_rows; ++r) {
               const Vec x = times(load(sims + r * kCols + c), scale);
-              if (cached) store(cached + (i + r) * cached_stride + j + c, x);
+              if (cached) store(cached + r * kCols + c, x);
               Vec e = exp2_bounded(x);
               if (is_partial.value) e = select(pairs_of(tile, i + r, j + c), e, Vec{});
               row_totals[i + r] += e;
@@ -41,6 +40,7 @@ void exp_sums(const Tile& tile, Scale scale, float* row_sums, float* col_sums, f
         } else {
           add(Int<false>{});
         }
+        if (cached) cached += kRows * kCols;
       });
   for (int64_t i = 0; i < tile.m; ++i) row_sums[i] = sum(row_totals[i]);
   __builtin_memcpy(col_sums, col_totals, sizeof(float) * tile.n);
@@ -135,13 +135,16 @@ void softmax_gradient(const Tile& tile, Scale scale, const float* u_i, const flo
       [&](int64_t i, int64_t j, Vec x) { return exp2_bounded(x) * (load(u_j + j) + u_i[i]); });
 }
 
-void cached_softmax_gradient(const Tile& tile, const float* cached, int64_t cached_stride,
-                             const float* u_i, const float* u_j, LabelTiles labels, float* h) {
-  for (int64_t i = 0; i < tile.m; ++i) {
-    row_gradient(
-        tile, i, 0, tile.n, cached + i * cached_stride, labels, h,
-        [&](int64_t i, int64_t j, Vec x) { return exp2_bounded(x) * (load(u_j + j) + u_i[i]); });
-  }
+void cached_softmax_gradient(const Tile& tile, const float* cached, const float* u_i,
+                             const float* u_j, LabelTiles labels, float* h) {
+  for_each_place(tile, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width) {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      row_gradient(
+          tile, i + r, j, width, cached + r * kCols, labels, h,
+          [&](int64_t i, int64_t j, Vec x) { return exp2_bounded(x) * (load(u_j + j) + u_i[i]); });
+    }
+    cached += kRows * kCols;
+  });
 }
 
 void any_softmax_gradient(const Tile& tile, float tau, const float* a_i, const float* a_j,

@@ -16,6 +16,8 @@ namespace spcl {
 // with lie in a first-level cache of 48 KiB, h and the operands of both products in 512 KiB.
 constexpr int64_t kTile = 144;
 constexpr int64_t kPad = 16;
+// A multiple of the rows and of the columns of every micro-tile.
+constexpr int64_t kCachedRows = 48;
 // Row stride of h: an odd number of cache lines, so that a column of h uses every set of the cache.
 constexpr int64_t kTileStride = kTile;
 static_assert(kTileStride % 16 == 0 && kTileStride / 16 % 2 == 1);
@@ -29,10 +31,21 @@ struct Rows {
   int64_t D;
 };
 
+// Packed rows that a later tile reads, fetched into the second-level cache while one is computed.
+struct Ahead {
+  static constexpr int64_t kLine = 16, kMostPanels = 4;
+  struct Panel {
+    const float *begin, *end;
+  };
+  Panel panels[kMostPanels];
+  int64_t size = 0;  // panels that are left; the last is fetched first
+};
+
 struct Tile {
   const float *rows, *cols;  // slivers of m and n rows
   int64_t m, n, D;
-  bool is_diagonal;  // leave out the pairs of a row with itself
+  bool is_diagonal;        // leave out the pairs of a row with itself
+  Ahead* ahead = nullptr;  // null to fetch nothing
 };
 
 struct Range {
@@ -85,9 +98,9 @@ struct TileKernels {
   double (*max_squared_norm)(const Rows& rows, int64_t begin, int64_t count);
 
   // Sums of 2^x_ij, x_ij = scale z_i . z_j, over rows and columns, which the caller has bounded.
-  // `cached` (m, n) of stride cached_stride gets x; null to drop it.
-  void (*exp_sums)(const Tile& tile, Scale scale, float* row_sums, float* col_sums, float* cached,
-                   int64_t cached_stride);
+  // `cached` gets x, one micro-tile after the other, m and n rounded up to a multiple of
+  // kCachedRows; null to drop it.
+  void (*exp_sums)(const Tile& tile, Scale scale, float* row_sums, float* col_sums, float* cached);
   // The same for any values: sums of exp(z_i . z_j / tau - shift). `scratch` is as large as h.
   void (*shifted_exp_sums)(const Tile& tile, float tau, float* scratch, float* row_shifts,
                            float* row_sums, float* col_shifts, float* col_sums);
@@ -97,8 +110,8 @@ struct TileKernels {
   void (*softmax_gradient)(const Tile& tile, Scale scale, const float* u_i, const float* u_j,
                            LabelTiles labels, float* h);
   // The same from what exp_sums cached.
-  void (*cached_softmax_gradient)(const Tile& tile, const float* cached, int64_t cached_stride,
-                                  const float* u_i, const float* u_j, LabelTiles labels, float* h);
+  void (*cached_softmax_gradient)(const Tile& tile, const float* cached, const float* u_i,
+                                  const float* u_j, LabelTiles labels, float* h);
   // h_ij = a_i exp(x_ij - lse_i) + a_j exp(x_ij - lse_j), x_ij = z_i . z_j / tau, for any values,
   // and the positives of `labels`.
   void (*any_softmax_gradient)(const Tile& tile, float tau, const float* a_i, const float* a_j,

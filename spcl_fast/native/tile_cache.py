@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _FLOATS_PER_MIB = 1 << 18
-_PAD = 16
+_STEP = 48  # of the rows of a cached tile
 
 _mib = 256
 
@@ -51,7 +51,11 @@ def cache_size(num_rows: int, num_refs: int | None) -> int:
     num_tiles = row_blocks * col_blocks
     if num_refs is None:
         num_tiles = row_blocks * (row_blocks + 1) // 2
-    tile_size = min(height, num_rows) * min(width, -(-num_cols // _PAD) * _PAD)
+    tile_size = min(height, _whole(num_rows)) * min(width, _whole(num_cols))
     if tile_size == 0:
         return 0
     return min(num_tiles, _mib * _FLOATS_PER_MIB // tile_size) * tile_size
+
+
+def _whole(rows: int) -> int:
+    return -(-rows // _STEP) * _STEP

@@ -89,7 +89,7 @@ class Rows {
     spcl::run(c.schedule, 0, [&](const ScheduledTile& at, int64_t, float*) {
       const Tile tile = tile_of(c, at);
       float row_sums[spcl::kTile], col_sums[spcl::kTile];
-      kernels_.exp_sums(tile, scale, row_sums, col_sums, nullptr, 0);
+      kernels_.exp_sums(tile, scale, row_sums, col_sums, nullptr);
       for (int64_t r = 0; r < kRows; ++r) sums[at.i * kRows + r] += row_sums[r];
       if (tile.is_diagonal) return;
       for (int64_t r = 0; r < kRows; ++r) sums[at.j * kRows + r] += col_sums[r];
