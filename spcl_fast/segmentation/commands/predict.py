@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from spcl_fast.segmentation.commands.trained import load_trained, one_or_more
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.evaluate.cases import Frame, VolumeChoice, cases_of
-from spcl_fast.segmentation.evaluate.ensemble import Ensemble
 from spcl_fast.segmentation.evaluate.predict import out_file, segment_images, write_summary
-from spcl_fast.segmentation.evaluate.reading import Reading, reading_of
+from spcl_fast.segmentation.evaluate.reading import Reading
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.runs.config import ConfigError, stage_config
 from spcl_fast.segmentation.runs.device import Device, set_up_device
-from spcl_fast.segmentation.runs.network import load_segmenter
 from spcl_fast.segmentation.runs.progress import say
 
 
@@ -55,8 +52,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         """Take a single run for a tuple of one."""
-        if isinstance(self.run, (str, Path)):
-            object.__setattr__(self, "run", (Path(self.run),))
+        object.__setattr__(self, "run", one_or_more(self.run))
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -69,12 +65,9 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, CheckpointError: The run cannot be used.
         DataError: There is no image, two of them would share an output, or some failed.
     """
-    trained, reading = _common(config.run)
+    model, (trained, *_), reading = load_trained(config.run, flips=config.flips)
     choice = _choice(config, trained, reading)
     cases = cases_of(config.images, config.out, choice)
-    models = [load_segmenter(run, trained.model) for run in config.run]
-    is_plain = len(models) == 1 and not config.flips
-    model = models[0] if is_plain else Ensemble(models, flips=config.flips)
     model.to(set_up_device(config.device))
     for folder in (config.out, *([config.summary.parent] if config.summary else [])):
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,24 +84,6 @@ def predict(config: PredictConfig) -> list[Path]:
         images = f"{failed} of {len(cases)} images"
         raise DataError(f"{images} could not be read or segmented, see above")
     return written
-
-
-def _common(runs: Sequence[Path]) -> tuple[FinetuneConfig, Reading]:
-    """Return the configuration of the first run and how images are read, the same in all.
-
-    Raises:
-        ConfigError: The runs differ in what an ensemble must share.
-    """
-    configs = [stage_config(FinetuneConfig, "finetune", run / "config.yaml") for run in runs]
-    readings = [reading_of(run) for run in runs]
-    shared = [(c.model, c.data.grid, reading) for c, reading in zip(configs, readings, strict=True)]
-    for run, one in zip(runs, shared, strict=True):
-        if one != shared[0]:
-            raise ConfigError(
-                f"run must name runs of one model, grid and way to read images, got {runs[0]} "
-                f"and {run}"
-            )
-    return configs[0], readings[0]
 
 
 def _choice(config: PredictConfig, trained: FinetuneConfig, reading: Reading) -> VolumeChoice:

@@ -1,4 +1,4 @@
-"""Random splits into training and test patients."""
+"""Random splits into training and test patients, and into folds."""
 
 from __future__ import annotations
 
@@ -47,6 +47,36 @@ def split_patients(
     indices = range(len(scans))
     train_indices = [i for i in indices if scans[i].patient not in test]
     return train_indices, [i for i in indices if scans[i].patient in test]
+
+
+def patient_folds(scans: Sequence[Scan], *, folds: int, seed: int) -> list[list[int]]:
+    """Divide scans into folds by patient: all scans of a patient are in the same fold.
+
+    The patients of each ``meta["group"]`` are dealt out in turns, so folds differ by one patient at
+    most, of each group too. A patient without any mask, who cannot validate, is in no fold. So
+    the result does not depend on the order of the scans.
+
+    Args:
+        scans: Scans of at least as many patients with masks as there are folds.
+        folds: Number of folds, at least 2.
+        seed: The same seed gives the same folds.
+
+    Returns:
+        Indices into scans of each fold, ascending.
+
+    Raises:
+        ValueError: `folds` is out of range.
+    """
+    group_of = {scan.patient: scan.meta.get("group", "") for scan in scans if scan.mask is not None}
+    if not 2 <= folds <= len(group_of):
+        raise ValueError(f"folds must be in 2..{len(group_of)} patients with masks, got {folds}")
+    rng = random.Random(seed)
+    dealt = sorted(group_of)
+    rng.shuffle(dealt)
+    dealt.sort(key=lambda patient: group_of[patient])  # groups one after the other, each shuffled
+    fold_of = {patient: place % folds for place, patient in enumerate(dealt)}
+    indices = range(len(scans))
+    return [[i for i in indices if fold_of.get(scans[i].patient) == k] for k in range(folds)]
 
 
 def _draw(group_of: Mapping[str, str], num_test: int, rng: random.Random) -> set[str]:

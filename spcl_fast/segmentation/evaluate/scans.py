@@ -21,6 +21,7 @@ from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.data.volume import Volume, read_scan, stacked, write_labels
 from spcl_fast.segmentation.evaluate.axes import Axes, Turning
+from spcl_fast.segmentation.evaluate.ensemble import largest_components
 from spcl_fast.segmentation.evaluate.metrics import (
     Absent,
     dice_per_class,
@@ -132,6 +133,8 @@ def evaluate_scans(
     predictions: Path | None,
     absent: Absent = "nan",
     turning: Turning | None = None,
+    *,
+    largest: bool = False,
 ) -> Evaluation:
     """Return Dice and HD95 (mm) of every scan and foreground class.
 
@@ -142,6 +145,7 @@ def evaluate_scans(
         predictions: Folder for a NIfTI file of each scan, or None.
         absent: What becomes of a class without a voxel in a mask, see `evaluate.metrics`.
         turning: How images get the axes of the training images; None takes them as stored.
+        largest: Keep the largest component of every class.
 
     Raises:
         DataError: A scan cannot be read, the scans have not the number of classes of the model, or
@@ -153,7 +157,9 @@ def evaluate_scans(
     with progress_bar("evaluate", len(scans)) as show:
         for step, scan in enumerate(scans, 1):
             axes = turning or Turning(stack_axis=scan.stack_axis)
-            scores[scan.name] = _score(model, scan, grid, predictions, absent, axes)
+            scores[scan.name] = _score(
+                model, scan, grid, predictions, absent, axes, largest=largest
+            )
             show(step, scan.name)
     return Evaluation(names, scores)
 
@@ -165,6 +171,8 @@ def _score(
     predictions: Path | None,
     absent: Absent,
     turning: Turning,
+    *,
+    largest: bool,
 ) -> ScanScores:
     """Segment a scan; return its scores, as `evaluate_scans`."""
     volume = _evaluable(scan, absent)
@@ -174,6 +182,8 @@ def _score(
     image, spacing_mm = _turned(volume.image, volume, scan, axes)
     truth, _ = _turned(volume.mask, volume, scan, axes)
     label = segment_volume(model, torch.from_numpy(image), spacing_mm, grid)
+    if largest:
+        label = largest_components(label)
     names = scan.class_names[1:]
     scores = scores_per_class(label, torch.from_numpy(truth), spacing_mm, 1 + len(names), absent)
     dice, hd95 = (dict(zip(names, values, strict=True)) for values in scores)

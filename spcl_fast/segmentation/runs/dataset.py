@@ -17,7 +17,7 @@ from spcl_fast.segmentation.data.layouts.layout import Choice
 from spcl_fast.segmentation.data.protocol import ProtocolSplit, load_protocol, split_by_protocol
 from spcl_fast.segmentation.data.scan import Scan
 from spcl_fast.segmentation.data.slices import Slices, load_slices
-from spcl_fast.segmentation.data.split import split_patients
+from spcl_fast.segmentation.data.split import patient_folds, split_patients
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.runs.progress import say
 
@@ -38,7 +38,11 @@ class DataConfig:
         num_test: Test patients of a random split.
         num_val: Validation patients of a random split, for the validation curve and for
             `select` "best" only.
-        split_seed: Seed of the random split.
+        split_seed: Seed of the random split and of the folds.
+        folds: Number of folds of a cross-validation. The patients outside the test set are divided
+            into them, and the validation patients are those of `fold`, whatever `num_val` or the
+            protocol says; 0 is none.
+        fold: The fold for validation, from 0.
         layout: Layout of the folder; "auto" detects it.
         channel: Channel of images that have several (Decathlon, nnU-Net), from 0.
         unlabelled_folders: Take the images of folders without labels too, such as imagesTs; they
@@ -53,9 +57,18 @@ class DataConfig:
     num_test: int = 8
     num_val: int = 2
     split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
     layout: LayoutName = "auto"
     channel: int = 0
     unlabelled_folders: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the folds."""
+        if self.folds == 1 or self.folds < 0:
+            raise ValueError(f"folds must be 0 or at least 2, got {self.folds}")
+        if self.folds and not 0 <= self.fold < self.folds:
+            raise ValueError(f"fold must be in 0..{self.folds - 1}, got {self.fold}")
 
     @property
     def choice(self) -> Choice:
@@ -94,18 +107,32 @@ def split_scans(config: DataConfig) -> Split:
 
     Raises:
         DataError: As `all_scans`.
-        ValueError: There are not more patients than `num_test` and `num_val` ask for.
+        ValueError: There are not more patients than `num_test` and `num_val` or `folds` ask for.
     """
     if config.protocol != "random":
         known = protocol_split(config)
-        return Split(known.train, _labelled(known.val), _labelled(known.test))
-    scans = all_scans(config)
-    rest, test = split_patients(scans, num_test=config.num_test, seed=config.split_seed)
-    kept, held_out = [scans[i] for i in rest], [scans[i] for i in test]
-    if config.num_val == 0:
-        return Split(kept, [], _labelled(held_out))
-    train, val = split_patients(kept, num_test=config.num_val, seed=config.split_seed)
-    return Split([kept[i] for i in train], _labelled([kept[i] for i in val]), _labelled(held_out))
+        train, val, test = known.train, known.val, known.test
+    else:
+        train, test = _divided(all_scans(config), config.num_test, config.split_seed)
+        train, val = _divided(train, 0 if config.folds else config.num_val, config.split_seed)
+    if config.folds:
+        rest = [*train, *val]
+        chosen = patient_folds(rest, folds=config.folds, seed=config.split_seed)[config.fold]
+        train, val = _parted(rest, chosen)
+    return Split(train, _labelled(val), _labelled(test))
+
+
+def _divided(scans: list[Scan], count: int, seed: int) -> tuple[list[Scan], list[Scan]]:
+    """Return the scans without those of `count` patients, and these."""
+    if count == 0:
+        return scans, []
+    return _parted(scans, split_patients(scans, num_test=count, seed=seed)[1])
+
+
+def _parted(scans: Sequence[Scan], chosen: Sequence[int]) -> tuple[list[Scan], list[Scan]]:
+    """Return the scans that are not chosen, and those that are."""
+    kept = set(range(len(scans))) - set(chosen)
+    return [scans[i] for i in sorted(kept)], [scans[i] for i in chosen]
 
 
 def _labelled(scans: Sequence[Scan]) -> list[Scan]:

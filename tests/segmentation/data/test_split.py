@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spcl_fast.segmentation.data.scan import Scan
-from spcl_fast.segmentation.data.split import split_patients
+from spcl_fast.segmentation.data.split import patient_folds, split_patients
 
 
 def make(sizes):
@@ -92,3 +92,53 @@ def test_test_patients_have_masks():
         assert len({few[i].patient for i in test} & {"p002", "p008", "p009"}) == 2
     with pytest.raises(ValueError, match=r"num_test must be in 0\.\.3 patients with masks, got 4"):
         split_patients(few, num_test=4, seed=0)
+
+
+def by_name(scans, folds):
+    return [{scans[i].name for i in fold} for fold in folds]
+
+
+# even groups, uneven ones, fewer patients in a group than folds, as many patients as folds
+@pytest.mark.parametrize(
+    ("sizes", "folds"),
+    [({"DCM": 15, "NOR": 15}, 5), ({"DCM": 30, "HCM": 3, "": 8}, 4), ({"a": 1, "b": 4}, 5)],
+)
+def test_folds_are_disjoint_cover_all_and_hold_whole_patients(sizes, folds):
+    scans = make(sizes)
+    for seed in range(5):
+        found = patient_folds(scans, folds=folds, seed=seed)
+        assert len(found) == folds
+        assert sorted(i for fold in found for i in fold) == list(range(len(scans)))
+        patients = [{scans[i].patient for i in fold} for fold in found]
+        assert sum(map(len, patients)) == len(set().union(*patients)) == sum(sizes.values())
+        for group, count in {None: sum(sizes.values()), **sizes}.items():
+            drawn = [sum(group in (None, scans[i].meta.get("group", "")) for i in f) for f in found]
+            assert {n // 2 for n in drawn} <= {count // folds, -(-count // folds)}
+
+
+def test_folds_are_stable():
+    scans = make({"DCM": 9, "NOR": 8})
+    folds = patient_folds(scans, folds=5, seed=3)
+    assert folds == patient_folds(scans, folds=5, seed=3)
+    assert folds != patient_folds(scans, folds=5, seed=4)
+    backwards = scans[::-1]
+    again = patient_folds(backwards, folds=5, seed=3)
+    assert by_name(backwards, again) == by_name(scans, folds)
+
+
+def test_patients_without_masks_are_in_no_fold():
+    scans = make({"NOR": 6})
+    few = [replace(s, mask=None) if s.patient == "p002" else s for s in scans]
+    few[4] = replace(few[4], mask=None)  # one of the two scans of p003
+    folds = patient_folds(few, folds=5, seed=0)
+    assert sorted(few[i].patient for fold in folds for i in fold) == sorted(
+        s.patient for s in scans if s.patient != "p002"
+    )
+
+
+@pytest.mark.parametrize("folds", [1, 6])
+def test_number_of_folds(folds):
+    with pytest.raises(
+        ValueError, match=rf"folds must be in 2\.\.5 patients with masks, got {folds}"
+    ):
+        patient_folds(make({"NOR": 5}), folds=folds, seed=0)
