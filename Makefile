@@ -8,7 +8,7 @@ PIP := $(WITH_NINJA) $(BIN)/python -m pip install --quiet --disable-pip-version-
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
 
-.PHONY: demo test test-all fuzz sanitize gpu lint types package clean
+.PHONY: demo test test-all fuzz sanitize gpu lint types docs package clean
 
 demo: .venv/installed-train
 	$(BIN)/spcl-fast demo --out demo
@@ -45,6 +45,10 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
+# The API reference, into build/docs; without network.
+docs: .venv/installed-dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning docs/api build/docs
+
 package: .venv/installed-dev
 	$(WITH_NINJA) $(BIN)/python -m pytest -m packaging tests/test_packaging.py
 
@@ -64,6 +68,6 @@ clean:
 
 # The extension is compiled by then.
 .venv/installed-dev: .venv/installed-train
-	SPCL_BUILD=none $(PIP) --no-build-isolation --editable '.[train,dev]'
+	SPCL_BUILD=none $(PIP) --no-build-isolation --editable '.[train,dev,docs]'
 	$(PIP) --no-deps $(PEERS)
 	touch $@

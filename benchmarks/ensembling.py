@@ -3,10 +3,10 @@
     python -m benchmarks.ensembling --root ACDC --out runs/ensembling \
         --json benchmarks/results/cpu/ensembling_acdc.json
 
-Fine-tunes a segmenter per fold from scratch, on all scans of the other folds, and evaluates on the
-test patients, who are in no fold: every segmenter by itself, and the mean of their probabilities;
-either as it is, with mirrored images, with the largest component of every class, and with both.
-Scores of single segmenters are means over the folds. Resumes an interrupted run.
+Fine-tunes a segmenter for each of some folds from scratch, on all scans of the other folds, and
+evaluates on the test patients, who are in no fold: every segmenter by itself, and the mean of their
+probabilities; either as it is, with mirrored images, with the largest component of every class, and
+with both. Scores of single segmenters are means over the folds. Resumes an interrupted run.
 
 The 95 % interval of a paired difference is a bootstrap over folds and test patients (both are
 resampled).
@@ -55,13 +55,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ensembling"))
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--preset", default="acdc-cpu")
-    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--folds", type=int, default=5, help="of the training patients")
+    parser.add_argument("--members", type=int, default=5, help="folds that are trained")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     config = stage_config(FinetuneConfig, "finetune", preset_path(args.preset))
     data = replace(config.data, root=args.root, cache=args.out / "cache", folds=args.folds)
     config = replace(config, data=data, threads=args.threads, predictions=False)
-    runs = [trained(config, fold, args.out / f"fold{fold}") for fold in range(args.folds)]
+    runs = [trained(config, fold, args.out / f"fold{fold}") for fold in range(args.members)]
     write(args, config, scores(runs, args.out))
 
 
@@ -110,9 +111,10 @@ def write(
         **provenance("benchmarks.ensembling", command),
         "data": "ACDC, 8-bit, nominal spacing; 80 patients of the training set, split by patient",
         "folds": args.folds,
+        "members": args.members,
         "labelled_scans": [
             len(read_evaluation(args.out / f"fold{fold}" / EVALUATION_FILE).labelled_scans)
-            for fold in range(args.folds)
+            for fold in range(args.members)
         ],
         "test_patients": len(first[0].dice_by_patient()),
         "test_scans": len(first[0].scans),

@@ -19,7 +19,7 @@ class Label(NamedTuple):
     gamma: float | Tensor = math.inf
     """Pace, above 0, inf for weights of 1: a number or a 0-dim floating tensor."""
     window: float | None = None
-    """If given, positive means |y_i - y_j| <= window, for values of any real dtype."""
+    """If given, positive means `|y_i - y_j| <= window`, for values of any real dtype."""
     ref_values: Tensor | None = None
     """(M,), values of the references, such as a memory bank."""
 

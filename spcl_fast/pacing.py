@@ -176,9 +176,12 @@ def quantile_gamma(
 ) -> Tensor:
     """Return the gamma that leaves `share` of the positive pairs with a weight above 0.
 
-    It is the quantile of their losses, interpolated in a histogram of [0, upper], where no pair
-    loss exceeds upper = max_i (lse_i + |z_i| max_a |z_a| / tau); the error is below upper / bins.
-    Nothing is copied from the device to the host.
+    It is the quantile of their losses, interpolated in a histogram of [0, upper], where
+
+        upper = max_i (lse_i + |z_i| max_a |z_a| / tau)
+
+    exceeds every pair loss; the error is below upper / bins. Nothing is copied from the device to
+    the host.
 
     Args:
         z: (N, D), floating.

@@ -51,7 +51,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         tau: temperature.
         mode: "hard" or "linear".
         correct_grad: divide the loss of a label by its mean weight where that is above 0.
-        window: a label's positives are |y_i - y_j| <= window instead of equal labels; a dict by
+        window: a label's positives are `|y_i - y_j| <= window` instead of equal labels; a dict by
             label name sets it for some labels only.
         learnable_tau: make log tau a parameter that starts at `tau`.
         pace: `RelativePace` or `AbsolutePace` of `spcl_fast.pacing`, one for all labels or a dict

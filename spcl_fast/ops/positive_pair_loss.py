@@ -59,7 +59,7 @@ def positive_pair_loss(
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         gamma: pace, above 0, inf for weights of 1, or a 0-dim floating tensor on the device of `z`.
         mode: "hard" or "linear".
-        window: positive means |y_i - y_j| <= window, in float64, for labels of any real dtype;
+        window: positive means `|y_i - y_j| <= window`, in float64, for labels of any real dtype;
             below 0 and NaN are unknown.
         refs: (M, D), dtype and device of `z`: references, which hold the positives instead of the
             other rows of `z`.
