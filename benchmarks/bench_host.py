@@ -26,7 +26,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks._provenance import provenance, write_result
 from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss, SupConLoss
-from spcl_fast.kernels import _configs, _replay
+from spcl_fast.kernels import _configs, _tape
 from spcl_fast.ops import _triton
 from spcl_fast.ops._impl import Impl
 
@@ -72,7 +72,7 @@ def without_launches() -> Iterator[None]:
         stack.enter_context(mock.patch.object(JITFunction, "run", run))
         stack.enter_context(mock.patch.object(_configs, "architecture", _hopper))
         stack.enter_context(mock.patch.object(_triton, "_runs_on_cpu", _yes))
-        stack.enter_context(mock.patch.object(_replay, "begins_at", _addresses))
+        stack.enter_context(mock.patch.object(_tape, "begins_at", _addresses))
         yield
 
 

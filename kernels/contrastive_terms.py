@@ -10,7 +10,7 @@ With a bank the columns are the rows and the bank: one set of planes and one wal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,13 +25,21 @@ from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of
 from spcl_fast.kernels._term_kernels import reduce_label_kernel, term_weights_kernel
 from spcl_fast.kernels.pair_lse import gradient_parts
 from spcl_fast.kernels.positive_pair_loss import Losses, add_gradient, fill_losses
-from spcl_fast.operands import ContrastiveTerms, Label, Pairs, PositivePairLoss, TermsState
+from spcl_fast.operands import ContrastiveTerms, Kept, Label, Pairs, PositivePairLoss
 from spcl_fast.pair_weights import Mode, has_unit_weights
 
 _REDUCED_ROWS = 4096
 _WEIGHT_ROWS = 256
-_NUM_TERMS = len(ContrastiveTerms._fields)
-_END_OF_STATE = _NUM_TERMS + len(TermsState._fields) - 1
+
+
+class _State(NamedTuple):
+    planes: Tensor | None  # None if they are the rows themselves
+    norms: Tensor
+    weight_sum: Tensor  # (K, N)
+    num_pos: Tensor  # (K, N)
+    slopes: Tensor  # (K,)
+    factors: Tensor  # (K,), lambda
+    orders: tuple[Tensor, ...]
 
 
 def contrastive_terms_fwd(
@@ -41,39 +49,41 @@ def contrastive_terms_fwd(
     mode: Mode,
     *,
     correct_grad: bool,
-) -> tuple[ContrastiveTerms, TermsState]:
+) -> tuple[ContrastiveTerms, Kept]:
     """Return the terms, and what the backward needs."""
 
-    def run(gammas: Sequence[float]) -> Results:
+    def run(gammas: Sequence[float]) -> tuple[Results, Results]:
         paced = _at(gammas, labels)
         terms, state = _forward(pairs, paced, factors, mode, correct_grad=correct_grad)
-        return *terms, *state[:-1], *state.orders
+        return terms, (*state[:-1], *state.orders)
 
     tensors, gammas, kind = _arguments(pairs, labels)
     key = "contrastive_terms_fwd", *kind, *map(float, factors), mode, correct_grad
-    results: Any = replayed(key, tensors, (), gammas, run)
-    state, orders = results[_NUM_TERMS:_END_OF_STATE], results[_END_OF_STATE:]
-    return ContrastiveTerms(*results[:_NUM_TERMS]), TermsState._make([*state, orders])
+    terms, kept = replayed(key, tensors, (), gammas, run)
+    return ContrastiveTerms._make(terms), kept
 
 
 def contrastive_terms_bwd(
     pairs: Pairs,
     labels: Sequence[Label],
     lse: Tensor,  # (N,) float32
-    state: TermsState,
+    kept: Kept,
     dloss: Tensor | None,  # () float32
     dlosses: Tensor | None,  # (K,) float32
     mode: Mode,
 ) -> Tensor:
     """Return dz (N, D), as `z`."""
 
-    def run(gammas: Sequence[float]) -> Results:
-        return (_backward(pairs, _at(gammas, labels), lse, state, dloss, dlosses, mode),)
+    def run(gammas: Sequence[float]) -> tuple[Results, Results]:
+        tensors: Any = kept.tensors()
+        num_single = len(_State._fields) - 1
+        state = _State._make([*tensors[:num_single], tensors[num_single:]])
+        return (_backward(pairs, _at(gammas, labels), lse, state, dloss, dlosses, mode),), ()
 
     tensors, gammas, kind = _arguments(pairs, labels)
-    key = "contrastive_terms_bwd", *kind, mode
-    own = lse, *state[:-1], *state.orders
-    (dz,) = replayed(key, [*tensors, dloss, dlosses], own, gammas, run)
+    key = "contrastive_terms_bwd", *kind, mode, kept.pieces is None
+    given = *tensors, dloss, dlosses
+    (dz,), _ = replayed(key, given, (lse, *kept.memory), gammas, run)
     assert dz is not None
     return dz
 
@@ -112,7 +122,7 @@ def _forward(
     mode: Mode,
     *,
     correct_grad: bool,
-) -> tuple[ContrastiveTerms, TermsState]:
+) -> tuple[ContrastiveTerms, _State]:
     z, bank, _ = pairs
     num_labels, N, device = len(labels), z.shape[0], z.device
     lse = torch.empty(N, dtype=torch.float32, device=device)
@@ -158,7 +168,7 @@ def _forward(
                 num_warps=8,
             )
     data = None if planes.data.data_ptr() == z.data_ptr() else planes.data
-    state = TermsState(
+    state = _State(
         data, planes.norms, weight_sum, num_pos, slopes, factor_values, tuple(orders)
     )
     return terms, state
@@ -168,7 +178,7 @@ def _backward(
     pairs: Pairs,
     labels: Sequence[Label],
     lse: Tensor,
-    state: TermsState,
+    state: _State,
     dloss: Tensor | None,
     dlosses: Tensor | None,
     mode: Mode,

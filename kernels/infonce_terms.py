@@ -29,13 +29,12 @@ from spcl_fast.kernels._similarities import (
 )
 from spcl_fast.kernels._term_kernels import collapse_of
 from spcl_fast.kernels.pair_lse import gradient_parts
-from spcl_fast.operands import Gradients, InfoNCETerms, Pairs
+from spcl_fast.operands import Gradients, InfoNCETerms, Kept, Pairs
 
 _ROWS = 64
 _BLOCK_D = 64
 _REDUCED = 1024
 _WEIGHT_ROWS = 256
-_NUM_TERMS = len(InfoNCETerms._fields)
 
 
 @bound
@@ -194,23 +193,21 @@ def _plane_pairs(planes: Planes, blocks: int, pairs: Pairs) -> PlanePairs:
     return PlanePairs(rows, cols, N, pairs.refs.shape[0], pairs.tau, excludes_self=False)
 
 
-def infonce_terms_fwd(
-    pairs: Pairs, *, symmetric: bool
-) -> tuple[InfoNCETerms, tuple[Tensor | None, ...]]:
+def infonce_terms_fwd(pairs: Pairs, *, symmetric: bool) -> tuple[InfoNCETerms, Kept]:
     """Return the terms, and what the backward needs: lse of the references, planes, norms."""
 
-    def run(_: Sequence[float]) -> Results:
-        terms, state = _forward(pairs, symmetric=symmetric)
-        return *terms, *state
+    def run(_: Sequence[float]) -> tuple[Results, Results]:
+        return _forward(pairs, symmetric=symmetric)
 
     tensors, key = _arguments(pairs)
-    results: Any = replayed(("infonce_terms_fwd", *key, symmetric), tensors, (), (), run)
-    return InfoNCETerms(*results[:_NUM_TERMS]), results[_NUM_TERMS:]
+    terms, kept = replayed(("infonce_terms_fwd", *key, symmetric), tensors, (), (), run)
+    return InfoNCETerms._make(terms), kept
 
 
 def infonce_terms_bwd(
     pairs: Pairs,
-    state: Sequence[Tensor | None],  # lse (N,), and what the forward returned
+    lse: Tensor,  # (N,) float32
+    kept: Kept,
     dloss: Tensor,
     *,
     symmetric: bool,
@@ -219,14 +216,16 @@ def infonce_terms_bwd(
 ) -> Gradients:
     """Return dz (N, D) and drefs (M, D), as `z`, None where not needed."""
 
-    def run(_: Sequence[float]) -> Results:
+    def run(_: Sequence[float]) -> tuple[Results, Results]:
+        state = lse, *kept.tensors()
         return _backward(
             pairs, state, dloss, symmetric=symmetric, needs_z=needs_z, needs_refs=needs_refs
-        )
+        ), ()
 
     tensors, key = _arguments(pairs)
-    key = "infonce_terms_bwd", *key, symmetric, needs_z, needs_refs
-    return Gradients(*replayed(key, [*tensors, dloss], state, (), run))
+    key = "infonce_terms_bwd", *key, symmetric, needs_z, needs_refs, kept.pieces is None
+    gradients, _ = replayed(key, [*tensors, dloss], (lse, *kept.memory), (), run)
+    return Gradients._make(gradients)
 
 
 def _arguments(pairs: Pairs) -> tuple[list[Tensor | None], tuple[Any, ...]]:

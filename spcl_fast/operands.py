@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -86,20 +87,36 @@ class InfoNCETerms(NamedTuple):
     """() int64, N."""
 
 
-class TermsState(NamedTuple):
-    """What a fused implementation of the terms carries from its forward to its backward."""
+class Piece(NamedTuple):
+    """Where a tensor lies in a memory."""
 
-    planes: Tensor | None
-    norms: Tensor
-    weight_sum: Tensor
-    """(K, N)."""
-    num_pos: Tensor
-    """(K, N)."""
-    slopes: Tensor
-    """(K,)."""
-    factors: Tensor
-    """(K,), lambda."""
-    orders: tuple[Tensor, ...]
+    offset: int
+    """In bytes."""
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class Kept(NamedTuple):
+    """What a fused implementation carries from its forward to its backward."""
+
+    memory: tuple[Tensor | None, ...]
+    """The tensors, or one memory of bytes that they all lie in."""
+    pieces: tuple[Piece | None, ...] | None = None
+    """Where, in one memory."""
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Return the tensors."""
+        if self.pieces is None:
+            return self.memory
+        (memory,) = self.memory
+        assert memory is not None
+        return tuple([None if x is None else _piece(memory, x) for x in self.pieces])
+
+
+def _piece(memory: Tensor, piece: Piece) -> Tensor:
+    num_bytes = piece.shape.numel() * piece.dtype.itemsize
+    part = memory[piece.offset : piece.offset + num_bytes]
+    return part.view(piece.dtype).view(piece.shape)
 
 
 class LabelGradient(NamedTuple):

@@ -98,12 +98,13 @@ class InfoNCELoss(nn.Module):
         tau = self.temperature()
         terms = infonce_terms(anchors, refs, tau, symmetric=is_symmetric, impl=self.impl)
         if terms is not None:
+            objective, mean_weight, collapse = terms.info.unbind()
             return ContrastiveLossOutput(
                 loss=terms.loss,
-                objective=terms.info[0],
-                mean_weight=terms.info[1],
+                objective=objective,
+                mean_weight=mean_weight,
                 num_anchors=terms.num_anchors,
-                collapse=terms.info[2],
+                collapse=collapse,
                 lse=terms.lse,
                 terms={},
             )

@@ -82,9 +82,10 @@ def output_of(terms: ContrastiveTerms, names: Sequence[str]) -> ContrastiveLossO
                 strict=True,
             )
         }
-    line = terms.info[-1]
+    objective, mean_weight, collapse = terms.info[-1].unbind()
+    num_anchors = terms.num_anchors[-1]
     return ContrastiveLossOutput(
-        terms.loss, line[0], line[1], terms.num_anchors[-1], line[2], terms.lse, of_labels
+        terms.loss, objective, mean_weight, num_anchors, collapse, terms.lse, of_labels
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spcl_fast.operands import ContrastiveTerms, Label, Pairs, TermsState
+from spcl_fast.operands import ContrastiveTerms, Kept, Label, Pairs
 from spcl_fast.ops._checks import check_rows, positive_scalar
 from spcl_fast.ops._function import FusedFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
@@ -26,7 +26,7 @@ from spcl_fast.pair_weights import Mode, check_mode
 
 
 class _How(NamedTuple):
-    forward: Callable[..., tuple[ContrastiveTerms, TermsState]]
+    forward: Callable[..., tuple[ContrastiveTerms, Kept]]
     backward: Callable[..., Tensor]
     mode: Mode
     correct_grad: bool
@@ -83,7 +83,7 @@ def contrastive_terms(
         mode,
         correct_grad,
     )
-    done: list[tuple[ContrastiveTerms, TermsState]] = []
+    done: list[tuple[ContrastiveTerms, Kept]] = []
     loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
     return done[0][0]._replace(loss=loss, losses=losses)
 
@@ -99,7 +99,7 @@ class _ContrastiveTerms(FusedFunction):
         labels: tuple[Label, ...],
         factors: tuple[float, ...],
         how: _How,
-        done: list[tuple[ContrastiveTerms, TermsState]],
+        done: list[tuple[ContrastiveTerms, Kept]],
     ) -> tuple[Tensor, Tensor]:
         pairs = Pairs(z, bank, tau)
         done.append(how.forward(pairs, labels, factors, how.mode, correct_grad=how.correct_grad))
@@ -107,13 +107,12 @@ class _ContrastiveTerms(FusedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        z, bank, tau, labels, _, ctx.how, ((terms, state),) = inputs
-        ctx.windows = [label.window for label in labels]
+        z, bank, tau, labels, _, ctx.how, ((terms, kept),) = inputs
+        ctx.windows, ctx.pieces = [label.window for label in labels], kept.pieces
         ctx.set_materialize_grads(False)
-        (*tensors, orders) = state
         gammas = [label.gamma for label in labels]
         values = [label.values for label in labels]
-        save(ctx, z, bank, tau, terms.lse, *tensors, *gammas, *values, *orders)
+        save(ctx, z, bank, tau, terms.lse, *gammas, *values, *kept.memory)
 
     @staticmethod
     @first_order_only
@@ -123,13 +122,12 @@ class _ContrastiveTerms(FusedFunction):
         if dloss is None and dlosses is None:
             return (None,) * 7
         z, bank, tau, lse, *rest = saved(ctx)
-        state, rest = rest[: len(TermsState._fields) - 1], rest[len(TermsState._fields) - 1 :]
         count = len(ctx.windows)
         paces = zip(rest[count : 2 * count], rest[:count], ctx.windows, strict=True)
         labels = [Label(*pace) for pace in paces]
-        of_forward = TermsState._make([*state, tuple(rest[2 * count :])])
+        kept = Kept(tuple(rest[2 * count :]), ctx.pieces)
         pairs = Pairs(z, bank, tau)
-        dz = ctx.how.backward(pairs, labels, lse, of_forward, dloss, dlosses, ctx.how.mode)
+        dz = ctx.how.backward(pairs, labels, lse, kept, dloss, dlosses, ctx.how.mode)
         needs_z, _, needs_tau, *_ = ctx.needs_input_grad
         dtau = tau_gradient(pairs, dz) if needs_tau else None
         return dz if needs_z else None, None, dtau, None, None, None, None

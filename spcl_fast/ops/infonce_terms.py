@@ -9,13 +9,12 @@ dr_j = sum_i h_ij a_i / tau - c a_j / tau      (not symmetric: dlse = c, dlse^r 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spcl_fast.operands import InfoNCETerms, Pairs
+from spcl_fast.operands import InfoNCETerms, Kept, Pairs
 from spcl_fast.ops._checks import check_refs, check_rows, positive_scalar
 from spcl_fast.ops._function import FusedFunction, first_order_only, save, saved, tau_gradient
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
@@ -53,7 +52,7 @@ def infonce_terms(
     if not fuses(name, "infonce_terms_fwd") or is_tracing or anchors.numel() == 0:
         return None
     tau = positive_scalar("tau", tau, anchors, finite=True)
-    done: list[tuple[InfoNCETerms, Sequence[Tensor | None]]] = []
+    done: list[tuple[InfoNCETerms, Kept]] = []
     loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, done)
     return done[0][0]._replace(loss=loss)
 
@@ -68,7 +67,7 @@ class _InfoNCETerms(FusedFunction):
         tau: float | Tensor,
         symmetric: bool,
         name: str,
-        done: list[tuple[InfoNCETerms, Sequence[Tensor | None]]],
+        done: list[tuple[InfoNCETerms, Kept]],
     ) -> Tensor:
         forward = fused(name, "infonce_terms_fwd")
         done.append(forward(Pairs(anchors, refs, tau), symmetric=symmetric))
@@ -76,18 +75,20 @@ class _InfoNCETerms(FusedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        anchors, refs, tau, ctx.symmetric, ctx.name, ((terms, state),) = inputs
-        save(ctx, anchors, refs, tau, terms.lse, *state)
+        anchors, refs, tau, ctx.symmetric, ctx.name, ((terms, kept),) = inputs
+        ctx.pieces = kept.pieces
+        save(ctx, anchors, refs, tau, terms.lse, *kept.memory)
 
     @staticmethod
     @first_order_only
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, refs, tau, *state = saved(ctx)
+        anchors, refs, tau, lse, *memory = saved(ctx)
         needs_anchors, needs_refs, needs_tau, *_ = ctx.needs_input_grad
         pairs = Pairs(anchors, refs, tau)
         da, drefs = fused(ctx.name, "infonce_terms_bwd")(
             pairs,
-            state,
+            lse,
+            Kept(tuple(memory), ctx.pieces),
             dloss,
             symmetric=ctx.symmetric,
             needs_z=needs_anchors or needs_tau,

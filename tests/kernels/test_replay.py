@@ -59,29 +59,38 @@ def launch(*args: Any) -> None:
 class Scaled:
     """A function of two tensors that counts how often it runs."""
 
+    kept: tuple[Tensor | None, ...]
+
     def __init__(self, *, uses_operator: bool = False) -> None:
         self.runs = 0
         self.uses_operator = uses_operator
 
     def __call__(self, x: Tensor, y: Tensor, factor: float = 2.0, key: Any = ()) -> list[Tensor]:
-        """Return factor x, x, and 3 y by way of two views of a tensor that is not returned."""
+        """Return factor x, and 3 y by way of two views of a tensor that is not returned.
 
-        def run(numbers: Sequence[float]) -> Results:
+        Keeps 5 x and, behind nothing, 7 y.
+        """
+
+        def run(numbers: Sequence[float]) -> tuple[Results, Results]:
             self.runs += 1
             out, third = torch.empty(N), torch.empty(N)
             between = torch.empty(2, N)
+            kept = torch.empty(N), None, torch.empty(2, N // 2)
             launch(x, numbers[0], out)
             launch(Descriptor(y), 1.5, between[1])
             launch(between[1], 2.0, third)
+            launch(x, 5.0, kept[0])
+            launch(y, 7.0, kept[2])
             if self.uses_operator:
                 third = third + 0
-            return out, x, None, third
+            return (out, x, None, third), kept
 
-        first, same, nothing, third = replayed((self, key), [x, y], (), [factor], run)
+        (first, same, nothing, third), kept = replayed((self, key), [x, y], (), [factor], run)
         assert same is x
         assert nothing is None
         assert first is not None
         assert third is not None
+        self.kept = kept.tensors()
         return [first, third]
 
 
@@ -89,6 +98,10 @@ def check(scaled: Scaled, x: Tensor, y: Tensor, factor: float = 2.0) -> None:
     first, third = scaled(x, y, factor)
     torch.testing.assert_close(first, factor * x)
     torch.testing.assert_close(third, 3 * y)
+    of_x, nothing, of_y = scaled.kept
+    torch.testing.assert_close(of_x, 5 * x)
+    assert nothing is None
+    torch.testing.assert_close(of_y, 7 * y.view(2, N // 2))
 
 
 def test_other_tensors_and_numbers() -> None:
@@ -164,8 +177,12 @@ def gradients(loss: Any, z: Tensor, *args: Any) -> list[Tensor]:
 def check_repeated(
     loss: Any, first: tuple[Any, ...], second: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compare a step that repeats the launches of one before with what it is by itself."""
-    gradients(loss, *first)
+    """Compare a step that repeats the launches of two before with what it is by itself.
+
+    What the second one keeps lies in one memory, so that its backward has other launches.
+    """
+    for _ in range(2):
+        gradients(loss, *first)
     with monkeypatch.context() as patch:
         for module in (contrastive_terms, infonce_terms):
             patch.setattr(module, "_forward", None)
