@@ -19,9 +19,10 @@ from spcl_fast.kernels._bound import cdiv
 from spcl_fast.kernels._order import Order, order_of
 from spcl_fast.kernels._pair_sums import fill_lse
 from spcl_fast.kernels._planes import Planes, num_planes, planes_of
-from spcl_fast.kernels._replay import Results, replayed
+from spcl_fast.kernels._replay import replayed
 from spcl_fast.kernels._row_weights import RowWeights
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of
+from spcl_fast.kernels._tape import Results
 from spcl_fast.kernels._term_kernels import reduce_label_kernel, term_weights_kernel
 from spcl_fast.kernels.pair_lse import gradient_parts
 from spcl_fast.kernels.positive_pair_loss import Losses, add_gradient, fill_losses
@@ -168,9 +169,7 @@ def _forward(
                 num_warps=8,
             )
     data = None if planes.data.data_ptr() == z.data_ptr() else planes.data
-    state = _State(
-        data, planes.norms, weight_sum, num_pos, slopes, factor_values, tuple(orders)
-    )
+    state = _State(data, planes.norms, weight_sum, num_pos, slopes, factor_values, tuple(orders))
     return terms, state
 
 

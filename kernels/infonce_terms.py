@@ -18,7 +18,7 @@ from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._pair_sums import fill_lse
 from spcl_fast.kernels._planes import ROWS_OF_PLANES, Planes, num_planes, planes_of, product
 from spcl_fast.kernels._positive_kernels import summed_parts
-from spcl_fast.kernels._replay import Results, replayed
+from spcl_fast.kernels._replay import replayed
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, scaled_weight
 from spcl_fast.kernels._similarities import (
     PlanePairs,
@@ -27,6 +27,7 @@ from spcl_fast.kernels._similarities import (
     is_bounded,
     scalar,
 )
+from spcl_fast.kernels._tape import Results
 from spcl_fast.kernels._term_kernels import collapse_of
 from spcl_fast.kernels.pair_lse import gradient_parts
 from spcl_fast.operands import Gradients, InfoNCETerms, Kept, Pairs

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss
 from spcl_fast.kernels import _bound, _replay, contrastive_terms, infonce_terms
-from spcl_fast.kernels._replay import Results, replayed
+from spcl_fast.kernels._replay import replayed
+from spcl_fast.kernels._tape import Results
 from spcl_fast.kernels.hopper import _choice
 from spcl_fast.testing import make_embeddings, make_labels
 
