@@ -73,9 +73,13 @@ def replayed(
         _tapes.clear()
     with _OnlyAllocations() as mode, noted_launches() as launches:
         results, kept = run([Number(x, k) for k, x in enumerate(numbers)])
-    is_kept = mode.is_kept and all(map(_can_be_repeated, launches))
-    _tapes[place] = tape_of(launches, inputs, len(numbers), results, kept) if is_kept else None
-    return _kept_apart((results, kept))
+    if not (mode.is_kept and all(map(_can_be_repeated, launches))):
+        _tapes[place] = None
+        return _kept_apart((results, kept))
+    tape = tape_of(launches, inputs, len(numbers), results, kept)
+    _tapes[place] = tape
+    # as every later call returns them: activation checkpointing counts what is saved
+    return results, tape.gathered(kept, given[0])
 
 
 def _kept_apart(results: tuple[Results, Results]) -> tuple[Results, Kept]:

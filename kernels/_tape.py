@@ -63,6 +63,15 @@ class Tape(NamedTuple):
         results = *inputs, *new, None
         return tuple([results[k] for k in self.results]), Kept((kept,), self.kept)
 
+    def gathered(self, kept: Results, like: Tensor) -> Kept:
+        """Return copies of what was kept, in one memory."""
+        memory = like.new_empty(self.kept_bytes, dtype=torch.uint8) if self.kept_bytes else None
+        copies = Kept((memory,), self.kept)
+        for x, y in zip(kept, copies.tensors(), strict=True):
+            if x is not None and y is not None:
+                y.copy_(x)
+        return copies
+
 
 def _described(descriptor: Any, base: Any) -> Any:
     """Return the descriptor of other memory."""

@@ -109,11 +109,11 @@ class Kept(NamedTuple):
         if self.pieces is None:
             return self.memory
         (memory,) = self.memory
-        assert memory is not None
         return tuple([None if x is None else _piece(memory, x) for x in self.pieces])
 
 
-def _piece(memory: Tensor, piece: Piece) -> Tensor:
+def _piece(memory: Tensor | None, piece: Piece) -> Tensor:
+    assert memory is not None
     num_bytes = piece.shape.numel() * piece.dtype.itemsize
     part = memory[piece.offset : piece.offset + num_bytes]
     return part.view(piece.dtype).view(piece.shape)

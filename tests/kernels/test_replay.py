@@ -16,6 +16,7 @@ from spcl_fast.kernels import _bound, _replay, contrastive_terms, infonce_terms
 from spcl_fast.kernels._replay import replayed
 from spcl_fast.kernels._tape import Results
 from spcl_fast.kernels.hopper import _choice
+from spcl_fast.operands import Kept
 from spcl_fast.testing import make_embeddings, make_labels
 
 N = 6
@@ -60,7 +61,7 @@ def launch(*args: Any) -> None:
 class Scaled:
     """A function of two tensors that counts how often it runs."""
 
-    kept: tuple[Tensor | None, ...]
+    kept: Kept
 
     def __init__(self, *, uses_operator: bool = False) -> None:
         self.runs = 0
@@ -86,12 +87,12 @@ class Scaled:
                 third = third + 0
             return (out, x, None, third), kept
 
-        (first, same, nothing, third), kept = replayed((self, key), [x, y], (), [factor], run)
+        results, self.kept = replayed((self, key), [x, y], (), [factor], run)
+        first, same, nothing, third = results
         assert same is x
         assert nothing is None
         assert first is not None
         assert third is not None
-        self.kept = kept.tensors()
         return [first, third]
 
 
@@ -99,7 +100,7 @@ def check(scaled: Scaled, x: Tensor, y: Tensor, factor: float = 2.0) -> None:
     first, third = scaled(x, y, factor)
     torch.testing.assert_close(first, factor * x)
     torch.testing.assert_close(third, 3 * y)
-    of_x, nothing, of_y = scaled.kept
+    of_x, nothing, of_y = scaled.kept.tensors()
     torch.testing.assert_close(of_x, 5 * x)
     assert nothing is None
     torch.testing.assert_close(of_y, 7 * y.view(2, N // 2))
@@ -113,6 +114,18 @@ def test_other_tensors_and_numbers() -> None:
         kept.append(scaled(torch.full((N,), float(k)), torch.ones(N)))
     assert scaled.runs == 1
     assert [first[0].item() for first, _ in kept] == [2, 0, 2, 4]  # nothing was overwritten
+
+
+def test_what_is_kept_is_one_memory_from_the_first_call_on() -> None:
+    scaled = Scaled()
+    for _ in range(3):
+        check(scaled, torch.randn(N), torch.randn(N))
+        assert len(scaled.kept.memory) == 1
+        assert scaled.kept.pieces is not None
+    alone = Scaled(uses_operator=True)
+    for _ in range(2):
+        check(alone, torch.randn(N), torch.randn(N))
+        assert len(alone.kept.memory) == 3
 
 
 def test_one_tensor_for_two() -> None:
@@ -178,12 +191,8 @@ def gradients(loss: Any, z: Tensor, *args: Any) -> list[Tensor]:
 def check_repeated(
     loss: Any, first: tuple[Any, ...], second: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compare a step that repeats the launches of two before with what it is by itself.
-
-    What the second one keeps lies in one memory, so that its backward has other launches.
-    """
-    for _ in range(2):
-        gradients(loss, *first)
+    """Compare a step that repeats the launches of one before with what it is by itself."""
+    gradients(loss, *first)
     with monkeypatch.context() as patch:
         for module in (contrastive_terms, infonce_terms):
             patch.setattr(module, "_forward", None)
