@@ -93,7 +93,7 @@ namespace spcl::cuda {
 // Small problems have several panels, unless the log is that of a device.
 inline std::vector<Panel> host_panels(int64_t num_rows, int64_t num_cols, bool is_square) {
   if (host::is_dry) return make_panels(num_rows, num_cols, is_square);
-  return make_panels(num_rows, num_cols, is_square, 256 * 384, 256);
+  return make_panels(num_rows, num_cols, is_square, 128 * 192, 128);
 }
 
 }  // namespace spcl::cuda
