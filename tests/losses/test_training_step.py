@@ -110,7 +110,7 @@ def test_autocast(kind: Any, impl: str, dtype: torch.dtype, scale: float | None)
 
 
 # One loss of each op, and what auto is on a CPU: each compilation takes a second.
-@pytest.mark.parametrize("impl", ["chunked", "auto"])
+@pytest.mark.parametrize("impl", [pytest.param("chunked", marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize("kind", [SelfPacedContrastiveLoss, InfoNCELoss])
 def test_compiled_step(kind: Any, impl: str) -> None:
     step = Step(kind, impl)
@@ -130,7 +130,7 @@ def test_compiled_step(kind: Any, impl: str) -> None:
 
 
 @each_loss
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_export(kind: Any, strict: bool) -> None:
     loss = kind(0.2, learnable_tau=True)
     z = make_embeddings(N, D)

@@ -216,7 +216,7 @@ def test_the_cache_is_held_and_released() -> None:
 
 
 # Every instruction set that this CPU can run gives the same results but for rounding.
-@pytest.mark.parametrize("capability", ["default", "avx2"])
+@pytest.mark.parametrize("capability", [pytest.param("default", marks=pytest.mark.slow), "avx2"])
 def test_other_instruction_sets(capability: str) -> None:
     program = """
 import torch

@@ -47,7 +47,10 @@ def towers() -> Callable[[Tensor], Tensor]:
     return lambda z: loss(z[:15], z[15:]).loss
 
 
-@pytest.mark.parametrize("make", [several_labels, quantile, views, towers])
+@pytest.mark.parametrize(
+    "make",
+    [several_labels, towers, *(pytest.param(x, marks=pytest.mark.slow) for x in (quantile, views))],
+)
 def test_fullgraph(make: Callable[[], Callable[[Tensor], Tensor]]) -> None:
     function = make()
     results = []

@@ -158,9 +158,8 @@ torch.save([json.loads(extra["spcl_fast.json"]), logits], out)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(  # the two kinds of program
-    "name", ["torchscript", pytest.param("torch-export", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchscript", "torch-export"])  # the two kinds of program
 def test_segmenter_in_a_process_without_this_package(tmp_path, name):
     model = make_run(tmp_path / "run", "finetune")
     path = export(ExportConfig(tmp_path / "run", tmp_path / f"net{SUFFIXES[name]}", name))

@@ -22,6 +22,7 @@ def acdc(real_data, tmp_path):
     return training.parent
 
 
+@pytest.mark.slow
 def test_real_scans_from_end_to_end(acdc, real_data, pretrain_config, finetune_config, tmp_path):
     data = replace(finetune_config.data, root=acdc, csv=None, cache=tmp_path / "cache", num_test=3)
     split = split_scans(data)

@@ -61,7 +61,8 @@ def test_it_learns_the_labelled_scan(finetune_config):
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
 
 
-@pytest.mark.parametrize("semi", [False, True])  # supervised; every term at once
+# supervised; every term at once
+@pytest.mark.parametrize("semi", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, monkeypatch, semi):
     config = finetune_config
     if semi:

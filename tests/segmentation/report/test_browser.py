@@ -13,7 +13,10 @@ from matplotlib.image import imread
 BROWSER = next(
     (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
 )
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here"),
+]
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
@@ -100,7 +103,6 @@ def test_the_page_is_sound(page, tmp_path, width, scheme):
     assert faults(found) == []
 
 
-@pytest.mark.slow
 def test_many_runs_do_not_overflow(page_of_many_runs, tmp_path):
     page, _ = page_of_many_runs
     assert faults(probe(page.replace("<details", "<details open"), tmp_path, 400)) == []

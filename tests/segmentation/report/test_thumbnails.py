@@ -40,6 +40,7 @@ def test_labels_are_outlined_in_the_colour_of_their_class(tmp_path):
         assert num_pixels(tmp_path / "b.png", colour) == 0
 
 
+@pytest.mark.slow
 def test_few_scans_and_slices_are_drawn_of_many(tmp_path):
     scans = [make_scan(tmp_path, f"s{k}", num_slices=2 + 3 * k) for k in range(9)]
     write_thumbnails(tmp_path / "few.png", scans[:6])
