@@ -3,7 +3,7 @@ BIN := .venv/bin
 # ninja compiles the files of the extension beside each other.
 WITH_NINJA := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP := $(WITH_NINJA) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	--constraint constraints.txt
+	--constraint constraints.txt $(PIP_FLAGS)
 # What compat and examples are compared and run with; two of them would bring another torchvision.
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
