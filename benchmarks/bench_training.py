@@ -7,7 +7,7 @@ A step of the pre-training and of the fine-tuning of a preset on random slices, 
 parts by themselves: the network (forward and backward of the same views, from a given gradient; the
 ceiling of images a second), the loss (heads included), the batch (drawing, indexing and augmenting
 the slices) and the optimiser. Shares are of the whole step; what they lack of 1 is zeroing
-gradients and glue. `host` is the CPU time until the step returns, without waiting for the device.
+gradients and glue. --compile measures the step compiled and not, in turns. `host` is the CPU time until the step returns, without waiting for the device.
 On a CPU it is one thread and its CPU time, which other programs do not lengthen.
 """
 
@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,15 @@ from spcl_fast.segmentation.runs.device import autocast
 
 SLICES_PER_SCAN = 9
 PARTS = ("network", "loss", "batch", "optimiser")
+Row = dict[str, Any]
 Steps = dict[str, Callable[[], object]]
+
+
+class Work(NamedTuple):
+    """A training step, "step", and its parts by their names."""
+
+    images: int
+    steps: Steps
 
 
 class OneThread(Cpu):
@@ -68,8 +76,8 @@ def random_slices(size: int, num_scans: int) -> Slices:
     )
 
 
-def pretraining(config: PretrainConfig, device: torch.device) -> tuple[int, Steps]:
-    """Return the views of a step, and the step and its parts."""
+def pretraining(config: PretrainConfig, device: torch.device) -> Work:
+    """Return the step and its parts."""
     slices = random_slices(config.data.grid.size, 2 * config.num_scans).to(device)
     training = Pretraining(config, slices, device)
     training.train_step()
@@ -89,11 +97,11 @@ def pretraining(config: PretrainConfig, device: torch.device) -> tuple[int, Step
         "batch": lambda: training._batch(training.sample(), 0.5),
         "optimiser": training.optimizer.step,
     }
-    return len(images), steps
+    return Work(len(images), steps)
 
 
-def finetuning(config: FinetuneConfig, device: torch.device) -> tuple[int, Steps]:
-    """Return the slices of a step, and the step and its parts."""
+def finetuning(config: FinetuneConfig, device: torch.device) -> Work:
+    """Return the step and its parts."""
     slices = random_slices(config.data.grid.size, 4).to(device)
     training = Finetuning(config, slices, device)
     training.train_step(slices.images, slices.masks)
@@ -116,7 +124,7 @@ def finetuning(config: FinetuneConfig, device: torch.device) -> tuple[int, Steps
         "batch": lambda: augment(images, masks, config.augment, training.generator),
         "optimiser": training.optimizer.step,
     }
-    return config.batch_size, steps
+    return Work(config.batch_size, steps)
 
 
 def host_ms(step: Callable[[], object], device: Device) -> float:
@@ -130,14 +138,19 @@ def host_ms(step: Callable[[], object], device: Device) -> float:
     return min(times)
 
 
-def measure(name: str, images: int, steps: Steps, rounds: int, device: Device) -> dict[str, Any]:
-    """Return the row of one stage."""
-    times = {key: one["time_ms"] for key, one in time_steps(steps, rounds, device).items()}
-    row: dict[str, Any] = {"stage": name, "images": images, "step_ms": times["step"]}
-    row |= {"images_per_s": round(1e3 * images / times["step"], 1)}
-    row |= {"ceiling_per_s": round(1e3 * images / times["network"], 1)}
-    row |= {f"{part}_share": round(times[part] / times["step"], 4) for part in PARTS}
-    return row | {"host_ms": round(host_ms(steps["step"], device), 2)}
+def measure(stage: str, ways: Mapping[bool, Work], rounds: int, device: Device) -> list[Row]:
+    """Return the rows of a stage, whose ways, compiled or not, are timed in turns."""
+    every = {f"{key} {way}": one for way, work in ways.items() for key, one in work.steps.items()}
+    times = {key: one["time_ms"] for key, one in time_steps(every, rounds, device).items()}
+    rows: list[Row] = []
+    for way, work in ways.items():
+        step, network = times[f"step {way}"], times[f"network {way}"]
+        row: Row = {"compiled": way, "stage": stage, "images": work.images, "step_ms": step}
+        row |= {"images_per_s": round(1e3 * work.images / step, 1)}
+        row |= {"ceiling_per_s": round(1e3 * work.images / network, 1)}
+        row |= {f"{part}_share": round(times[f"{part} {way}"] / step, 4) for part in PARTS}
+        rows.append(row | {"host_ms": round(host_ms(work.steps["step"], device), 2)})
+    return rows
 
 
 def line(row: dict[str, Any]) -> str:
@@ -161,36 +174,41 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stage", nargs="+", choices=stages, default=stages)
     parser.add_argument("--scans", type=int, help="scans of a pre-training batch; default preset's")
     parser.add_argument("--size", type=int, help="side of the slices; default preset's")
-    parser.add_argument("--compile", action="store_true", help="also measure it compiled")
+    parser.add_argument("--compile", action="store_true", help="also measure it compiled, in turns")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--append", action="store_true", help="add to the result file")
     return parser.parse_args(arguments)
 
 
-def rows_of(args: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
+def rows_of(args: argparse.Namespace, device: Device) -> list[Row]:
     """Measure and print every preset, stage and way."""
     rows = []
-    where = torch.device(device.where)
     for preset in args.preset:
-        file = preset_path(preset)
         for stage in args.stage:
-            for compiled in (False, True) if args.compile else (False,):
-                if stage == "pretrain":
-                    first = stage_config(PretrainConfig, "pretrain", file)
-                    first = replace(first, data=resized(first.data, args.size), compile=compiled)
-                    first = replace(first, num_scans=args.scans or first.num_scans)
-                    images, steps = pretraining(first, where)
-                    size = first.data.grid.size
-                else:
-                    second = stage_config(FinetuneConfig, "finetune", file)
-                    second = replace(second, data=resized(second.data, args.size))
-                    images, steps = finetuning(replace(second, compile=compiled), where)
-                    size = second.data.grid.size
-                row = {"preset": preset, "size": size, "compiled": compiled}
-                rows.append(row | measure(stage, images, steps, args.rounds, device))
+            ways = (False, True) if args.compile else (False,)
+            size, work = 0, {}
+            for way in ways:
+                size, work[way] = work_of(preset, stage, args, torch.device(device.where), way)
+            for row in measure(stage, work, args.rounds, device):
+                rows.append({"preset": preset, "size": size, **row})
                 print(line(rows[-1]), flush=True)
     return rows
+
+
+def work_of(
+    preset: str, stage: str, args: argparse.Namespace, where: torch.device, compiled: bool
+) -> tuple[int, Work]:
+    """Return the side of the slices and the step of a preset's stage."""
+    file = preset_path(preset)
+    if stage == "finetune":
+        second = stage_config(FinetuneConfig, stage, file)
+        second = replace(second, data=resized(second.data, args.size), compile=compiled)
+        return second.data.grid.size, finetuning(second, where)
+    first = stage_config(PretrainConfig, stage, file)
+    first = replace(first, data=resized(first.data, args.size), compile=compiled)
+    first = replace(first, num_scans=args.scans or first.num_scans)
+    return first.data.grid.size, pretraining(first, where)
 
 
 def resized(data: Any, size: int | None) -> Any:
