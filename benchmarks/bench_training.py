@@ -7,8 +7,9 @@ A step of the pre-training and of the fine-tuning of a preset on random slices, 
 parts by themselves: the network (forward and backward of the same views, from a given gradient; the
 ceiling of images a second), the loss (heads included), the batch (drawing, indexing and augmenting
 the slices) and the optimiser. Shares are of the whole step; what they lack of 1 is zeroing
-gradients and glue. --compile measures the step compiled and not, in turns. `host` is the CPU time until the step returns, without waiting for the device.
-On a CPU it is one thread and its CPU time, which other programs do not lengthen.
+gradients and glue. `host` is the CPU time until the step returns, without waiting for the device.
+--compile measures the step compiled and not, in turns. On a CPU it is one thread and its CPU time,
+which other programs do not lengthen.
 """
 
 from __future__ import annotations

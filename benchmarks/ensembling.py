@@ -40,13 +40,17 @@ from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import split_scans
 
-WAYS = {
-    "plain": {},
-    "largest": {"largest_component": True},
-    "flips": {"flips": True},
-    "flips_largest": {"flips": True, "largest_component": True},
-}
 SINGLE, ENSEMBLE = "single", "ensemble"
+BOTH = {"flips": True, "largest_component": True}
+ARMS: dict[str, dict[str, dict[str, bool]]] = {
+    SINGLE: {"": {}, " + flips + largest": BOTH},
+    ENSEMBLE: {
+        "": {},
+        " + flips": {"flips": True},
+        " + largest": {"largest_component": True},
+        " + flips + largest": BOTH,
+    },
+}
 
 
 def main() -> None:
@@ -57,13 +61,24 @@ def main() -> None:
     parser.add_argument("--preset", default="acdc-cpu")
     parser.add_argument("--folds", type=int, default=5, help="of the training patients")
     parser.add_argument("--members", type=int, default=5, help="folds that are trained")
+    parser.add_argument("--test-patients", type=int, help="default: the preset's")
+    parser.add_argument("--steps", type=int, help="of a fine-tuning; default: the preset's")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    config = stage_config(FinetuneConfig, "finetune", preset_path(args.preset))
-    data = replace(config.data, root=args.root, cache=args.out / "cache", folds=args.folds)
-    config = replace(config, data=data, threads=args.threads, predictions=False)
+    config = configured(args)
     runs = [trained(config, fold, args.out / f"fold{fold}") for fold in range(args.members)]
     write(args, config, scores(runs, args.out))
+
+
+def configured(args: argparse.Namespace) -> FinetuneConfig:
+    """Return the fine-tuning of every fold, without its labelled scans."""
+    config = stage_config(FinetuneConfig, "finetune", preset_path(args.preset))
+    data = replace(config.data, root=args.root, cache=args.out / "cache", folds=args.folds)
+    data = replace(data, num_test=args.test_patients or data.num_test)
+    steps = args.steps or config.steps
+    return replace(
+        config, data=data, steps=steps, val_every=steps, threads=args.threads, predictions=False
+    )
 
 
 def trained(config: FinetuneConfig, fold: int, out: Path) -> Path:
@@ -79,12 +94,17 @@ def trained(config: FinetuneConfig, fold: int, out: Path) -> Path:
 def scores(runs: list[Path], out: Path) -> dict[str, list[Evaluation]]:
     """Return the evaluation of every arm: one per fold, the ensemble's repeated."""
     found = {}
-    for way, options in WAYS.items():
-        singles = [scored((run,), out / f"{run.name}-{way}", options) for run in runs]
-        together = scored(tuple(runs), out / f"{ENSEMBLE}-{way}", options)
-        found[f"{SINGLE} {way}"] = singles
-        found[f"{ENSEMBLE} {way}"] = [together] * len(runs)
+    for way, options in ARMS[SINGLE].items():
+        kept = [scored((run,), out / f"{run.name}{slug(way)}", options) for run in runs]
+        found[f"{SINGLE}{way}"] = kept
+    for way, options in ARMS[ENSEMBLE].items():
+        together = scored(tuple(runs), out / f"{ENSEMBLE}{slug(way)}", options)
+        found[f"{ENSEMBLE}{way}"] = [together] * len(runs)
     return found
+
+
+def slug(way: str) -> str:
+    return way.replace(" + ", "-")
 
 
 def scored(runs: tuple[Path, ...], out: Path, options: dict[str, bool]) -> Evaluation:
@@ -101,8 +121,8 @@ def write(
 ) -> None:
     """Write the results, and print them."""
     command = [a for a in sys.argv[1:] if not a.startswith("/")]
-    first = arms[f"{SINGLE} plain"]
-    pairs = [(arm, base) for base in (f"{SINGLE} plain", f"{ENSEMBLE} plain") for arm in arms]
+    first = arms[SINGLE]
+    pairs = [(arm, base) for base in (SINGLE, ENSEMBLE) for arm in arms]
     pairs = [
         (a, b) for a, b in pairs if a != b and (b.startswith(SINGLE) or a.startswith(ENSEMBLE))
     ]
