@@ -10,8 +10,8 @@ process. Peak memory is that of a fresh process on a CPU, and of the allocator o
 GF/s counts 4 N^2 D flops, or 8 N M D for N x M pairs; the device's best matrix product, and on a
 GPU the copy bandwidth, are timed in the same rounds. On a GPU the default result file is
 benchmarks/results/NAME/losses.json. --quick is what `make gpu` runs: the lists of QUICK, varied one
-at a time, few runs, and a table at the end; then bench_training and bench_host. Exit code 1 if one
-of our providers is refused, 2 without such a device.
+at a time, few runs, and a table at the end; then bench_kernels, bench_training and bench_host. Exit
+code 1 if one of our providers is refused, 2 without such a device.
 """
 
 from __future__ import annotations
@@ -150,13 +150,18 @@ def compare(args: argparse.Namespace, device: Device, given: list[str]) -> int:
 
 
 def more(device: str, path: Path) -> None:
-    """Measure training steps, and the host's share of losses, beside the result file `path`."""
+    """Measure kernels, training steps and the host's share of losses, beside the file `path`."""
     rounds = ["--rounds", str(QUICK["rounds"])]
-    training, host = (str(path.with_name(f"{name}.json")) for name in ("training", "host"))
-    bench_training.main(["--device", device, *rounds, "--json", training])
-    if importlib.util.find_spec("triton") is not None:
-        bench_host = importlib.import_module("benchmarks.bench_host")
-        bench_host.main([*rounds, "--json", host])
+
+    def to(name: str) -> list[str]:
+        return [*rounds, "--json", str(path.with_name(f"{name}.json"))]
+
+    has_triton = importlib.util.find_spec("triton") is not None
+    if has_triton:
+        importlib.import_module("benchmarks.bench_kernels").main(to("kernels"))
+    bench_training.main(["--device", device, *to("training")])
+    if has_triton:
+        importlib.import_module("benchmarks.bench_host").main(to("host"))
 
 
 def grid(args: argparse.Namespace) -> list[tuple[Any, ...]]:

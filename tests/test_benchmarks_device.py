@@ -198,15 +198,38 @@ def test_quick_prints_a_table(cuda, stand_ins, tmp_path, monkeypatch, capsys):
     some = ["--provider", "dense", "siglip-kernel", "--problem", "siglip"]
     small = [*SMALL, "--dtype", "float32", *some]
     bench_host = pytest.importorskip("benchmarks.bench_host", exc_type=ImportError)
-    training, host = [], []
+    bench_kernels = pytest.importorskip("benchmarks.bench_kernels", exc_type=ImportError)
+    kernels, training, host = [], [], []
+    monkeypatch.setattr(bench_kernels, "main", kernels.extend)
     monkeypatch.setattr(command.bench_training, "main", training.extend)
     monkeypatch.setattr(bench_host, "main", host.extend)
     assert command.main(["--device", "cuda", "--quick", *small]) == 0
     assert training[:4] == ["--device", "cuda", "--rounds", "3"]
-    assert host[:2] == ["--rounds", "3"]
+    assert host[:2] == kernels[:2] == ["--rounds", "3"]
+    assert [Path(x[-1]).name for x in (kernels, training, host)] == [
+        *("kernels.json", "training.json", "host.json"),
+    ]
     out = capsys.readouterr().out
     assert "| SigLIP | float32 | 16 | 32 | siglip-kernel | 0.25 |" in out
     assert (tmp_path / "benchmarks" / "results" / "nvidia-fake-x1-80gb" / "losses.json").exists()
+
+
+def test_kernels_alone(cuda, tmp_path, monkeypatch, capsys):
+    bench_kernels = pytest.importorskip("benchmarks.bench_kernels", exc_type=ImportError)
+    path = tmp_path / "kernels.json"
+    small = ["--n", "70", "--dim", "16", "--dtype", "float32", "--rounds", "1"]
+    assert bench_kernels.main([*small, "--json", str(path)]) == 0
+    rows = {row["kernel"]: row for row in json.loads(path.read_text())["rows"]}
+    assert list(rows) == ["planes", "sums", "rows"]
+    assert {row["time_ms"] for row in rows.values()} == {0.25}  # of the fake clock
+    assert rows["sums"]["gflops"] == pytest.approx(70**2 * 16 / 0.25e6, abs=0.05)
+    assert rows["rows"]["gflops"] == pytest.approx(4 * 70**2 * 16 / 0.25e6, abs=0.05)
+    assert 0 < rows["sums"]["error"] < 1e-6
+    assert 0 < rows["rows"]["error"] < 1e-5
+    assert "mm_share" in rows["rows"]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench_kernels.main([*small, "--json", str(path)]) == 2
 
 
 def test_crossover():
