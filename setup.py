@@ -1,4 +1,8 @@
-"""Build the C++ extension spcl_fast._C; everything else is in pyproject.toml.
+"""Build the C++ extension; everything else is in pyproject.toml.
+
+spcl_fast._C, for CPUs, uses LibTorch's stable ABI and Python's limited API alone: one build of it
+runs with every PyTorch from 2.10 on and every Python from 3.10 on. spcl_fast._C_cuda, for GPUs,
+runs with the PyTorch that it is built with.
 
 SPCL_BUILD=auto (default) builds it where a compiler and PyTorch are there, with CUDA where PyTorch
 and the toolkit are for CUDA, and else installs the package with less, or without it;
@@ -17,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,10 +34,12 @@ from setuptools.command.build_py import build_py
 MODES = ("auto", "cpu", "cuda", "sanitize", "none")
 SOURCES = ["csrc/module.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
 CUDA_SOURCES = [str(x) for x in sorted(Path("csrc/cuda").glob("*")) if x.suffix in (".cpp", ".cu")]
-FLAGS = ["-O3", "-g0", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
-if sys.platform == "linux":
-    # at::parallel_for is serial without it. Not linked: the runtime must be the one in PyTorch.
-    FLAGS.append("-fopenmp")
+FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
+OLDEST_TORCH = (2, 10)  # spcl_fast/native/_extension.py says so too
+STABLE_ABI = f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
+# Python without a global lock has no limited API.
+HAS_LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED_API = {"py_limited_api": "cp310"} if HAS_LIMITED_API else {}
 # Lines in the reports, and the overflows that Python's own -fwrapv defines away.
 SANITIZE = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv"]
 SANITIZE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
@@ -87,6 +94,13 @@ def reason_of(error: Exception, log: IO[bytes]) -> str:
     return " ".join((found[0] if found else str(error)).split())
 
 
+def torch_lacks(version: str) -> str:
+    """Return what `version` of PyTorch lacks for the extension, "" where it lacks nothing."""
+    release = tuple(int(x) for x in re.findall(r"\d+", version)[:2])
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    return "" if release >= OLDEST_TORCH else f"needs PyTorch {oldest} or later, got {version}"
+
+
 def cuda_lacks(torch_version: str, torch_cuda: str | None, cuda_home: str | None) -> str:
     """Return what is missing to compile for CUDA, "" where nothing is; no GPU is needed."""
     if torch_cuda is None:
@@ -120,32 +134,34 @@ def toolkit_release(cuda_home: str) -> tuple[int, int]:
 
 
 def cpu_extension(sanitize: Sequence[str] = ()) -> Extension:
-    """Return the extension for CPU tensors alone."""
+    """Return the extension for tensors on CPUs."""
     from torch.utils.cpp_extension import CppExtension
 
     return CppExtension(
         "spcl_fast._C",
         SOURCES,
-        extra_compile_args={"cxx": [*FLAGS, *sanitize]},
+        extra_compile_args={"cxx": [*FLAGS, STABLE_ABI, *sanitize]},
         extra_link_args=[*sanitize],
+        py_limited_api=HAS_LIMITED_API,
     )
 
 
 def cuda_extension(cuda_home: str) -> Extension:
-    """Return the extension for tensors on CPU and GPU."""
+    """Return the extension for tensors on GPUs."""
     from torch.utils.cpp_extension import CUDAExtension
 
     listed = architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), toolkit_release(cuda_home))
     os.environ["TORCH_CUDA_ARCH_LIST"] = listed  # read when the compiler is called
     has_cuda = f"-DSPCL_CUDA_ARCHITECTURES={listed.replace(';', ',')}"
     return CUDAExtension(
-        "spcl_fast._C",
-        [*SOURCES, *CUDA_SOURCES],
+        "spcl_fast._C_cuda",
+        CUDA_SOURCES,
         extra_compile_args={"cxx": [*FLAGS, has_cuda], "nvcc": ["-O3"]},
+        py_limited_api=HAS_LIMITED_API,
     )
 
 
-def build_command(mode: str, has_cuda: bool) -> type[build_ext]:
+def build_command(mode: str) -> type[build_ext]:
     """Return the command that compiles; under auto it leaves out what fails."""
     from torch.utils.cpp_extension import BuildExtension
 
@@ -156,7 +172,7 @@ def build_command(mode: str, has_cuda: bool) -> type[build_ext]:
             compiler = self.compiler  # a name, which the run replaces
             package = Path(self.get_ext_fullpath("spcl_fast._C")).parent
             reason = ""
-            for is_cuda_left in [True, False] if has_cuda else [False]:
+            while self.extensions:
                 self.compiler = compiler
                 failure = None
                 with compiler_log() as log:
@@ -166,14 +182,20 @@ def build_command(mode: str, has_cuda: bool) -> type[build_ext]:
                         failure, reason = error, reason_of(error, log)
                 if failure is None:
                     note(package, "")
+                    self.remove_others(package)
                     return
                 if mode != "auto":
                     raise failure
-                warn(reason, "its CUDA kernels" if is_cuda_left else "the C++ extension")
-                if is_cuda_left:
-                    vars(self.extensions[0]).update(vars(cpu_extension()))
-            self.extensions = []
+                self.extensions.pop()  # of two, the one for GPUs
+                warn(reason, "its CUDA kernels" if self.extensions else "the C++ extension")
             note(package, reason)
+
+        def remove_others(self, package: Path) -> None:
+            """Remove modules of earlier builds, which Python may find first: other file names."""
+            built = {Path(self.get_ext_fullpath(x.name)).name for x in self.extensions}
+            for path in package.glob("_C*.*"):
+                if path.name not in built:
+                    path.unlink()
 
     return Build
 
@@ -206,6 +228,11 @@ def extension_options(mode: str) -> dict[str, object]:
         reason = f"PyTorch is not there at build time ({error}); use --no-build-isolation"
         warn(reason)
         return {"cmdclass": {"build_py": build_command_without(reason)}}
+    if lack := torch_lacks(torch.__version__):
+        if mode != "auto":
+            raise SystemExit(f"SPCL_BUILD={mode} {lack}")
+        warn(lack)
+        return {"cmdclass": {"build_py": build_command_without(lack)}}
     lack = cuda_lacks(torch.__version__, torch.version.cuda, CUDA_HOME)
     if lack and mode == "cuda":
         raise SystemExit(f"SPCL_BUILD=cuda needs {lack}")
@@ -213,8 +240,14 @@ def extension_options(mode: str) -> dict[str, object]:
         warn(f"they need {lack}", "its CUDA kernels")
     has_cuda = mode in ("auto", "cuda") and not lack
     sanitize = SANITIZE if mode == "sanitize" else []
-    extension = cuda_extension(str(CUDA_HOME)) if has_cuda else cpu_extension(sanitize)
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": build_command(mode, has_cuda)}}
+    extensions = [cpu_extension(sanitize)]
+    if has_cuda:
+        extensions.append(cuda_extension(str(CUDA_HOME)))
+    return {
+        "ext_modules": extensions,
+        "cmdclass": {"build_ext": build_command(mode)},
+        "options": {"bdist_wheel": LIMITED_API},
+    }
 
 
 if __name__ == "__main__":

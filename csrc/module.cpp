@@ -1,48 +1,70 @@
-// spcl_fast._C: loading it registers the kernels; what it offers itself is small.
+// spcl_fast._C: loading it registers the ops on CPUs; what it offers itself is small. Python's
+// limited API, as csrc/cpu keeps to the stable ABI of LibTorch.
 
-#include <torch/csrc/Exceptions.h>
-#include <torch/version.h>
+#include <Python.h>
+#include <torch/headeronly/version.h>
+
+#include <stdexcept>
 
 #include "cpu/cache_memory.h"
 #include "cpu/schedule.h"
 #include "cpu/tile_kernels.h"
 
-#ifdef SPCL_CUDA_ARCHITECTURES  // set where csrc/cuda is compiled too: 8.0,9.0+PTX
-#include <cuda_runtime_api.h>
-
-#include <string>
-
-#define SPCL_AS_TEXT(...) #__VA_ARGS__
-#define SPCL_TEXT_OF(...) SPCL_AS_TEXT(__VA_ARGS__)
-#endif
-
 namespace {
 
-void check_python_signals() {
-  const pybind11::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() == 0) return;
-  python_error interrupt;
-  interrupt.persist();
-  throw interrupt;
+struct Raised {
+  PyObject *type, *value, *traceback;
+};
+
+int raise(void* kept) {
+  const Raised raised = *static_cast<Raised*>(kept);
+  delete static_cast<Raised*>(kept);
+  PyErr_Restore(raised.type, raised.value, raised.traceback);
+  return -1;
 }
 
-pybind11::dict build_info() {
-  pybind11::dict info;
-  info["torch"] = TORCH_VERSION;
-  info["compiler"] = __VERSION__;
-  info["cpu_kernels"] = spcl::best_tile_kernels().name;
-#ifdef SPCL_CUDA_ARCHITECTURES
-  info["cuda"] =
-      std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
-  info["cuda_architectures"] = SPCL_TEXT_OF(SPCL_CUDA_ARCHITECTURES);
-#endif
-  return info;
+// No exception of Python's passes through the stable ABI. What a signal's handler has raised, like
+// KeyboardInterrupt, Python raises as soon as it runs again; spcl_fast/native/_extension.py waits.
+void check_python_signals() {
+  const PyGILState_STATE gil = PyGILState_Ensure();
+  const bool is_interrupted = PyErr_CheckSignals() != 0;
+  if (is_interrupted) {
+    auto* raised = new Raised;
+    PyErr_Fetch(&raised->type, &raised->value, &raised->traceback);
+    Py_AddPendingCall(&raise, raised);
+  }
+  PyGILState_Release(gil);
+  if (is_interrupted) throw std::runtime_error("interrupted by the handler of a signal");
 }
+
+PyObject* build_info(PyObject*, PyObject*) {
+  return Py_BuildValue("{s:s,s:s,s:s}", "torch", TORCH_VERSION, "compiler", __VERSION__,
+                       "cpu_kernels", spcl::best_tile_kernels().name);
+}
+
+PyObject* release_kept_memory(PyObject*, PyObject*) {
+  spcl::release_cache_memory();
+  return Py_BuildValue("");  // None
+}
+
+PyObject* use_cpu_capability(PyObject*, PyObject* arguments) {
+  const char* name = nullptr;
+  if (!PyArg_ParseTuple(arguments, "s", &name)) return nullptr;
+  spcl::use_cpu_capability(name);
+  return Py_BuildValue("");
+}
+
+PyMethodDef methods[] = {{"build_info", build_info, METH_NOARGS, nullptr},
+                         {"release_kept_memory", release_kept_memory, METH_NOARGS, nullptr},
+                         {"use_cpu_capability", use_cpu_capability, METH_VARARGS, nullptr},
+                         {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr,
+                      nullptr};
 
 }  // namespace
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+PyMODINIT_FUNC PyInit__C() {
   spcl::check_interrupt = check_python_signals;
-  m.def("release_kept_memory", &spcl::release_cache_memory);
-  m.def("build_info", &build_info);
+  return PyModule_Create(&module);
 }

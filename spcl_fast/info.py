@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from spcl_fast._version import __version__
-from spcl_fast.native import build_info, cuda_architectures, why_not_built
+from spcl_fast.native import build_info, cuda_architectures, why_not_built, why_not_on_cuda
 from spcl_fast.ops import _triton
 from spcl_fast.ops._impl import Impl, resolve
 
@@ -46,7 +46,7 @@ def _host_facts() -> dict[str, str]:
 
 def _describe_cuda() -> str:
     if not cuda_architectures():
-        return "not built"
+        return why_not_on_cuda() or "not built"
     built = f"cuda {build_info()['cuda']}, architectures {cuda_architectures()}"
     if not torch.cuda.is_available():
         return f"{built}; no GPU is visible"

@@ -45,6 +45,14 @@ def test_wheel_holds_the_package(archives):
     assert tops == {"spcl_fast"}
 
 
+# Every Python from 3.10 on takes it; tests/native/test_stable_abi.py is about PyTorch.
+def test_one_wheel_for_every_python(archives):
+    assert "-cp310-abi3-" in archives[0].name
+    names = zipfile.ZipFile(archives[0]).namelist()
+    assert [name for name in names if name.endswith(".so")] == ["spcl_fast/_C.abi3.so"]
+    assert "spcl_fast/not_built.txt" not in names
+
+
 def test_sdist_can_be_built_from(archives):
     with tarfile.open(archives[1]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}

@@ -1,8 +1,5 @@
 #include "cache_memory.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-
 #include <cstdlib>
 #include <mutex>
 #include <utility>
@@ -10,6 +7,13 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+// Of PyTorch 2.11 and later: null before, when nothing says that a tensor has been freed.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
+    int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* out, int32_t layout,
+    const uint8_t* metadata, int64_t metadata_size, void (*deleter)(void* data, void* context),
+    void* context);
 
 namespace spcl {
 namespace {
@@ -38,20 +42,35 @@ void give_back(Piece piece) {
   std::free(piece.memory);
 }
 
+// Returns a tensor that gives the piece back when it is freed.
+Tensor tensor_of(Piece piece, int64_t size) {
+  const auto free = [](void* memory, void* bytes) {
+    give_back({memory, reinterpret_cast<size_t>(bytes)});
+  };
+  const int64_t stride = 1;
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_from_blob(piece.memory, /*ndim=*/1, &size, &stride, /*storage_offset=*/0,
+                      aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), /*device_index=*/-1,
+                      &handle, aoti_torch_layout_strided(), /*metadata=*/nullptr,
+                      /*metadata_size=*/0, free, reinterpret_cast<void*>(piece.bytes)));
+  return Tensor(handle);
+}
+
 }  // namespace
 
-at::Tensor cache_memory(int64_t size) {
+Tensor cache_memory(int64_t size) {
   const size_t bytes = (size * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
-  if (bytes < 2 * kHugePage) return at::empty({size}, at::kFloat);
+  if (bytes < 2 * kHugePage || !torch_from_blob) return empty({size});
   Piece piece = take(bytes);
   if (!piece.memory) {
     piece = {std::aligned_alloc(kHugePage, bytes), bytes};
-    if (!piece.memory) return at::empty({size}, at::kFloat);  // which says what is missing
+    if (!piece.memory) return empty({size});  // which says what is missing
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     madvise(piece.memory, bytes, MADV_HUGEPAGE);  // only advice: it may be turned off
 #endif
   }
-  return at::from_blob(piece.memory, {size}, [piece](void*) { give_back(piece); }, at::kFloat);
+  return tensor_of(piece, size);
 }
 
 void release_cache_memory() {

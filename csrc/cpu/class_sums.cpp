@@ -26,7 +26,7 @@ void for_each_run(const SortedLabels& sorted, int64_t D, F f) {
   const int64_t num_runs = static_cast<int64_t>(runs.size());
   const int64_t work = static_cast<int64_t>(sorted.positives.size()) * D;
   const int64_t grain = 1 + (num_runs << 16) / std::max<int64_t>(work, 1);  // worth a thread
-  at::parallel_for(0, num_runs, grain, [&](int64_t first, int64_t last) {
+  parallel_for(0, num_runs, grain, [&](int64_t first, int64_t last) {
     for (int64_t k = first; k < last; ++k) f(runs[k]);
   });
 }

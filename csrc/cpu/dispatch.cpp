@@ -1,21 +1,21 @@
-#include <ATen/Version.h>
-
-#include <string>
+#include <cstring>
 
 #include "tile_kernels.h"
 
 namespace spcl {
+namespace {
 
-const TileKernels& best_tile_kernels() {
-  static const TileKernels& best = []() -> const TileKernels& {
+const TileKernels* best = &kBaselineKernels;
+
+}  // namespace
+
+const TileKernels& best_tile_kernels() { return *best; }
+
+void use_cpu_capability([[maybe_unused]] const char* name) {
 #if defined(__x86_64__)
-    const std::string capability = at::get_cpu_capability();
-    if (capability == "AVX512") return kAvx512Kernels;
-    if (capability == "AVX2") return kAvx2Kernels;
+  if (std::strcmp(name, "AVX512") == 0) best = &kAvx512Kernels;
+  if (std::strcmp(name, "AVX2") == 0) best = &kAvx2Kernels;
 #endif
-    return kBaselineKernels;
-  }();
-  return best;
 }
 
 }  // namespace spcl

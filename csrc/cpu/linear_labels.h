@@ -4,8 +4,6 @@
 // operations a pair there and no product, however coarse the label is.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cmath>
 #include <unordered_map>
 #include <vector>
@@ -20,9 +18,9 @@ class LinearLabels {
  public:
   // labels, c = dloss / |P|, (N,) each, and gamma, (), one of each a label. The kernels' exponents
   // are `unit` times the similarities.
-  LinearLabels(at::TensorList labels, at::TensorList c, at::TensorList gamma, const at::Tensor& lse,
+  LinearLabels(const Tensors& labels, const Tensors& c, const Tensors& gamma, const Tensor& lse,
                double tau, double unit) {
-    TORCH_CHECK_VALUE(labels.size() == c.size() && labels.size() == gamma.size(),
+    SPCL_CHECK(labels.size() == c.size() && labels.size() == gamma.size(),
                       "labels, c and gamma must have as many tensors, got ", labels.size(), ", ",
                       c.size(), " and ", gamma.size());
     for (size_t k = 0; k < labels.size(); ++k) {
@@ -51,12 +49,13 @@ class LinearLabels {
     float slope;
   };
 
-  static std::vector<int32_t> row_ids(const at::Tensor& labels) {
-    const at::Tensor values = labels.to(at::kLong).contiguous();
+  static std::vector<int32_t> row_ids(const Tensor& labels) {
+    const Tensor values = as_contiguous(as_type(labels, ScalarType::Long));
     const int64_t* value = values.const_data_ptr<int64_t>();
+    const int64_t size = values.numel();
     std::unordered_map<int64_t, int32_t> ids;
-    std::vector<int32_t> rows(values.numel() + kPad, -1);
-    for (int64_t i = 0; i < values.numel(); ++i) {
+    std::vector<int32_t> rows(size + kPad, -1);
+    for (int64_t i = 0; i < size; ++i) {
       if (value[i] < 0) continue;
       rows[i] = ids.try_emplace(value[i], static_cast<int32_t>(ids.size())).first->second;
     }
@@ -64,17 +63,19 @@ class LinearLabels {
   }
 
   // w = 1 - (lse_i - s) / gamma = b_i + slope (unit s); a row with nothing to compare has no pairs.
-  static void add_rows(Label& label, const at::Tensor& c_tensor, const at::Tensor& lse_tensor,
+  static void add_rows(Label& label, const Tensor& c_tensor, const Tensor& lse_tensor,
                        double tau, double gamma) {
-    const at::Tensor factors = c_tensor.contiguous(), lses = lse_tensor.contiguous();
+    const Tensor factors = as_contiguous(c_tensor), lses = as_contiguous(lse_tensor);
+    const float* factor = factors.const_data_ptr<float>();
+    const float* lse = lses.const_data_ptr<float>();
     const int64_t num_rows = lses.numel();
     label.cols = label.rows;
     for (int32_t& id : label.cols) id = id < 0 ? -2 : id;
     label.b = padded(num_rows);
     label.c = padded(num_rows);
     for (int64_t i = 0; i < num_rows; ++i) {
-      label.b[i] = 1 - lses.const_data_ptr<float>()[i] / gamma;
-      label.c[i] = -factors.const_data_ptr<float>()[i] / tau;
+      label.b[i] = 1 - lse[i] / gamma;
+      label.c[i] = -factor[i] / tau;
     }
   }
 

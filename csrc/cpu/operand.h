@@ -1,13 +1,12 @@
 // The rows of one side of the similarity matrix, cut into blocks of at most kTile.
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <vector>
 
+#include "arguments.h"
+#include "parallel.h"
+#include "schedule.h"
 #include "tile_kernels.h"
 
 namespace spcl {
@@ -24,9 +23,9 @@ inline int64_t block_rows(int64_t num_rows) {
 class Operand {
  public:
   // `order` (N,) or null reads the rows in that order; it must outlive the operand.
-  explicit Operand(const at::Tensor& x, const int64_t* order = nullptr)
+  explicit Operand(const Tensor& x, const int64_t* order = nullptr)
       // Only the features of a row have to be neighbours in memory.
-      : x_(x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous()),
+      : x_(x.size(1) <= 1 || x.stride(1) == 1 ? x : as_contiguous(x)),
         rows_{x_.const_data_ptr<float>(), x_.stride(0), order, x_.size(0), x_.size(1)},
         block_(block_rows(x.size(0))) {}
 
@@ -43,37 +42,35 @@ class Operand {
   void pack_slivers() {
     const TileKernels& kernels = best_tile_kernels();
     const int64_t step = kernels.sliver_rows;
-    slivers_ = pack((size() + step - 1) / step * step * D(), D(), kernels.pack_slivers);
+    slivers_.emplace(pack((size() + step - 1) / step * step * D(), D(), kernels.pack_slivers));
   }
   void pack_slices() {
-    slices_ = pack(size() * slice_width(), slice_width(), best_tile_kernels().pack_slices);
+    slices_.emplace(pack(size() * slice_width(), slice_width(), best_tile_kernels().pack_slices));
   }
   const float* slivers(int64_t block) const {
-    return slivers_.const_data_ptr<float>() + begin(block) * D();
+    return slivers_->data() + begin(block) * D();
   }
   const float* slices(int64_t block) const {
-    return slices_.const_data_ptr<float>() + begin(block) * slice_width();
+    return slices_->data() + begin(block) * slice_width();
   }
 
   double max_squared_norm() const {
-    return at::parallel_reduce(
-        int64_t{0}, num_blocks(), grain(int64_t{1} << 19), 0.0,
-        [&](int64_t first, int64_t last, double largest) {
-          const int64_t count = std::min(size(), begin(last)) - begin(first);
-          return std::max(largest,
-                          best_tile_kernels().max_squared_norm(rows_, begin(first), count));
-        },
-        [](double a, double b) { return std::max(a, b); });
+    std::vector<double> largest(num_blocks(), 0.0);
+    parallel_for(0, num_blocks(), grain(int64_t{1} << 19), [&](int64_t first, int64_t last) {
+      const int64_t count = std::min(size(), begin(last)) - begin(first);
+      largest[first] = best_tile_kernels().max_squared_norm(rows_, begin(first), count);
+    });
+    return largest.empty() ? 0 : *std::max_element(largest.begin(), largest.end());
   }
 
  private:
   int64_t slice_width() const { return (D() + kPad - 1) / kPad * kPad; }
   // Returns `size` floats, `width` for each row of the blocks before.
   template <class Pack>
-  at::Tensor pack(int64_t size, int64_t width, Pack kernel) const {
-    at::Tensor packed = at::empty({size}, x_.options());
-    float* out = packed.mutable_data_ptr<float>();
-    at::parallel_for(0, num_blocks(), grain(int64_t{1} << 16), [&](int64_t first, int64_t last) {
+  Scratch pack(int64_t size, int64_t width, Pack kernel) const {
+    Scratch packed(size);
+    float* out = packed.data();
+    parallel_for(0, num_blocks(), grain(int64_t{1} << 16), [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         kernel(rows_, begin(b), this->size(b), out + begin(b) * width);
       }
@@ -83,10 +80,10 @@ class Operand {
   // Blocks of so many floats, which are worth a thread.
   int64_t grain(int64_t floats) const { return 1 + floats / (block_ * std::max<int64_t>(D(), 1)); }
 
-  at::Tensor x_;
+  Tensor x_;
   Rows rows_;
   int64_t block_;
-  at::Tensor slivers_, slices_;
+  std::optional<Scratch> slivers_, slices_;
 };
 
 // Values of the rows, with the padding that the kernels may read.

@@ -10,9 +10,7 @@
 //
 // Memory: O(N D): packed rows, the gradient, one tile a thread. Multiply-adds: N^2 D / 2 forward,
 // 3 N^2 D / 2 backward, N^2 D where the exponents of a tile were cached.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
 #include <cmath>
 #include <limits>
@@ -74,7 +72,7 @@ struct Problem {
   Schedule schedule;
   int64_t cached_size;  // of a tile
 
-  Problem(const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& tau_tensor)
+  Problem(const Tensor& z, const OptionalTensor& refs, const Tensor& tau_tensor)
       : rows(z),
         cols(refs ? *refs : z),
         is_square(!refs),
@@ -98,7 +96,7 @@ struct Problem {
   const Operand& packed_rows() const { return is_square ? cols : rows; }
 
   Scale scale() const { return Scale(kLog2E / tau); }  // of powers of two
-  int64_t num_cached(const at::Tensor& cache) const {
+  int64_t num_cached(const Tensor& cache) const {
     return is_bounded && cached_size > 0 ? cache.numel() / cached_size : 0;
   }
   int64_t row_block(const ScheduledTile& tile) const { return tile.i % rows.num_blocks(); }
@@ -140,7 +138,8 @@ struct Problem {
   }
   // Few row blocks against many columns would leave threads without a block of their own.
   static int64_t spans(int64_t num_rows, int64_t num_cols) {
-    const int64_t wanted = num_rows > 0 ? 2 * at::get_num_threads() / num_rows : 1;
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t wanted = num_rows > 0 ? 2 * threads / num_rows : 1;
     return std::max<int64_t>(1, std::min(wanted, num_cols));
   }
   double exponent_bound() const {
@@ -149,8 +148,8 @@ struct Problem {
   }
 };
 
-at::Tensor finish(const LogSums& sums, int64_t size, const at::Tensor& like) {
-  at::Tensor lse = at::empty({size}, like.options());
+Tensor finish(const LogSums& sums, int64_t size) {
+  Tensor lse = empty({size});
   float* out = lse.mutable_data_ptr<float>();
   for (int64_t i = 0; i < size; ++i) out[i] = sums.lse(i);
   return lse;
@@ -160,12 +159,12 @@ at::Tensor finish(const LogSums& sums, int64_t size, const at::Tensor& like) {
 struct RowGradient {
   std::vector<float> u, a, lse;
 
-  RowGradient(const at::Tensor& lse_tensor, const at::Tensor& dlse_tensor, double tau,
+  RowGradient(const Tensor& lse_tensor, const Tensor& dlse_tensor, double tau,
               bool is_bounded)
       : u(padded(lse_tensor.numel())),
         a(padded(lse_tensor.numel())),
         lse(padded(lse_tensor.numel())) {
-    const at::Tensor values = lse_tensor.contiguous(), gradients = dlse_tensor.contiguous();
+    const Tensor values = as_contiguous(lse_tensor), gradients = as_contiguous(dlse_tensor);
     const float* value = values.const_data_ptr<float>();
     const float* gradient = gradients.const_data_ptr<float>();
     for (int64_t i = 0; i < values.numel(); ++i) {
@@ -183,21 +182,21 @@ void row_pointers(float* data, int64_t D, int64_t begin, int64_t size, float** o
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor& z,
+std::tuple<Tensor, Tensor, Tensor> pair_lse_fwd_cpu(const Tensor& z,
                                                                 const OptionalTensor& refs,
-                                                                const at::Tensor& tau,
+                                                                const Tensor& tau,
                                                                 int64_t num_cached_floats) {
   check_rows("z", z);
   check_refs(z, refs);
-  TORCH_CHECK_VALUE(num_cached_floats >= 0, "cache_size must be at least 0, got ",
+  SPCL_CHECK(num_cached_floats >= 0, "cache_size must be at least 0, got ",
                     num_cached_floats);
   Problem problem(z, refs, tau);
   problem.pack_slivers();
   const TileKernels& kernels = best_tile_kernels();
-  at::Tensor cache = cache_memory(num_cached_floats);
+  Tensor cache = cache_memory(num_cached_floats);
   float* cached = cache.mutable_data_ptr<float>();
   const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size;
-  TORCH_CHECK_VALUE(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
+  SPCL_CHECK(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
                     "cache_size must be a multiple of ", cached_size, ", got ", num_cached_floats);
   const int64_t num_rows = problem.rows.size();
   LogSums row_sums(problem.num_spans * num_rows);
@@ -231,25 +230,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_lse_fwd_cpu(const at::Tensor
     for (int64_t i = 0; i < num_rows; ++i) row_sums.add(i, row_sums, span * num_rows + i);
   }
   const int64_t num_cols = problem.is_square ? 0 : problem.cols.size();
-  return {finish(row_sums, num_rows, z), finish(own_col_sums, num_cols, z), cache};
+  return {finish(row_sums, num_rows), finish(own_col_sums, num_cols), cache};
 }
 
-std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
-    const at::Tensor& z, const OptionalTensor& refs, const at::Tensor& lse,
-    const OptionalTensor& lse_refs, const at::Tensor& dlse, const OptionalTensor& dlse_refs,
-    const at::Tensor& tau, const at::Tensor& cache, at::TensorList labels, at::TensorList c,
-    at::TensorList gamma, bool needs_z, bool needs_refs) {
+std::tuple<Tensor, Tensor> pair_lse_bwd_cpu(
+    const Tensor& z, const OptionalTensor& refs, const Tensor& lse,
+    const OptionalTensor& lse_refs, const Tensor& dlse, const OptionalTensor& dlse_refs,
+    const Tensor& tau, const Tensor& cache, const Tensors& labels, const Tensors& c,
+    const Tensors& gamma, bool needs_z, bool needs_refs) {
   check_rows("z", z);
   check_refs(z, refs);
   check_values("lse", lse, z.size(0));
   check_values("dlse", dlse, z.size(0));
-  TORCH_CHECK_VALUE(
+  SPCL_CHECK(
       refs.has_value() == lse_refs.has_value() && refs.has_value() == dlse_refs.has_value(),
       "refs, lse_refs and dlse_refs must be given together, got some alone");
   if (refs) check_values("lse_refs", *lse_refs, refs->size(0));
   if (refs) check_values("dlse_refs", *dlse_refs, refs->size(0));
 
-  TORCH_CHECK_VALUE(!refs || labels.empty(), "labels must be empty with refs, got ", labels.size());
+  SPCL_CHECK(!refs || labels.empty(), "labels must be empty with refs, got ", labels.size());
 
   Problem problem(z, refs, tau);
   const float* cached = cache.const_data_ptr<float>();
@@ -265,8 +264,8 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
   const RowGradient& col_gradient = refs ? *ref_gradient : row_gradient;
   const int64_t num_rows = problem.rows.size(), D = problem.rows.D();
   needs_refs = needs_refs && refs;
-  at::Tensor dz = at::zeros({problem.num_spans, needs_z ? num_rows : 0, D}, z.options());
-  at::Tensor drefs = at::zeros({needs_refs ? problem.cols.size() : 0, D}, z.options());
+  Tensor dz = torch::stable::new_zeros(z, {problem.num_spans, needs_z ? num_rows : 0, D});
+  Tensor drefs = torch::stable::new_zeros(z, {needs_refs ? problem.cols.size() : 0, D});
   float* dz_data = dz.mutable_data_ptr<float>();
   float* dcols_data = problem.is_square ? dz_data : drefs.mutable_data_ptr<float>();
   const bool needs_cols = problem.is_square ? needs_z : needs_refs;
@@ -297,12 +296,14 @@ std::tuple<at::Tensor, at::Tensor> pair_lse_bwd_cpu(
       kernels.add_columns(tile, h, problem.packed_rows().slices(i), nullptr, out);
     }
   });
-  return {problem.num_spans == 1 ? dz[0] : dz.sum(0), drefs};
+  const int64_t spans = 0;
+  return {problem.num_spans == 1 ? torch::stable::select(dz, spans, 0)
+                                 : torch::stable::sum(dz, Sizes(&spans, 1)), drefs};
 }
 
-TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {
-  m.impl("pair_lse_fwd_native", &pair_lse_fwd_cpu);
-  m.impl("pair_lse_bwd_native", &pair_lse_bwd_cpu);
+STABLE_TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {
+  m.impl("pair_lse_fwd_native", TORCH_BOX(&pair_lse_fwd_cpu));
+  m.impl("pair_lse_bwd_native", TORCH_BOX(&pair_lse_bwd_cpu));
 }
 
 }  // namespace spcl

@@ -7,9 +7,7 @@
 //
 // Memory: O(N D): packed rows, the gradient, one tile per thread. Multiply-adds: 2 x (share of
 // positive pairs) x N^2 D.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
 #include <cmath>
 
@@ -26,8 +24,8 @@ namespace {
 
 constexpr int64_t kMaxStrips = kTile;  // of a tile, for every instruction set
 
-std::vector<float> sorted_values(const at::Tensor& x, const std::vector<int64_t>& order) {
-  const at::Tensor values = x.contiguous();
+std::vector<float> sorted_values(const Tensor& x, const std::vector<int64_t>& order) {
+  const Tensor values = as_contiguous(x);
   const float* value = values.const_data_ptr<float>();
   std::vector<float> out = padded(values.numel());
   for (size_t i = 0; i < order.size(); ++i) out[i] = value[order[i]];
@@ -55,9 +53,9 @@ struct Problem {
   PairWeight weight;
   bool has_unit_weights;
 
-  Problem(const at::Tensor& z, const at::Tensor& lse_tensor, const at::Tensor& labels,
+  Problem(const Tensor& z, const Tensor& lse_tensor, const Tensor& labels,
           const OptionalTensor& refs, const OptionalTensor& ref_labels,
-          const at::Tensor& tau_tensor, const at::Tensor& gamma_tensor, bool is_hard,
+          const Tensor& tau_tensor, const Tensor& gamma_tensor, bool is_hard,
           std::optional<double> window)
       : sorted(labels, ref_labels, window),
         rows(z, sorted.row_order.data()),
@@ -103,26 +101,26 @@ struct Problem {
   }
 };
 
-void check_arguments(const at::Tensor& z, const at::Tensor& lse, const at::Tensor& labels,
+void check_arguments(const Tensor& z, const Tensor& lse, const Tensor& labels,
                      const OptionalTensor& refs, const OptionalTensor& ref_labels,
                      std::optional<double> window) {
   check_rows("z", z);
   check_refs(z, refs);
   check_values("lse", lse, z.size(0));
   check_labels("labels", labels, z.size(0));
-  TORCH_CHECK_VALUE(refs.has_value() == ref_labels.has_value(),
+  SPCL_CHECK(refs.has_value() == ref_labels.has_value(),
                     "refs and ref_labels must be given together, got one alone");
   if (refs) check_labels("ref_labels", *ref_labels, refs->size(0));
-  TORCH_CHECK_VALUE(!window || (*window >= 0 && std::isfinite(*window)),
+  SPCL_CHECK(!window || (*window >= 0 && std::isfinite(*window)),
                     "window must be finite and at least 0, got ", *window);
 }
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
-    const at::Tensor& z, const at::Tensor& lse, const at::Tensor& labels,
-    const OptionalTensor& refs, const OptionalTensor& ref_labels, const at::Tensor& tau,
-    const at::Tensor& gamma, bool is_hard, std::optional<double> window) {
+std::tuple<Tensor, Tensor, Tensor> positive_pair_loss_fwd_cpu(
+    const Tensor& z, const Tensor& lse, const Tensor& labels,
+    const OptionalTensor& refs, const OptionalTensor& ref_labels, const Tensor& tau,
+    const Tensor& gamma, bool is_hard, std::optional<double> window) {
   check_arguments(z, lse, labels, refs, ref_labels, window);
   const Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
   const SortedLabels& sorted = problem.sorted;
@@ -161,9 +159,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
     run(positive_tiles(sorted, rows, cols), 0, visit);
   }
 
-  at::Tensor loss = at::empty({rows.size()}, z.options());
-  at::Tensor weight_sum = at::empty({rows.size()}, z.options());
-  at::Tensor num_pos = at::empty({rows.size()}, z.options().dtype(at::kLong));
+  Tensor loss = empty({rows.size()});
+  Tensor weight_sum = empty({rows.size()});
+  Tensor num_pos = empty({rows.size()}, ScalarType::Long);
   float* loss_out = loss.mutable_data_ptr<float>();
   float* weight_out = weight_sum.mutable_data_ptr<float>();
   int64_t* num_out = num_pos.mutable_data_ptr<int64_t>();
@@ -176,10 +174,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> positive_pair_loss_fwd_cpu(
   return {loss, weight_sum, num_pos};
 }
 
-std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
-    const at::Tensor& c, const at::Tensor& z, const at::Tensor& lse, const at::Tensor& labels,
-    const OptionalTensor& refs, const OptionalTensor& ref_labels, const at::Tensor& tau,
-    const at::Tensor& gamma, bool is_hard, std::optional<double> window, bool needs_z,
+std::tuple<Tensor, Tensor> positive_pair_loss_bwd_cpu(
+    const Tensor& c, const Tensor& z, const Tensor& lse, const Tensor& labels,
+    const OptionalTensor& refs, const OptionalTensor& ref_labels, const Tensor& tau,
+    const Tensor& gamma, bool is_hard, std::optional<double> window, bool needs_z,
     bool needs_refs) {
   check_arguments(z, lse, labels, refs, ref_labels, window);
   check_values("c", c, z.size(0));
@@ -188,8 +186,8 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
   const Operand &rows = problem.rows, &cols = problem.cols;
   const int64_t D = rows.D();
   needs_refs = needs_refs && refs;
-  at::Tensor dz = at::zeros({needs_z ? rows.size() : 0, D}, z.options());
-  at::Tensor drefs = at::zeros({needs_refs ? cols.size() : 0, D}, z.options());
+  Tensor dz = torch::stable::new_zeros(z, {needs_z ? rows.size() : 0, D});
+  Tensor drefs = torch::stable::new_zeros(z, {needs_refs ? cols.size() : 0, D});
   float* dz_data = needs_z ? dz.mutable_data_ptr<float>() : nullptr;
   float* drefs_data = needs_refs ? drefs.mutable_data_ptr<float>() : nullptr;
   std::vector<float> factor = sorted_values(c, sorted.row_order);
@@ -223,14 +221,14 @@ std::tuple<at::Tensor, at::Tensor> positive_pair_loss_bwd_cpu(
     }
   };
   run(positive_tiles(sorted, rows, cols), kTile * kTileStride, visit);
-  add_zero_products(cols, refs ? *refs : z, dz);
-  add_zero_products(rows, z, drefs);
+  if (dz_data) add_zero_products(cols, rows.size(), dz_data);
+  if (drefs_data) add_zero_products(rows, cols.size(), drefs_data);
   return {dz, drefs};
 }
 
-TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {
-  m.impl("positive_pair_loss_fwd_native", &positive_pair_loss_fwd_cpu);
-  m.impl("positive_pair_loss_bwd_native", &positive_pair_loss_bwd_cpu);
+STABLE_TORCH_LIBRARY_IMPL(spcl_fast, CPU, m) {
+  m.impl("positive_pair_loss_fwd_native", TORCH_BOX(&positive_pair_loss_fwd_cpu));
+  m.impl("positive_pair_loss_bwd_native", TORCH_BOX(&positive_pair_loss_bwd_cpu));
 }
 
 }  // namespace spcl

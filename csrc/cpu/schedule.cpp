@@ -88,8 +88,7 @@ Scratch::Scratch(int64_t size) : memory_(new float[size + 16]) {
 }
 
 int64_t num_workers(int64_t num_tasks) {
-  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  return std::max<int64_t>(1, std::min(threads, num_tasks));
+  return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), num_tasks));
 }
 
 }  // namespace spcl

@@ -13,14 +13,14 @@
 // The list is ordered so that neighbours share no block, which makes waiting rare.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 namespace spcl {
 
@@ -61,7 +61,7 @@ extern void (*check_interrupt)();
 class Scratch {
  public:
   explicit Scratch(int64_t size);
-  float* data() { return aligned_; }
+  float* data() const { return aligned_; }
 
  private:
   std::unique_ptr<float[]> memory_;
@@ -123,7 +123,7 @@ void run(const Schedule& schedule, int64_t scratch_size, const Body& body) {
     work_or_stop(0);
     return;
   }
-  at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) work_or_stop(worker);
   });
 }

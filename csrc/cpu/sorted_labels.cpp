@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 namespace spcl {
@@ -17,13 +18,15 @@ bool is_known(Key label) {
 
 // Returns the known labels in order, and the order of all rows.
 template <class Key>
-Keys<Key> sort_labels(const at::Tensor& labels, std::vector<int64_t>& order) {
-  const at::Tensor values = labels.to(c10::CppTypeToScalarType<Key>::value).contiguous();
+Keys<Key> sort_labels(const Tensor& labels, std::vector<int64_t>& order) {
+  constexpr auto kType = std::is_integral_v<Key> ? ScalarType::Long : ScalarType::Double;
+  const Tensor values = as_contiguous(as_type(labels, kType));
   const Key* value = values.const_data_ptr<Key>();
+  const int64_t size = values.numel();
   Keys<Key> known;
-  known.reserve(values.numel());
+  known.reserve(size);
   std::vector<int64_t> unknown;
-  for (int64_t i = 0; i < values.numel(); ++i) {
+  for (int64_t i = 0; i < size; ++i) {
     if (is_known(value[i])) {
       known.emplace_back(value[i], i);
     } else {
@@ -31,7 +34,7 @@ Keys<Key> sort_labels(const at::Tensor& labels, std::vector<int64_t>& order) {
     }
   }
   std::sort(known.begin(), known.end());
-  order.reserve(values.numel());
+  order.reserve(size);
   for (const auto& [label, row] : known) order.push_back(row);
   order.insert(order.end(), unknown.begin(), unknown.end());
   return known;
@@ -56,7 +59,7 @@ std::vector<Range> intervals(const Keys<Key>& rows, const Keys<Key>& cols, Key w
 }
 
 template <class Key>
-void sort_and_match(SortedLabels& sorted, const at::Tensor& labels,
+void sort_and_match(SortedLabels& sorted, const Tensor& labels,
                     const OptionalTensor& ref_labels, Key window) {
   const Keys<Key> rows = sort_labels<Key>(labels, sorted.row_order);
   if (!ref_labels) {
@@ -69,7 +72,7 @@ void sort_and_match(SortedLabels& sorted, const at::Tensor& labels,
 
 }  // namespace
 
-SortedLabels::SortedLabels(const at::Tensor& labels, const OptionalTensor& ref_labels,
+SortedLabels::SortedLabels(const Tensor& labels, const OptionalTensor& ref_labels,
                            std::optional<double> window)
     : is_square(!ref_labels) {
   if (window) {

@@ -1,12 +1,10 @@
 // Rows sorted by label, which makes the positives of every row one interval of columns.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <optional>
 #include <vector>
 
-#include "ops.h"
+#include "arguments.h"
 #include "tile_kernels.h"
 
 namespace spcl {
@@ -16,7 +14,7 @@ struct SortedLabels {
   std::vector<Range> positives;               // of sorted rows, in sorted columns; empty if none
   bool is_square;
 
-  SortedLabels(const at::Tensor& labels, const OptionalTensor& ref_labels,
+  SortedLabels(const Tensor& labels, const OptionalTensor& ref_labels,
                std::optional<double> window);
 
   const std::vector<int64_t>& cols() const { return is_square ? row_order : col_order; }

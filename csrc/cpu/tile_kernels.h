@@ -140,7 +140,10 @@ extern const TileKernels kAvx2Kernels;
 extern const TileKernels kAvx512Kernels;
 #endif
 
-// The kernels for this CPU; ATEN_CPU_CAPABILITY can lower the choice as it does for ATen.
+// The kernels for this CPU.
 const TileKernels& best_tile_kernels();
+// Says which they are, by what torch.backends.cpu.get_cpu_capability() returns, which
+// ATEN_CPU_CAPABILITY can lower; until then, the baseline.
+void use_cpu_capability(const char* name);
 
 }  // namespace spcl

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "../arguments.h"
+#include "arguments.h"
 
 namespace spcl::cuda {
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../arguments.h"
+#include "arguments.h"
 #include "panels.h"
 
 namespace spcl::cuda {

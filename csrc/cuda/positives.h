@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "../arguments.h"
+#include "arguments.h"
 #include "labels.cuh"
 
 namespace spcl::cuda {

@@ -1,8 +1,8 @@
 """The ops in C++ and CUDA, O(N D) memory: tiles that stay in the cache on a CPU, panels on a GPU.
 
 Importing this package needs PyTorch alone; running an op needs the extension spcl_fast._C, which
-`is_built()` reports, on a GPU with CUDA, which `has_code_for()` reports. The algorithm is described
-at the head of csrc/cpu/<op>.cpp and csrc/cuda/<op>.cuh.
+`is_built()` reports, and on a GPU spcl_fast._C_cuda too, as `has_code_for()` reports. The algorithm
+is described at the head of csrc/cpu/<op>.cpp and csrc/cuda/<op>.cuh.
 """
 
 from spcl_fast.native._extension import (
@@ -12,6 +12,7 @@ from spcl_fast.native._extension import (
     is_built,
     release_kept_memory,
     why_not_built,
+    why_not_on_cuda,
 )
 from spcl_fast.native.contrastive_rows import contrastive_rows_bwd, contrastive_rows_fwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
@@ -35,4 +36,5 @@ __all__ = [
     "release_kept_memory",
     "set_tile_cache_mib",
     "why_not_built",
+    "why_not_on_cuda",
 ]

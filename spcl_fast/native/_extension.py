@@ -1,6 +1,8 @@
-"""The extension module, if it is there.
+"""The extension modules, where they are there and run with this PyTorch.
 
-It is loaded here and not on first use: torch.compile sees a constant then, not an import.
+spcl_fast._C has the ops on CPUs and runs with every PyTorch since OLDEST_TORCH, spcl_fast._C_cuda
+has those on GPUs and runs with the PyTorch that it was built with. They are loaded here and not on
+first use: torch.compile sees a constant then, not an import.
 """
 
 from __future__ import annotations
@@ -8,24 +10,55 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import torch
+
+OLDEST_TORCH = "2.10"  # of setup.py
 _NOT_BUILT = Path(__file__).parents[1] / "not_built.txt"  # of setup.py
 
 
-def _load() -> ModuleType | None:
-    if importlib.util.find_spec("spcl_fast._C") is None:
-        return None
-    try:
-        return importlib.import_module("spcl_fast._C")
-    except ImportError as error:  # built for another PyTorch
-        warnings.warn(f"spcl_fast._C is installed but does not load: {error}", stacklevel=2)
-        return None
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(x) for x in version.split(".")[:2])
 
 
-_extension = _load()
+def _load(name: str, lack: str) -> tuple[ModuleType | None, str]:
+    """Return the module or None, and why it does not load though it is installed, else ""."""
+    if importlib.util.find_spec(name) is None:
+        return None, ""
+    if not lack:
+        try:
+            return importlib.import_module(name), ""
+        except ImportError as error:
+            lack = f"is installed but does not load: {error}"
+    warnings.warn(f"{name} {lack}", stacklevel=2)
+    return None, f"{name} {lack}"
+
+
+def _load_cpu() -> tuple[ModuleType | None, str]:
+    fits = _release(torch.__version__) >= _release(OLDEST_TORCH)
+    lack = "" if fits else f"needs PyTorch {OLDEST_TORCH} or later, got {torch.__version__}"
+    module, reason = _load("spcl_fast._C", lack)
+    if module is not None:
+        module.use_cpu_capability(torch.backends.cpu.get_cpu_capability())
+    return module, reason
+
+
+def _load_cuda() -> tuple[ModuleType | None, str]:
+    if _extension is None:
+        return None, ""
+    built_with = _extension.build_info()["torch"]
+    fits = _release(torch.__version__) == _release(built_with)
+    lack = "" if fits else f"was built with PyTorch {built_with}, got {torch.__version__}"
+    return _load("spcl_fast._C_cuda", lack)
+
+
+_extension, _WHY_NOT_LOADED = _load_cpu()
 _IS_BUILT = _extension is not None
+_cuda, _WHY_NO_CUDA = _load_cuda()
 
 
 def is_built() -> bool:
@@ -35,13 +68,14 @@ def is_built() -> bool:
 
 def why_not_built() -> str:
     """Return why there is no extension that loads, "" where that is not known."""
-    if importlib.util.find_spec("spcl_fast._C") is None:
-        return _NOT_BUILT.read_text(encoding="utf-8").strip() if _NOT_BUILT.is_file() else ""
-    try:
-        importlib.import_module("spcl_fast._C")
-    except ImportError as error:
-        return f"spcl_fast._C is installed but does not load: {error}"
-    return ""
+    if _WHY_NOT_LOADED or not _NOT_BUILT.is_file():
+        return _WHY_NOT_LOADED
+    return _NOT_BUILT.read_text(encoding="utf-8").strip()
+
+
+def why_not_on_cuda() -> str:
+    """Return why the extension for GPUs does not load though it is installed, else ""."""
+    return _WHY_NO_CUDA
 
 
 def build_info() -> dict[str, str]:
@@ -49,7 +83,26 @@ def build_info() -> dict[str, str]:
 
     torch, compiler and cpu_kernels; built with CUDA, cuda and cuda_architectures too.
     """
-    return {} if _extension is None else dict(_extension.build_info())
+    modules = [module for module in (_extension, _cuda) if module is not None]
+    return {name: fact for module in modules for name, fact in module.build_info().items()}
+
+
+def call(op: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `op(*arguments)`, or raise what the handler of a signal raised meanwhile.
+
+    The op ends with a RuntimeError then, and Python raises where the next function starts.
+    """
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    try:
+        return op(*arguments)
+    except RuntimeError:
+        _start()
+        raise
+
+
+def _start() -> None:
+    pass
 
 
 def release_kept_memory() -> None:

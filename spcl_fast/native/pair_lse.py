@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spcl_fast.native._extension import call
 from spcl_fast.native._scalar import as_tensor
 from spcl_fast.native.tile_cache import cache_size
 from spcl_fast.operands import Gradients, LabelGradient, Lse, Pairs
@@ -22,7 +23,8 @@ def pair_lse_fwd(pairs: Pairs, *, has_backward: bool) -> Lse:
     # On a GPU the products are as fast as the memory in which tiles would lie.
     if has_backward and z.device.type == "cpu":
         size = cache_size(z.shape[0], None if refs is None else refs.shape[0])
-    lse, lse_refs, cache = torch.ops.spcl_fast.pair_lse_fwd_native(z, refs, as_tensor(tau), size)
+    op = torch.ops.spcl_fast.pair_lse_fwd_native
+    lse, lse_refs, cache = call(op, z, refs, as_tensor(tau), size)
     return Lse(lse, None if refs is None else lse_refs, cache)
 
 
@@ -42,7 +44,8 @@ def pair_lse_bwd(
     labels that have `joined`, with linear weights and no window.
     """
     z, refs, tau = pairs
-    dz, drefs = torch.ops.spcl_fast.pair_lse_bwd_native(
+    dz, drefs = call(
+        torch.ops.spcl_fast.pair_lse_bwd_native,
         z,
         refs,
         lse.rows,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spcl_fast.native._extension import call
 from spcl_fast.native._scalar import as_tensor
 from spcl_fast.operands import Gradients, Label, Pairs, PositivePairLoss
 from spcl_fast.pair_weights import Mode
@@ -24,7 +25,8 @@ def positive_pair_loss_fwd(
 ) -> PositivePairLoss:
     """Return loss, weight_sum and num_pos, (N,) each."""
     arguments = _flat(pairs, lse, label, mode)
-    return PositivePairLoss(*torch.ops.spcl_fast.positive_pair_loss_fwd_native(*arguments))
+    op = torch.ops.spcl_fast.positive_pair_loss_fwd_native
+    return PositivePairLoss(*call(op, *arguments))
 
 
 def positive_pair_loss_bwd(
@@ -40,7 +42,8 @@ def positive_pair_loss_bwd(
     """Return dz (N, D) and drefs (M, D) with lse held fixed, None where not needed."""
     needs: Any = {"needs_z": needs_z, "needs_refs": needs_refs}
     arguments = _flat(pairs, lse, label, mode)
-    dz, drefs = torch.ops.spcl_fast.positive_pair_loss_bwd_native(c, *arguments, *needs.values())
+    op = torch.ops.spcl_fast.positive_pair_loss_bwd_native
+    dz, drefs = call(op, c, *arguments, *needs.values())
     has_refs = pairs.refs is not None
     return Gradients(dz if needs_z else None, drefs if needs_refs and has_refs else None)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,9 +56,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
     return install
 
 
-def extension(options: dict[str, Any]) -> Any:
-    (found,) = options["ext_modules"]
-    return found
+def sources(options: dict[str, Any]) -> list[list[str]]:
+    return [x.sources for x in options["ext_modules"]]
 
 
 # Every value that compiles, where CUDA is there and where PyTorch has none: no GPU is asked for.
@@ -75,13 +76,38 @@ def test_what_is_compiled(
     mode: str, torch_cuda: str | None, has_cuda: bool, build: Any, pretend: Pretend
 ) -> None:
     pretend(torch_cuda=torch_cuda)
-    found = extension(build.extension_options(mode))
-    assert found.sources == build.SOURCES + (build.CUDA_SOURCES if has_cuda else [])
-    flags = found.extra_compile_args["cxx"]
-    assert flags[: len(build.FLAGS)] == build.FLAGS
-    assert ("-fsanitize=address,undefined" in flags) == (mode == "sanitize")
-    assert any(flag.startswith("-DSPCL_CUDA_ARCHITECTURES=") for flag in flags) == has_cuda
+    options = build.extension_options(mode)
+    assert sources(options) == [build.SOURCES, build.CUDA_SOURCES][: 1 + has_cuda]
+    for x in options["ext_modules"]:
+        flags = x.extra_compile_args["cxx"]
+        assert flags[: len(build.FLAGS)] == build.FLAGS
+        assert ("-fsanitize=address,undefined" in flags) == (mode == "sanitize")
+        assert (build.STABLE_ABI in flags) == (x.sources == build.SOURCES)
+        assert x.py_limited_api
     assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+# One wheel for all Pythons and, on CPUs, all PyTorch since the oldest that has the stable ABI.
+def test_the_oldest_versions(build: Any) -> None:
+    assert ".".join(map(str, build.OLDEST_TORCH)) == _extension.OLDEST_TORCH == "2.10"
+    assert build.STABLE_ABI == "-DTORCH_TARGET_VERSION=0x020a000000000000"
+    assert build.extension_options("cpu")["options"] == {"bdist_wheel": {"py_limited_api": "cp310"}}
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.1+cpu", "2.10.0a0", "2.13.0+cu130", "3.0.0"])
+def test_an_older_torch_is_the_reason(
+    version: str, build: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    if version.startswith(("2.1", "3")):
+        assert build.torch_lacks(version) == ""
+        return
+    assert "ext_modules" not in build.extension_options("auto")
+    needs = f"needs PyTorch 2.10 or later, got {version}"
+    said = capfd.readouterr().err
+    assert said == f"spcl_fast: installing without the C++ extension: {needs}\n"
+    with pytest.raises(SystemExit, match=f"^SPCL_BUILD=cpu {re.escape(needs)}$"):
+        build.extension_options("cpu")
 
 
 def test_none_compiles_nothing(build: Any, pretend: Pretend) -> None:
@@ -115,7 +141,7 @@ def test_what_cuda_needs(
     pretend(**facts)
     with pytest.raises(SystemExit, match=f"^SPCL_BUILD=cuda {message}"):
         build.extension_options("cuda")
-    assert extension(build.extension_options("auto")).sources == build.SOURCES
+    assert sources(build.extension_options("auto")) == [build.SOURCES]
     said = capfd.readouterr().err
     assert said.startswith("spcl_fast: installing without its CUDA kernels: they need") == is_said
     assert said.count("\n") == int(is_said)
@@ -161,7 +187,7 @@ def test_architectures_are_numbers(listed: str, build: Any) -> None:
 def test_architectures_reach_the_compiler(build: Any, pretend: Pretend) -> None:
     pretend()
     os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0 9.0+PTX"
-    found = extension(build.extension_options("cuda"))
+    found = build.extension_options("cuda")["ext_modules"][1]
     assert "-DSPCL_CUDA_ARCHITECTURES=8.0,9.0+PTX" in found.extra_compile_args["cxx"]
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0+PTX"
 
@@ -176,18 +202,21 @@ def test_auto_leaves_out_what_fails(
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    tried: list[list[str]] = []
+    tried: list[list[str]] = []  # of names
 
     def compile_extensions(self: Any) -> None:
         assert self.compiler is None
         self.compiler = object()
-        tried.extend(x.sources for x in self.extensions)
-        is_fine = works_without and not any(x.endswith(".cu") for x in tried[-1])
+        tried.append([x.name for x in self.extensions])
+        is_fine = works_without and tried[-1] == ["spcl_fast._C"]
         if self.extensions and not is_fine:
             os.write(2, b"cc -c a.cpp\na.cpp:1:2: fatal error: omp.h: No such file\n")
             raise RuntimeError("no such\ncompiler")
 
     pretend()
+    earlier = tmp_path / "spcl_fast" / "_C.cpython-310-x86_64-linux-gnu.so"
+    earlier.parent.mkdir()
+    earlier.touch()
     monkeypatch.setattr(cpp_extension.BuildExtension, "run", compile_extensions, raising=False)
     for mode in ("auto", "cuda"):
         options = build.extension_options(mode)
@@ -201,13 +230,14 @@ def test_auto_leaves_out_what_fails(
                 command.run()
             break
         command.run()
-        assert tried == [build.SOURCES + build.CUDA_SOURCES, build.SOURCES]
+        assert tried == [["spcl_fast._C", "spcl_fast._C_cuda"], ["spcl_fast._C"]]
         assert [x.sources for x in command.extensions] == [build.SOURCES] * works_without
         said = capfd.readouterr().err.splitlines()
         of_cuda, *rest = [line for line in said if line.startswith("spcl_fast:")]
         message = "a.cpp:1:2: fatal error: omp.h: No such file"
         assert of_cuda == f"spcl_fast: installing without its CUDA kernels: {message}"
         assert reason.is_file() != works_without
+        assert earlier.is_file() != works_without
         assert works_without or reason.read_text() == f"{message}\n"
         assert len(rest) == (0 if works_without else 1)
 
@@ -229,10 +259,36 @@ def test_info_says_why_there_is_no_extension(
 ) -> None:
     monkeypatch.setattr(_extension, "_NOT_BUILT", tmp_path / "not_built.txt")
     monkeypatch.setattr(_extension, "_extension", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert describe()["extension"].startswith("not built: no reason noted; pip install")
     (tmp_path / "not_built.txt").write_text("a.cpp:1:2: fatal error: omp.h\n")
     assert describe()["extension"].startswith("not built: a.cpp:1:2: fatal error: omp.h; pip")
+
+
+# Each extension with a PyTorch that it does not run with: a sentence, at the import and in `info`.
+@pytest.mark.parametrize(
+    ("function", "version", "fact", "sentence"),
+    [
+        ("_load_cpu", "2.9.1+cu126", "extension", "needs PyTorch 2.10 or later, got "),
+        ("_load_cuda", "2.12.0", "extension on cuda", "was built with PyTorch 2.13.0, got "),
+    ],
+)
+def test_another_torch_is_named(
+    function: str,
+    version: str,
+    fact: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = SimpleNamespace(build_info=lambda: {"torch": "2.13.0"})
+    monkeypatch.setattr(_extension, "_extension", None if function == "_load_cpu" else built)
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.warns(UserWarning, match=f"^spcl_fast._C(_cuda)? {sentence}{re.escape(version)}$"):
+        module, reason = getattr(_extension, function)()
+    assert module is None
+    monkeypatch.setattr(_extension, "_WHY_NOT_LOADED", reason)
+    monkeypatch.setattr(_extension, "_WHY_NO_CUDA", reason)
+    assert f"{sentence}{version}" in describe()[fact]
 
 
 def test_the_variable_is_read() -> None:

@@ -156,7 +156,7 @@ template <class Compute>
 bool same_on_any_threads(const char* what, const Case& c, const Compute& compute) {
   std::vector<float> first;
   for (int threads : kThreads) {
-    at::num_threads = threads;
+    torch::stable::num_threads = threads;
     const std::vector<float> result = compute();
     ++num_runs;
     if (threads == 1) first = result;
@@ -188,7 +188,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && std::strcmp(argv[1], "mix") == 0) tables.clear();
   for (const Case& c : cases()) {
     passed &= same_on_any_threads("mix", c, [&] { return mix(c); });
-    at::num_threads = 3;
+    torch::stable::num_threads = 3;
     passed &= error_is_passed_on(c);
     for (const TileKernels* kernels : tables) {
       if (!runs_on_this_cpu(*kernels)) continue;

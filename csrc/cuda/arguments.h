@@ -1,4 +1,4 @@
-// What the ops on CPUs and on GPUs take alike.
+// What the ops on GPUs take.
 #pragma once
 
 #include <ATen/core/Tensor.h>
