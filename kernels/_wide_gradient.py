@@ -155,7 +155,10 @@ def panel_product_kernel(
 
 
 def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) -> Tensor:
-    """Return dz (N, D) in `dtype`, a panel of rows at a time."""
+    """Return parts whose sum is dz, (parts, N, D), one in `dtype`, several in float32.
+
+    A panel of rows is computed at a time; several parts come from a single panel.
+    """
     N, M, D = pairs.num_rows, pairs.num_cols, pairs.rows.dim
     data, P = pairs.rows.data, pairs.rows.num_planes
     config = pick("h_panel", H_PANEL, pairs.rows, data.device)
@@ -163,8 +166,11 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
     panel_blocks = min(max(1, fitting // config.block_m), cdiv(N, config.block_m))
     panel_rows = panel_blocks * config.block_m
     panel = torch.empty(P, min(panel_rows, N), M, dtype=data.dtype, device=data.device)
-    dz = torch.empty(N, D, dtype=dtype, device=data.device)
     uses_mm = dtype == data.dtype == torch.bfloat16
+    if panel_rows >= N and not uses_mm:
+        _fill_panel(panel, 0, pairs, weights, config, is_scaled=True)
+        return _product_parts(panel, pairs, weights, dtype)
+    dz = torch.empty(N, D, dtype=dtype, device=data.device)
     for first_row in range(0, N, panel_rows):
         h = panel[:, : N - first_row]
         _fill_panel(h, first_row, pairs, weights, config, is_scaled=not uses_mm)
@@ -172,9 +178,11 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
         if uses_mm:
             with no_autocast(h.device):
                 torch.mm(h[0], pairs.cols.data[0, :M, :D], out=rows)
-        else:
-            _multiply_scaled(h, pairs, weights, rows)
-    return dz
+            continue
+        parts = _product_parts(h, pairs, weights, dtype, rows)
+        if len(parts) > 1:
+            rows.copy_(parts.sum(0))
+    return dz.unsqueeze(0)
 
 
 def _fill_panel(
@@ -204,8 +212,17 @@ def _fill_panel(
     )
 
 
-def _multiply_scaled(h: Tensor, pairs: PlanePairs, weights: RowWeights, dz: Tensor) -> None:
-    """Fill dz_i = sum_j h_ij z_j / tau, (rows, D), for scaled h (P, rows, M)."""
+def _product_parts(
+    h: Tensor,
+    pairs: PlanePairs,
+    weights: RowWeights,
+    dtype: torch.dtype,
+    dz: Tensor | None = None,
+) -> Tensor:
+    """Return parts of dz_i = sum_j h_ij z_j / tau, (parts, rows, D), for scaled h (P, rows, M).
+
+    A single one is in `dtype`, and is dz (rows, D) if that is given.
+    """
     cols = pairs.cols
     num_rows, M, D = h.shape[1], pairs.num_cols, cols.dim
     config = pick("panel_product", PANEL_PRODUCT, cols, cols.data.device)
@@ -214,9 +231,11 @@ def _multiply_scaled(h: Tensor, pairs: PlanePairs, weights: RowWeights, dz: Tens
     splits = min(max(1, _PRODUCT_PROGRAMS // (tiles[0] * tiles[1])), steps)
     rows_per_program = cdiv(steps, splits) * cols.step
     splits = cdiv(M, rows_per_program)
-    parts = dz.unsqueeze(0)
-    if splits > 1:
-        parts = torch.empty(splits, num_rows, D, device=h.device)
+    if splits == 1 and dz is not None:
+        parts = dz.unsqueeze(0)
+    else:
+        dtype = torch.float32 if splits > 1 else dtype
+        parts = torch.empty(splits, num_rows, D, dtype=dtype, device=h.device)
     panel_product_kernel[(*tiles, splits)](
         h,
         cols.data,
@@ -234,7 +253,4 @@ def _multiply_scaled(h: Tensor, pairs: PlanePairs, weights: RowWeights, dz: Tens
         P=cols.num_planes,
         **config.launch_options(),
     )
-    if splits > 1 and dz.dtype == torch.float32:
-        torch.sum(parts, 0, out=dz)
-    elif splits > 1:
-        dz.copy_(parts.sum(0))
+    return parts

@@ -83,7 +83,7 @@ def pair_lse_bwd(
 def gradient_parts(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) -> Tensor:
     """Return parts whose sum is dz, (parts, N, D), a single one in `dtype`, several in float32."""
     if pairs.is_wide:
-        return wide_gradient(pairs, weights, dtype).unsqueeze(0)
+        return wide_gradient(pairs, weights, dtype)
     return row_gradient_parts(pairs, weights, dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -129,8 +130,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     return Launches(monkeypatch)
 
 
-def count(step: Step, device: str, launches: Launches) -> Counter[str]:
-    z = make_embeddings(NUM_ROWS, 32, device=device).requires_grad_()
+def count(step: Step, device: str, launches: Launches, dim: int = 32) -> Counter[str]:
+    z = make_embeddings(NUM_ROWS, dim, device=device).requires_grad_()
     step(z)  # labels and constants are there from the second step on
     launches.seen.clear()
     with launches:
@@ -147,6 +148,19 @@ def test_launches_of_a_step(name: str, device: str, launches: Launches) -> None:
     assert seen.total() <= most, seen
     if most <= 12 or name == "three labels":
         assert not WASTED & seen.keys(), seen
+
+
+# Rows too long for a program to hold: a panel of h and its product, and no sum of its parts.
+@pytest.mark.breadth
+@pytest.mark.parametrize(("dim", "gamma"), [(200, 8.0), (300, 8.0), (300, math.inf)])
+def test_wide_rows_launch_one_kernel_more(
+    dim: int, gamma: float, device: str, launches: Launches
+) -> None:
+    loss, y = SelfPacedContrastiveLoss(impl="triton"), labels_of(6, device)
+    seen = count(lambda z: loss(z, y, gamma), device, launches, dim)
+    assert seen["h_panel_kernel"] == seen["panel_product_kernel"] == 1
+    assert seen.total() <= 11, seen
+    assert not WASTED & seen.keys(), seen
 
 
 # One sort a label where there are more rows than are counted.
