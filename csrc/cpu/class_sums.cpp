@@ -48,6 +48,21 @@ std::vector<double> weighted_sum(const Operand& x, Range range, Factor factor) {
   return total;
 }
 
+// x . (total - self x) over D features, in sums that wait for none of the others.
+double similarity(const float* x, const double* total, double self, int64_t D) {
+  constexpr int64_t kChains = 8;
+  double sums[kChains] = {};
+  int64_t d = 0;
+  for (; d + kChains <= D; d += kChains) {
+    for (int64_t k = 0; k < kChains; ++k) sums[k] += x[d + k] * (total[d + k] - self * x[d + k]);
+  }
+  for (; d < D; ++d) sums[0] += x[d] * (total[d] - self * x[d]);
+  for (int64_t half = kChains / 2; half > 0; half /= 2) {
+    for (int64_t k = 0; k < half; ++k) sums[k] += sums[k + half];
+  }
+  return sums[0];
+}
+
 }  // namespace
 
 void class_similarities(const SortedLabels& sorted, const Operand& rows, const Operand& cols,
@@ -55,11 +70,7 @@ void class_similarities(const SortedLabels& sorted, const Operand& rows, const O
   for_each_run(sorted, rows.D(), [&](const ClassRun& run) {
     const std::vector<double> total = weighted_sum(cols, run.cols, [](int64_t) { return 1.0; });
     for (int64_t i = run.rows.begin; i < run.rows.end; ++i) {
-      const float* row = row_of(rows, i);
-      const double self = sorted.is_square;
-      double sim = 0;
-      for (int64_t d = 0; d < rows.D(); ++d) sim += row[d] * (total[d] - self * row[d]);
-      sims[i] = sim;
+      sims[i] = similarity(row_of(rows, i), total.data(), sorted.is_square, rows.D());
     }
   });
 }
