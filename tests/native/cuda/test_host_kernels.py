@@ -42,7 +42,7 @@ def test_values_and_memory(host_build: HostBuild, tmp_path: Path) -> None:
 
 
 def test_no_race(host_build: HostBuild, tmp_path: Path) -> None:
-    result = run(host_build(PROGRAM, tmp_path / "run", *RACES), "short")
+    result = run(host_build(PROGRAM, tmp_path / "run", *RACES), "races")
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
 
 
@@ -115,6 +115,6 @@ RACY = {
 def test_a_missing_barrier_is_reported(name: str, host_build: HostBuild, tmp_path: Path) -> None:
     file, before = RACY[name]
     csrc = planted(tmp_path / "csrc", (file, before + BARRIER, before), every=True)
-    result = run(host_build(PROGRAM, tmp_path / "run", *RACES, csrc=csrc), "short")
+    result = run(host_build(PROGRAM, tmp_path / "run", *RACES, csrc=csrc), "races")
     assert result.returncode, result.stdout
     assert "data race" in result.stderr, result.stderr
