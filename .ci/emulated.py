@@ -2,7 +2,8 @@
 
 Of the cases of a parametrised test every second one runs on one architecture and the others on the
 other, like the squares of a chessboard, so that every value of a parameter is on both. A test of a
-single case runs on both, and one of kernels that only the second has runs there.
+single case runs on both, and one of kernels that only the second has runs there. Tests marked
+`interpreted`, which show no other code than those beside them, run on neither.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     """Leave the cases of the other emulator out."""
     own = EMULATORS.index(os.environ["SPCL_KERNEL_DRIVER"])
     cases = Counter((item.path, item.originalname) for item in items)
+    left_out = {"breadth", "interpreted"}
 
     def is_here(item: Any) -> bool:
         if item.path.name in ONLY_ON:
             return ONLY_ON[item.path.name] == EMULATORS[own]
         return cases[item.path, item.originalname] == 1 or square(item) % 2 == own
 
-    config.hook.pytest_deselected(items=[item for item in items if not is_here(item)])
-    items[:] = filter(is_here, items)
+    here = [item for item in items if not left_out & set(item.keywords) and is_here(item)]
+    kept = {id(item) for item in here}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = here
 
 
 @pytest.hookimpl(trylast=True)  # gpucheck.plugin comes before Triton is imported

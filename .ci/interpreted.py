@@ -1,4 +1,4 @@
-"""Plugin of pytest for .ci/run: of the cases marked breadth every eighth is interpreted.
+"""Plugin of pytest for .ci/run: of the cases marked breadth every sixteenth is interpreted.
 
 All of them take an hour of the interpreter; `make test-all` on a GPU, or this stage without the
 plugin, runs them.
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SHARE = 8
+SHARE = 16
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:

@@ -41,8 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent != FOLDER:
             continue
         item.add_marker(pytest.mark.gpu)
-        if IS_EMULATED and "breadth" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="breadth is for the interpreter and for GPUs"))
+        if IS_EMULATED and {"breadth", "interpreted"} & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason="for the interpreter and for GPUs"))
 
 
 @pytest.fixture(autouse=True)

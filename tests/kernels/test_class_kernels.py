@@ -32,7 +32,7 @@ def unit_weights(z: torch.Tensor, labels: torch.Tensor, **references: Any) -> No
 
 # One class, longer than a block of 128 rows; two, of which one may be; some of a few rows; classes
 # of one row, which have no positives; rows that are not known.
-@pytest.mark.parametrize("dtype", [BF16, FP32])
+@pytest.mark.parametrize("dtype", [pytest.param(BF16, marks=pytest.mark.slow), FP32])
 @pytest.mark.parametrize(
     ("num_classes", "unknown"),
     [

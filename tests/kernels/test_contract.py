@@ -31,6 +31,7 @@ from spcl_fast.testing import (
     similarity_rounding,
 )
 
+INTERPRETED = pytest.mark.interpreted
 Forbid = Callable[[], AbstractContextManager[Any]]
 
 
@@ -82,7 +83,10 @@ def rounding_of_dtau(z: Tensor, refs: Tensor | None, labels: Tensor) -> float:
 
 
 # Two ragged tiles an axis in the interpreter; a number of features that is no power of two.
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(x, marks=INTERPRETED) for x in (torch.float16, torch.bfloat16))],
+)
 @pytest.mark.parametrize("num_refs", [None, 37])
 def test_ops_equal_the_reference(dtype: torch.dtype, num_refs: int | None, device: str) -> None:
     z = make_embeddings(50, 20, dtype=dtype, device=device)

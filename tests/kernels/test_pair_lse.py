@@ -28,10 +28,13 @@ from spcl_fast.kernels import pair_lse as kernels
 from spcl_fast.operands import Pairs
 from spcl_fast.testing import assert_within_budget, make_clusters, make_embeddings
 
+INTERPRETED = pytest.mark.interpreted
+
 
 # Several tiles each way with a ragged last one: sizes that are and are not multiples of 16, which
 # compile to different code; more and less rows than references.
-@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS[:-1])  # "medium" is "high"
 @pytest.mark.parametrize(
     ("num_rows", "num_refs", "dim"),
     [
@@ -112,7 +115,9 @@ def check_lse(z: Tensor, tau: float, refs: Tensor | None) -> None:
 
 # Of few pairs, in compiled code too: a shifted sum, and the largest that is not.
 @pytest.mark.parametrize("dtype", [BF16, FP32])
-@pytest.mark.parametrize(("norm", "tau"), [(1.0, 0.005), (30.0, 0.07)])
+@pytest.mark.parametrize(
+    ("norm", "tau"), [(1.0, 0.005), pytest.param(30.0, 0.07, marks=INTERPRETED)]
+)
 def test_a_shifted_sum(dtype: torch.dtype, norm: float, tau: float, device: str) -> None:
     z = make_embeddings(97, 32, norm=norm, dtype=dtype, device=device)
     check(z, tau)
@@ -120,6 +125,7 @@ def test_a_shifted_sum(dtype: torch.dtype, norm: float, tau: float, device: str)
 
 
 # No weight exceeds 1, whatever similarities of up to 2e8 are rounded to.
+@INTERPRETED
 @pytest.mark.parametrize("dtype", [BF16, FP32])  # float16 overflows
 @pytest.mark.parametrize("tau", [0.07, 0.005])
 def test_similarities_beyond_float32(dtype: torch.dtype, tau: float, device: str) -> None:
@@ -168,8 +174,8 @@ def test_zero_rows(device: str) -> None:
 
 
 # One and many tiles; nothing is left to tell NaN from infinity if the infinite row is the only one.
-@pytest.mark.parametrize("num_rows", [3, 20, 130])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("num_rows", [*(pytest.param(n, marks=INTERPRETED) for n in (3, 20)), 130])
+@pytest.mark.parametrize("value", [math.nan, math.inf, pytest.param(-math.inf, marks=INTERPRETED)])
 def test_rows_that_are_not_finite(num_rows: int, value: float, device: str) -> None:
     z = make_embeddings(num_rows, 16, device=device)
     refs = make_embeddings(num_rows + 5, 16, device=device, seed=1)
@@ -245,7 +251,9 @@ def test_panels_give_the_same(tau: float, monkeypatch: pytest.MonkeyPatch, devic
 
 
 # float16 holds 2^-24 to 2^16: gradients whose h_ij would leave that range, and some that do not.
-@pytest.mark.parametrize("factor", [2.0**-20, 2.0**-10, 1.0, 2.0**10])
+@pytest.mark.parametrize(
+    "factor", [2.0**-20, *(pytest.param(x, marks=INTERPRETED) for x in (2.0**-10, 1.0, 2.0**10))]
+)
 def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
     z = make_embeddings(130, 16, norm=100.0, dtype=FP16, device=device)
     tau = 10.0 if factor < 1 else 1e4
@@ -277,6 +285,7 @@ def test_gradients_that_are_not_needed(device: str) -> None:
 
 
 # Whether or not somebody asked for deterministic algorithms; more than one program a block.
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [BF16, FP32])
 def test_bits_repeat(dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(300, 16, dtype=dtype, device=device)

@@ -14,6 +14,8 @@ from spcl_fast.kernels.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.operands import Label, Pairs
 from spcl_fast.testing import make_embeddings, make_labels
 
+INTERPRETED = pytest.mark.interpreted
+
 
 def on_a_grid(num_rows: int, dim: int, dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
     """Return rows of small integers: every product and every loss is exact, some on a border."""
@@ -40,7 +42,9 @@ def assert_counts(z: Tensor, labels: Tensor, **options: Any) -> None:
 
 
 # Ragged and full tiles; every dtype; more features than one block.
-@pytest.mark.parametrize(("num_rows", "dim"), [(203, 48), (128, 16), (130, 300)])
+@pytest.mark.parametrize(
+    ("num_rows", "dim"), [(203, 48), pytest.param(128, 16, marks=INTERPRETED), (130, 300)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_square(num_rows: int, dim: int, dtype: torch.dtype, device: str) -> None:
     z = on_a_grid(num_rows, dim, dtype, device)
@@ -48,7 +52,9 @@ def test_square(num_rows: int, dim: int, dtype: torch.dtype, device: str) -> Non
 
 
 # Counted by a program and directly; a power of two and not; one bin.
-@pytest.mark.parametrize("bins", [1, 8, 100, 4096, 5000])
+@pytest.mark.parametrize(
+    "bins", [1, *(pytest.param(x, marks=INTERPRETED) for x in (8, 100)), 4096, 5000]
+)
 def test_bins(bins: int, device: str) -> None:
     labels = make_labels(150, 3, device=device)
     assert_counts(on_a_grid(150, 16, torch.float32, device), labels, bins=bins)

@@ -22,6 +22,7 @@ from spcl_fast.kernels import positive_pair_loss as kernels
 from spcl_fast.reference.positive_pair_loss import positive_mask
 from spcl_fast.testing import make_clusters, make_embeddings, make_labels
 
+INTERPRETED = pytest.mark.interpreted
 # What makes the host wait for a device.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "bincount", "equal")
 
@@ -35,7 +36,9 @@ class ForbidWaiting(TorchDispatchMode):
 
 # Ragged rows and features; one block of features that is full, one that is not.
 @pytest.mark.parametrize(("num_rows", "dim"), [(203, 48), (256, 64)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=INTERPRETED)]
+)
 @pytest.mark.parametrize("mode", ["hard", "linear"])
 def test_square(num_rows: int, dim: int, dtype: torch.dtype, mode: str, device: str) -> None:
     z = make_embeddings(num_rows, dim, dtype=dtype, device=device)
@@ -54,6 +57,7 @@ def test_references(num_rows: int, num_refs: int, dtype: torch.dtype, device: st
 
 
 # More than one block of 256 features, the last of them full and not.
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [300, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_features(dim: int, dtype: torch.dtype, device: str) -> None:
@@ -75,7 +79,9 @@ def test_two_planes(dim: int, device: str) -> None:
 
 
 # Rows of clusters, at a pace that few pairs keep: 0 <= w <= 1 whatever a loss of 0 is rounded to.
-@pytest.mark.parametrize("gamma", [1e-30, 1e-6, 0.01])
+@pytest.mark.parametrize(
+    "gamma", [1e-30, *(pytest.param(x, marks=INTERPRETED) for x in (1e-6, 0.01))]
+)
 def test_weights_are_shares(gamma: float, device: str) -> None:
     z = make_clusters(40, 24, 20, spread=1e-3, device=device)
     labels = torch.arange(40, device=device) % 20
@@ -92,7 +98,14 @@ def test_weights_are_shares(gamma: float, device: str) -> None:
 
 # Differences of tenths are rounded: 0.3 - 0.2 <= 0.1 < 0.4 - 0.3 in float64. Wide enough that rows
 # of one block have intervals with other ends; integer labels; a window of nothing.
-@pytest.mark.parametrize(("step", "window"), [(0.1, 0.1), (0.1, 0.3), (0.07, 0.21), (1, 2), (1, 0)])
+@pytest.mark.parametrize(
+    ("step", "window"),
+    [
+        (0.1, 0.3),
+        (1, 2),
+        *(pytest.param(*x, marks=INTERPRETED) for x in ((0.1, 0.1), (0.07, 0.21), (1, 0))),
+    ],
+)
 @pytest.mark.parametrize("mode", ["hard", "linear"])
 def test_window(step: float, window: float, mode: str, device: str) -> None:
     z = make_embeddings(220, 32, device=device)
@@ -205,8 +218,8 @@ def test_range_of_float16(scale: float, norm: float, gamma: float, device: str) 
     assert (actual.float() - exact).abs().max() <= 2**-9 * exact.abs().max() + 2**-24
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("mode", ["hard", "linear"])
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=INTERPRETED)])
+@pytest.mark.parametrize("mode", [pytest.param("hard", marks=INTERPRETED), "linear"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_rows_that_are_not_finite(value: float, mode: str, dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(150, 32, dtype=dtype, device=device)
@@ -224,6 +237,7 @@ def test_rows_that_are_not_finite(value: float, mode: str, dtype: torch.dtype, d
     assert not actual["dz"][labels == labels[17]].isfinite().all(1).any()  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_bits_repeat(dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(150, 32, dtype=dtype, device=device)

@@ -73,7 +73,13 @@ def run(z: Tensor, bank: Tensor | None, names: list[str], impl: Any, **options: 
 
 # Rows of one plane and of three, of several tiles, wide ones and few; one label of either kind,
 # several, with a bank and without.
-@pytest.mark.parametrize("names", [["paced"], ["plain"], ["paced", "plain", "real"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(pytest.param([x], marks=pytest.mark.interpreted) for x in ("paced", "plain")),
+        ["paced", "plain", "real"],
+    ],
+)
 @pytest.mark.parametrize("num_bank", [0, 21])
 @pytest.mark.parametrize(
     ("num_rows", "dim", "dtype"),
@@ -119,7 +125,7 @@ def infonce(anchors: Tensor, refs: Tensor, impl: Any, symmetric: bool, needs: st
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("needs", ["refs tau", ""])
+@pytest.mark.parametrize("needs", ["refs tau", pytest.param("", marks=pytest.mark.interpreted)])
 @pytest.mark.parametrize(
     ("num_rows", "num_refs", "dim", "dtype"),
     [
@@ -180,6 +186,7 @@ def test_what_has_no_op_of_its_own(device: str) -> None:
         contrastive_terms(z, TAU, [label], [1.0], mode="linear", impl="triton")
 
 
+@pytest.mark.slow
 def test_bits_repeat(device: str) -> None:
     z = make_embeddings(67, 20, device=device)
     bank = make_embeddings(9, 20, device=device, seed=1)

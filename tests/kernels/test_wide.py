@@ -19,6 +19,8 @@ from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.operands import Lse, Pairs
 from spcl_fast.testing import assert_within_budget, make_clusters, make_embeddings, make_labels
 
+INTERPRETED = pytest.mark.interpreted
+
 
 def check(z: Tensor, tau: float, refs: Tensor | None = None, **options: Any) -> None:
     assert planes_of(z).is_wide
@@ -43,6 +45,7 @@ def test_number_of_features(dtype: torch.dtype, dim: int, device: str) -> None:
 
 # Several tiles each way in compiled kernels; sizes that are and are not multiples of 16, which
 # compile to different code.
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "precision"), PRECISIONS[:-1])  # "medium" is "high"
 @pytest.mark.parametrize(("num_rows", "num_refs", "dim"), [(208, None, 272), (203, 131, 261)])
 def test_several_tiles(
@@ -80,13 +83,20 @@ def test_rows_that_are_wide_at_the_highest_precision_alone(device: str) -> None:
 
 
 # Similarities up to 1e-9, 200, 13,000, 1e6: without a shift, and where few terms are left with one.
-@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS[:-1])
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [
+        (BF16, "highest"),
+        (FP32, "highest"),
+        *(pytest.param(*x, marks=INTERPRETED) for x in ((FP16, "highest"), (FP32, "high"))),
+    ],
+)
 @pytest.mark.parametrize(
     ("norm", "tau"),
     [
         pytest.param(1e-3, 10.0, marks=pytest.mark.breadth),
-        (1.0, 0.005),
-        (30.0, 0.07),
+        pytest.param(1.0, 0.005, marks=pytest.mark.slow),
+        pytest.param(30.0, 0.07, marks=INTERPRETED),
         pytest.param(1e3, 1.0, marks=pytest.mark.breadth),
     ],
 )
@@ -97,12 +107,13 @@ def test_any_temperature_and_norm(
     how: Any = {"norm": norm, "dtype": dtype, "device": device}
     if dtype == FP16 and norm == 1e3:
         pytest.skip("gradients overflow")
-    refs = make_embeddings(70, 260, seed=1, **how)
-    check(make_embeddings(97, 260, **how), tau)
-    check(make_clusters(97, 260, 5, **how), tau, refs)
+    refs = make_embeddings(40, 260, seed=1, **how)
+    check(make_embeddings(67, 260, **how), tau)
+    check(make_clusters(67, 260, 5, **how), tau, refs)
 
 
 # Similarities up to 1.4e7 and 2e8, whose last bit is more than 1: no weight may exceed 1.
+@INTERPRETED
 @pytest.mark.parametrize("dtype", [BF16, FP32])  # float16 overflows
 @pytest.mark.parametrize("tau", [0.07, 0.005])
 def test_similarities_beyond_float32(dtype: torch.dtype, tau: float, device: str) -> None:
@@ -111,7 +122,9 @@ def test_similarities_beyond_float32(dtype: torch.dtype, tau: float, device: str
 
 
 # float16 holds 2^-24 to 2^16: what no h_ij and no scaled sum may leave.
-@pytest.mark.parametrize("factor", [2.0**-20, 2.0**-10, 1.0, 2.0**10])
+@pytest.mark.parametrize(
+    "factor", [2.0**-20, *(pytest.param(x, marks=INTERPRETED) for x in (2.0**-10, 1.0, 2.0**10))]
+)
 def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
     z = make_embeddings(130, 260, norm=100.0, dtype=FP16, device=device)
     tau = 10.0 if factor < 1 else 1e4
@@ -129,6 +142,7 @@ def test_gradients_of_any_size_in_float16(factor: float, device: str) -> None:
 
 
 # One row is everybody's neighbour: h_ij of its column add up to N times their bound.
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_a_sum_beyond_the_range_of_float16(dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(97, 260, norm=0.01, dtype=dtype, device=device)
@@ -179,8 +193,11 @@ def test_any_strides(layout: str, dtype: torch.dtype, device: str) -> None:
             assert value.is_contiguous()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [FP16, FP32])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "value", [math.nan, *(pytest.param(x, marks=INTERPRETED) for x in (math.inf, -math.inf))]
+)
 def test_rows_that_are_not_finite(value: float, dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(67, 260, dtype=dtype, device=device)
     refs = make_embeddings(50, 260, dtype=dtype, device=device, seed=1)
@@ -214,6 +231,7 @@ def test_gradients_that_are_not_needed(device: str) -> None:
     assert kernels.pair_lse_bwd(*given, needs_z=False, needs_refs=False) == (None, None)
 
 
+@pytest.mark.slow
 def test_tau_may_be_a_tensor(device: str) -> None:
     for dtype in (FP16, FP32):
         z = make_embeddings(67, 260, dtype=dtype, device=device)
@@ -250,15 +268,17 @@ def by_ops(
 
 
 # Self-paced weights and class sums; half precision too. 401 is no multiple of a step.
-@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize(
+    "dtype", [*(pytest.param(x, marks=INTERPRETED) for x in (BF16, FP16)), FP32]
+)
 @pytest.mark.parametrize(
     ("dim", "gamma"),
     [(320, 7.0), *(pytest.param(401, x, marks=pytest.mark.breadth) for x in (7.0, math.inf))],
 )
 def test_public_ops(dtype: torch.dtype, dim: int, gamma: float, device: str) -> None:
-    z = make_embeddings(97, dim, dtype=dtype, device=device)
-    labels = make_labels(97, 6, unknown_share=0.1, device=device)
-    for refs in (None, make_embeddings(70, dim, dtype=dtype, device=device, seed=1)):
+    z = make_embeddings(67, dim, dtype=dtype, device=device)
+    labels = make_labels(67, 6, unknown_share=0.1, device=device)
+    for refs in (None, make_embeddings(40, dim, dtype=dtype, device=device, seed=1)):
         actual = by_ops(z, refs, labels, gamma, "triton")
         eager = by_ops(z, refs, labels, gamma, "reference")
         wide = None if refs is None else refs.double()
