@@ -1,9 +1,10 @@
 """Plugin of pytest for .ci/run: each case of the kernels on one of the two emulators.
 
-Of the cases of a parametrised test every second one runs on one architecture and the others on the
-other, like the squares of a chessboard, so that every value of a parameter is on both. A test of a
-single case runs on both, and one of kernels that only the second has runs there. Tests marked
-`interpreted`, which show no other code than those beside them, run on neither.
+Every second case of a test runs on one architecture and the others on the other if it has one list
+of parameters, or three; the cases of two lists run on the first, because pytest 9 gives all direct
+parameters of a case one place. A test of a single case runs on the second, and so does one of
+kernels that only the second has. Tests marked `interpreted`, which show no other code than those
+beside them, run on neither.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ONLY_ON = {"test_hopper.py": "emu90"}
 
 
 def square(item: Any) -> int:
-    """Return the sum of the places of the parameters; those that go together count once."""
+    """Return the sum of the places of the parameters; those of one list count once."""
     places = dict(item.callspec.indices)
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
@@ -37,7 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     def is_here(item: Any) -> bool:
         if item.path.name in ONLY_ON:
             return ONLY_ON[item.path.name] == EMULATORS[own]
-        return cases[item.path, item.originalname] == 1 or square(item) % 2 == own
+        is_alone = cases[item.path, item.originalname] == 1
+        return (1 if is_alone else square(item) % 2) == own
 
     here = [item for item in items if not left_out & set(item.keywords) and is_here(item)]
     kept = {id(item) for item in here}
