@@ -112,11 +112,14 @@ def test_encoders_that_cannot_be_used(pretrain_config, finetune_config, own):
         job.pretrain(replace(pretrain_config, model=model))
     with pytest.raises(ValueError, match="dense_weight must be 0"):
         replace(pretrain_config, model=model, dense_weight=1.0)
-    with pytest.raises(ValueError, match=r"must be unet in finetune, got torch\.nn:Nothing"):
-        replace(finetune_config, model=model)
+    with pytest.raises(ValueError, match="module:factory or one of unet, own, monai, got 'torch"):
+        job.finetune(replace(finetune_config, model=model))
+    semi = job.SemiConfig(mutual_information=1.0)
+    with pytest.raises(ValueError, match=r"semi\.mutual_information must be 0 with encoder torch"):
+        replace(finetune_config, model=model, semi=semi)
     with pytest.raises(ValueError, match="name must be new"):
         register_encoder("own", OwnEncoder)
-    with pytest.raises(ValueError, match=r"last map must be \(2, C, h, w\)"):
+    with pytest.raises(ValueError, match=r"maps must be \(2, C, h, w\)"):
         num_features(nn.Flatten(), 8)
     with pytest.raises(ValueError, match="must make a module, got dict"):
         make_encoder("builtins:dict")

@@ -10,6 +10,7 @@ from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.evaluate.export import ENCODER_NAMES, PROGRAMS, SUFFIXES, Format
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.networks import UNet
+from spcl_fast.segmentation.networks.encoders import UNET
 from spcl_fast.segmentation.networks.unet import STRIDE
 from spcl_fast.segmentation.runs.config import ConfigError, stage_config
 from spcl_fast.segmentation.runs.network import (
@@ -52,6 +53,10 @@ def export(config: ExportConfig) -> Path:
         raise ConfigError(f"out must be a new file, got {config.out} which exists")
     # the sections data and model read alike for both stages
     trained = stage_config(FinetuneConfig, "finetune", config.run / "config.yaml")
+    if trained.model.encoder != UNET and config.format != "safetensors":
+        raise ConfigError(
+            f"format must be safetensors with encoder {trained.model.encoder}, got {config.format}"
+        )
     grid = {
         "grid_size": trained.data.grid.size,
         "grid_spacing_mm": trained.data.grid.spacing_mm,

@@ -90,10 +90,8 @@ class FinetuneConfig:
         for name in ("steps", "batch_size", "val_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.model.encoder != UNET:
-            raise ValueError(
-                f"model.encoder must be unet in finetune, got {self.model.encoder}: load its "
-                "weights into a segmenter of your own"
-            )
+        for name in ("dense_contrast", "mutual_information"):  # these name maps of the U-Net
+            if self.model.encoder != UNET and getattr(self.semi, name):
+                raise ValueError(f"semi.{name} must be 0 with encoder {self.model.encoder}")
         if not self.dice_weight >= 0:
             raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}")

@@ -1,8 +1,9 @@
-"""Encoders of one's own for the pre-training.
+"""Encoders of one's own.
 
 An encoder is a module that takes images (B, 1, H, W) and returns a feature map (B, C, h, w), or
-several of which the last is used. It is named in the configuration: by "module:factory", or by the
-name under which `register_encoder` was given its factory.
+several from shallow to deep: the pre-training uses the last, the segmenter all. It is named in the
+configuration: by "module:factory", or by the name under which `register_encoder` was given its
+factory.
 """
 
 from __future__ import annotations
@@ -53,20 +54,32 @@ def make_encoder(name: str) -> nn.Module:
     return encoder
 
 
+def all_maps(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Return the feature maps that an encoder returned."""
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
 def last_map(output: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return the feature map among what an encoder returned."""
-    return output if isinstance(output, Tensor) else output[-1]
+    """Return the deepest of the feature maps that an encoder returned."""
+    return all_maps(output)[-1]
+
+
+def num_features(encoder: nn.Module, size: int) -> int:
+    """Return the channels of the encoder's last map for images of a size; as `map_shapes`."""
+    return map_shapes(encoder, size)[-1][1]
 
 
 @torch.no_grad()
-def num_features(encoder: nn.Module, size: int) -> int:
-    """Return the channels of the encoder's map for images of a size.
+def map_shapes(encoder: nn.Module, size: int) -> list[tuple[int, ...]]:
+    """Return the shapes (2, C, h, w) of the encoder's maps for two images of a size.
 
     Raises:
-        ValueError: It is no map.
+        ValueError: One is no map.
     """
     with evaluation_mode(encoder):
-        shape = tuple(last_map(encoder(torch.zeros(2, 1, size, size))).shape)
-    if len(shape) != 4 or shape[0] != 2:
-        raise ValueError(f"the encoder's last map must be (2, C, h, w) for 2 images, got {shape}")
-    return shape[1]
+        maps = all_maps(encoder(torch.zeros(2, 1, size, size)))
+    shapes = [tuple(x.shape) for x in maps]
+    for shape in shapes:
+        if len(shape) != 4 or shape[0] != 2:
+            raise ValueError(f"the encoder's maps must be (2, C, h, w) for 2 images, got {shape}")
+    return shapes

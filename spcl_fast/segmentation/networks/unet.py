@@ -148,6 +148,11 @@ class UNet(nn.Module):
         self.decoder = UNetDecoder(self.encoder.channels, norm)
         self.out = nn.Conv2d(self.encoder.channels[0], num_classes, kernel_size=1)
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the encoder's maps, shallow to deep."""
+        return self.encoder.channels
+
     def encode(self, image: Tensor) -> list[Tensor]:
         """Return the five maps of the encoder, as `UNetEncoder.forward` does."""
         features: list[Tensor] = self.encoder(image)

@@ -117,7 +117,8 @@ def paced_step(
         gamma: dict[str, float | Tensor] = {"position": math.inf}
         if rows.ranks.world > 1:
             raise ValueError(
-                f"position_kernel must be 0 on several ranks, got {config.position_kernel}"
+                "loss.position_kernel must be 0 in more than one process, got "
+                f"{config.position_kernel}: train in one, or use position_window"
             )
         y_aware = YAwareLoss(config.tau, config.position_kernel, impl=config.impl)
         out = y_aware(z, labels["position"])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.networks.encoders import UNET
+from spcl_fast.segmentation.networks.encoder_unet import EncoderUNet
+from spcl_fast.segmentation.networks.encoders import UNET, make_encoder
 from spcl_fast.segmentation.networks.unet import Norm, UNetDecoder
 from spcl_fast.segmentation.runs.run import (
     CheckpointError,
@@ -28,8 +29,8 @@ class ModelConfig:
         num_classes: Classes, the background among them.
         max_channels: Channels of its deepest level; 256 in the paper.
         norm: "batch" as in the paper; "group" sees every image by itself, whatever the batch.
-        encoder: "unet"; or "module:factory" or a registered name of another encoder, which only the
-            pre-training takes (`spcl_fast.segmentation.networks.encoders`).
+        encoder: "unet"; or "module:factory" or a registered name of another encoder, to which the
+            fine-tuning adds a decoder (`spcl_fast.segmentation.networks.encoders`).
     """
 
     num_classes: int = 4
@@ -39,7 +40,13 @@ class ModelConfig:
 
 
 def make_network(config: ModelConfig) -> UNet:
-    """Return the U-Net of a configuration, for images of one channel."""
+    """Return the segmenter of a configuration, for images of one channel.
+
+    Raises:
+        ValueError: There is no such encoder, or its maps do not fit a decoder.
+    """
+    if config.encoder != UNET:
+        return EncoderUNet(make_encoder(config.encoder), config.num_classes, config.norm)
     return UNet(1, config.num_classes, config.max_channels, config.norm)
 
 
@@ -53,7 +60,7 @@ def encoder_metadata(config: ModelConfig) -> dict[str, str]:
 
 def segmenter_metadata(config: ModelConfig) -> dict[str, str]:
     """Return the metadata of a segmenter checkpoint."""
-    whole = encoder_metadata(config) | {"part": "segmenter"}
+    whole = encoder_metadata(config) | {"part": "segmenter"} | _norm_metadata(config)
     return whole | {"num_classes": str(config.num_classes)}
 
 

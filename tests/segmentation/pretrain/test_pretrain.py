@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 
 from spcl_fast.segmentation.data.slices import load_slices
 from spcl_fast.segmentation.pretrain.config import LossConfig
-from spcl_fast.segmentation.pretrain.contrast import contrastive_step, make_heads
+from spcl_fast.segmentation.pretrain.contrast import contrastive_step, make_heads, paced_step
 from spcl_fast.segmentation.pretrain.health import knn_position_accuracy
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.pretrain.step import Pretraining
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
 from spcl_fast.segmentation.runs.dataset import all_scans, split_scans
+from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.run import read_log
 
 
@@ -211,3 +212,12 @@ def test_a_compiled_step_is_the_step_in_one_graph(pretrain_config, monkeypatch):
         losses[is_compiled] = [float(training.train_step().loss) for _ in range(2)]
     assert compiled == ["PretrainNetwork", "ProjectionHead", "SelfPacedContrastiveLoss"]
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+def test_the_kernel_over_positions_needs_one_process():
+    config = LossConfig(labels=("position",), weights=(1.0,), pace="none", position_kernel=0.1)
+    z, position = torch.eye(4), torch.linspace(0, 1, 4)
+    two = Ranks(rank=0, world=2).rows(2)
+    with pytest.raises(ValueError, match=r"loss\.position_kernel must be 0 in more than one proc"):
+        paced_step(z, {"position": position}, 0.0, config, two)
+    assert paced_step(z, {"position": position}, 0.0, config).loss > 0

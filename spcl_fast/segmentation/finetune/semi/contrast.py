@@ -24,7 +24,7 @@ class Contrast(Term):
     def __init__(self, student: UNet, slices: Slices, config: LossConfig) -> None:
         super().__init__()
         self.config = config
-        self.heads = make_heads(student.encoder.channels[-1], config)
+        self.heads = make_heads(student.channels[-1], config)
         self.columns = label_columns(slices, config)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -46,7 +46,7 @@ class DenseContrast(Term):
     def __init__(self, student: UNet, config: DenseConfig) -> None:
         super().__init__()
         self.config = config
-        self.head = make_dense_head(student.encoder.channels, config)
+        self.head = make_dense_head(student.channels, config)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of the views."""

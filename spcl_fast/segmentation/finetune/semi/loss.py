@@ -113,6 +113,6 @@ def _make_terms(student: UNet, slices: Slices, config: SemiConfig) -> nn.ModuleD
     if "adversarial" in weights:
         terms["adversarial"] = Adversarial(student.out.out_channels)
     if "mutual_information" in weights:
-        channels = student.encoder.channels
+        channels = student.channels
         terms["mutual_information"] = MutualInformation(channels[-1], channels[1], channels[0])
     return nn.ModuleDict(terms)
