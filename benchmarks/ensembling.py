@@ -5,8 +5,8 @@
 
 Fine-tunes a segmenter for each of some folds from scratch, on all scans of the other folds, and
 evaluates on the test patients, who are in no fold: every segmenter by itself, and the mean of their
-probabilities; either as it is, with mirrored images, with the largest component of every class, and
-with both. Scores of single segmenters are means over the folds. Resumes an interrupted run.
+probabilities; also with mirrored images and the largest component of every class. Scores of single
+segmenters are means over the folds. Resumes an interrupted run.
 
 The 95 % interval of a paired difference is a bootstrap over folds and test patients (both are
 resampled).
@@ -41,14 +41,12 @@ from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import split_scans
 
 SINGLE, ENSEMBLE = "single", "ensemble"
-BOTH = {"flips": True, "largest_component": True}
 ARMS: dict[str, dict[str, dict[str, bool]]] = {
-    SINGLE: {"": {}, " + flips + largest": BOTH},
+    SINGLE: {"": {}, " + largest": {"largest_component": True}},
     ENSEMBLE: {
         "": {},
         " + flips": {"flips": True},
-        " + largest": {"largest_component": True},
-        " + flips + largest": BOTH,
+        " + flips + largest": {"flips": True, "largest_component": True},
     },
 }
 
