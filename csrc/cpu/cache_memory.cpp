@@ -49,7 +49,7 @@ Tensor tensor_of(Piece piece, int64_t size) {
   };
   const int64_t stride = 1;
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_from_blob(piece.memory, /*ndim=*/1, &size, &stride, /*storage_offset=*/0,
                       aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), /*device_index=*/-1,
                       &handle, aoti_torch_layout_strided(), /*metadata=*/nullptr,
