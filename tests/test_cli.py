@@ -243,6 +243,7 @@ def test_full_disk_fails_without_a_checkpoint(root, tmp_path, capsys):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.slow
 def test_data_commands(root, tmp_path, capsys):
     assert main(["data", "inspect", "--root", str(root), "--csv", str(root / "metadata.csv")]) == 0
     assert "vendor" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def unit_weights(z: torch.Tensor, labels: torch.Tensor, **references: Any) -> No
 @pytest.mark.parametrize(
     ("num_classes", "unknown"),
     [
-        (1, 0.0),
+        pytest.param(1, 0.0, marks=pytest.mark.slow),
         pytest.param(2, 0.1, marks=pytest.mark.breadth),
         (40, 0.1),
         pytest.param(10**9, 0.0, marks=pytest.mark.breadth),

@@ -46,6 +46,7 @@ def test_a_patient_depends_on_seed_and_index_alone(patients):
     assert (alone.frames, alone.spacing_mm) == (patients[7].frames, patients[7].spacing_mm)
 
 
+@pytest.mark.slow
 def test_a_patient_is_the_same_in_another_process(patients):
     code = (
         "import hashlib; from spcl_fast.segmentation.phantom import PhantomConfig, make_patient;"

@@ -42,7 +42,13 @@ def test_torn_last_line_is_silent_and_a_damaged_one_is_not(pretrain_folder):
 
 
 # plain SupCon (None or infinity in the log), one pace a label, and one of them without pace
-@pytest.mark.parametrize("gamma", [None, math.inf, {"position": 3.0, "patient": None}])
+@pytest.mark.parametrize(
+    "gamma",
+    [
+        *(pytest.param(x, marks=pytest.mark.slow) for x in (None, math.inf)),
+        {"position": 3.0, "patient": None},
+    ],
+)
 def test_paces_that_are_no_number(pretrain_folder, gamma):
     log = pretrain_folder / "metrics.jsonl"
     rows = [json.loads(line) | {"gamma": gamma} for line in log.read_text().splitlines()]
