@@ -376,7 +376,7 @@ int main(int argc, char** argv) {
   // Powers that no shift can share; the hard weight leaves pairs out; ragged tiles.
   run({"norms of 1 to 8", for_races ? 70 : 150, 0, 0.07, 1, 8, 0.2});
   // More columns than a panel is wide, more tiles than warps; no pair is left out.
-  run({"30 against many", 30, for_races ? 130 : 1400, 0.07, 1, 1, 0.05});
+  run({"20 against many", 20, for_races ? 130 : 2100, 0.07, 1, 1, 0.05});
   // Several panels, ragged tiles, both orders of a pair across panels; equal labels and windows.
   if (!for_races) run({"square of 260", 260, 0, 0.07, 1, 1, -1});
   // One row of a panel has a partner in another one only.
