@@ -5,6 +5,7 @@
 MODULE executes launches on CPU tensors: `install(arch)` makes it Triton's driver, and every launch
 appends a dict to `LOG`. Counts at two sizes, multiples of the tiles, are fitted by a N^2 + b N; `a`
 is the cost of a pair for many rows, where each program visits all tiles of the rows that it owns.
+--hopper counts the kernels of kernels/hopper instead.
 Exits with status 1 if the matrix products differ from those of the tiling by more than 3 %.
 """
 
@@ -30,6 +31,8 @@ from spcl_fast.kernels import _wide_gradient
 from spcl_fast.kernels._configs import Config, pick
 from spcl_fast.kernels._planes import Planes, num_planes, padded_features
 from spcl_fast.kernels._similarities import PlanePairs
+from spcl_fast.kernels.hopper import _choice
+from spcl_fast.kernels.hopper._choice import Tiles
 from spcl_fast.kernels.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.kernels.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
 from spcl_fast.operands import Label, Lse, Pairs
@@ -51,12 +54,22 @@ class Pass:
 
     run: Callable[[Tensor, float], object]
     kernel: str
-    table: tables.Table
+    table: Any
     is_triangular: bool  # tiles on and above the diagonal only
     products: int  # of a tile
 
-    def pick(self, z: Tensor) -> Config:
+    @property
+    def is_hopper(self) -> bool:
+        """Return whether the kernel is one of kernels/hopper."""
+        return self.kernel.startswith("hopper_")
+
+    def pick(self, z: Tensor) -> Config | Tiles:
         """Return the configuration for rows."""
+        if self.is_hopper:
+            planes = _planes(z)
+            width = _choice.WIDE if planes.is_wide else planes.padded_dim
+            tiles: Tiles = self.table[num_planes(z.dtype), width]
+            return tiles
         return pick(self.kernel, self.table, _planes(z), z.device)
 
 
@@ -104,6 +117,16 @@ PASSES = {
 NARROW = tuple(PASSES)[:4]
 PAIR_LSE = NARROW[:2]
 WIDE = tuple(PASSES)[4:]
+HOPPER = {
+    "forward, Hopper": Pass(_forward, "hopper_pair_sums_kernel", _choice.PAIR_SUMS, True, 1),
+    "backward, Hopper": Pass(
+        _backward, "hopper_row_gradient_kernel", _choice.ROW_GRADIENT, False, 2
+    ),
+    "backward of wide rows, h, Hopper": Pass(
+        _backward, "hopper_h_panel_kernel", _choice.H_PANEL, False, 1
+    ),
+}
+PASSES |= HOPPER
 BF16, FP32 = torch.bfloat16, torch.float32
 # Matrices by name: dtype of the rows, precision of float32 products.
 KINDS = {"bf16": (BF16, "highest"), "2 planes": (FP32, "high"), "3 planes": (FP32, "highest")}
@@ -119,6 +142,12 @@ PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
     (WIDE[:1], "bf16", 512, TAU),
     (WIDE, "2 planes", 512, TAU),
 ]
+HOPPER_PAIR_LSE = tuple(HOPPER)[:2]
+HOPPER_PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
+    *((HOPPER_PAIR_LSE, "bf16", dim, TAU) for dim in (64, 128, 256)),
+    (HOPPER_PAIR_LSE, "bf16", 128, SMALL_TAU),
+    (tuple(HOPPER)[2:], "bf16", 512, TAU),
+]
 
 
 def count(name: str, z: Tensor, tau: float, log: list[dict[str, Any]]) -> dict[str, Any]:
@@ -126,7 +155,8 @@ def count(name: str, z: Tensor, tau: float, log: list[dict[str, Any]]) -> dict[s
     one, before = PASSES[name], len(log)
     # Programs then visit all tiles of their rows, as with many rows.
     few = mock.patch.object(PlanePairs, "num_programs", 1)
-    with few, mock.patch.object(_wide_gradient, "_PRODUCT_PROGRAMS", 1):
+    chosen = mock.patch.object(_choice, "MIN_PAIRS", 1 if one.is_hopper else 1 << 62)
+    with few, chosen, mock.patch.object(_wide_gradient, "_PRODUCT_PROGRAMS", 1):
         one.run(z, tau)
     launches = [launch for launch in log[before:] if launch["name"] == one.kernel]
     faults = [launch["fault"] for launch in launches if launch["fault"]]
@@ -180,13 +210,14 @@ def repeats(row: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, choices=(80, 90), required=True)
+    parser.add_argument("--hopper", action="store_true", help="the kernels of kernels/hopper")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     emulator = importlib.import_module(os.environ["KERNEL_EMULATOR"])
     emulator.install(args.arch)
     torch.set_num_threads(1)
     rows = []
-    for names, kind, dim, tau in PROBLEMS:
+    for names, kind, dim, tau in HOPPER_PROBLEMS if args.hopper else PROBLEMS:
         for name in names:
             rows.append(row_of(name, kind, dim, tau, emulator.LOG))
             print(rows[-1], flush=True)

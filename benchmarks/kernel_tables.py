@@ -39,9 +39,9 @@ def host() -> str:
     return "\n\n".join([table(head, lines), origin])
 
 
-def counts(arch: int) -> str:
-    """Return the table of all passes on one architecture."""
-    result = read(f"sm_{arch}.json")
+def counts(file: str) -> str:
+    """Return the table of all passes in a result file."""
+    result = read(file)
     lines = []
     for row in result["rows"]:
         name = row["pass"] + (", shifted" if row["tau"] < 1 / 64 else "")
@@ -49,7 +49,7 @@ def counts(arch: int) -> str:
         values = {"conflicts": row["bank_conflicts"], "bytes": bytes_of(row)}
         cells = [name, row["dtype"], str(row["dim"])]
         lines.append(cells + costs(row | values, "ex2"))
-    origin = source(f"sm_{arch}.json", result, "../benchmarks/results/emulated")
+    origin = source(file, result, "../benchmarks/results/emulated")
     return "\n\n".join([table(HEAD, lines), origin])
 
 
@@ -124,7 +124,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "host": host,
     "steps": steps,
     "bounds": bounds,
-    "counts_sm_90": lambda: counts(90),
-    "counts_sm_80": lambda: counts(80),
+    "counts_sm_90": lambda: counts("sm_90.json"),
+    "counts_hopper": lambda: counts("hopper.json"),
+    "counts_sm_80": lambda: counts("sm_80.json"),
     "peers": peers,
 }

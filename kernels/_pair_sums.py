@@ -18,17 +18,19 @@ from spcl_fast.kernels._similarities import (
     rounded_sim,
     scalar,
 )
+from spcl_fast.kernels.hopper import _choice as hopper
+from spcl_fast.kernels.hopper._choice import Tiles, tiles_for
 
-_LN_2 = tl.constexpr(0.6931471805599453)
-_FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
+LN_2 = tl.constexpr(0.6931471805599453)
+FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
 _MERGE_ROWS = 128
 _MERGE_PARTS = 16
 
 
 @triton.jit
-def _finite(shift):
+def finite(shift):
     """Clamp a shift to finite numbers: inf - inf would turn infinite sums into NaN."""
-    return tl.minimum(tl.maximum(shift, -_FLOAT32_MAX), _FLOAT32_MAX)
+    return tl.minimum(tl.maximum(shift, -FLOAT32_MAX), FLOAT32_MAX)
 
 
 @triton.jit
@@ -128,7 +130,7 @@ def pair_sums_kernel(
                 tl.store(visited_parts + cols, tl.sum(exps, 1), mask=is_part)
         own = tl.sum(sums, 0)
     else:
-        shift = tl.full((BLOCK_M,), -_FLOAT32_MAX, tl.float32)
+        shift = tl.full((BLOCK_M,), -FLOAT32_MAX, tl.float32)
         own_sum = tl.zeros((BLOCK_M,), tl.float32)
         for tile in range(first, last):
             cols = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -141,18 +143,18 @@ def pair_sums_kernel(
             )  # fmt: skip
             sim = rounded_sim(dots, tau)
             if HAS_VISITED:
-                shift_j = _finite(tl.max(sim, 1))
+                shift_j = finite(tl.max(sim, 1))
                 sum_j = tl.sum(tl.exp2((sim - shift_j[:, None]) * LOG2_E), 1)
                 is_part = cols < M
                 if IS_TRIANGULAR:
                     is_part &= tile >= first_off_diagonal
-                part = shift_j + tl.log2(sum_j) * _LN_2
+                part = shift_j + tl.log2(sum_j) * LN_2
                 tl.store(visited_parts + cols, part, mask=is_part)
-            larger = tl.maximum(shift, _finite(tl.max(sim, 0)))
+            larger = tl.maximum(shift, finite(tl.max(sim, 0)))
             own_sum *= tl.exp2((shift - larger) * LOG2_E)
             own_sum += tl.sum(tl.exp2((sim - larger[None, :]) * LOG2_E), 0)
             shift = larger
-        own = shift + tl.log2(own_sum) * _LN_2
+        own = shift + tl.log2(own_sum) * LN_2
     tl.store(own_parts, own, mask=rows < N)
 
 
@@ -170,10 +172,10 @@ def _merged(
         if bounded:
             total += tl.sum(parts, 0)
         else:
-            shift = _finite(tl.maximum(total, tl.max(parts, 0)))
+            shift = finite(tl.maximum(total, tl.max(parts, 0)))
             exps_sum = tl.sum(tl.exp2((parts - shift[None, :]) * LOG2_E), 0)
             exps_sum += tl.exp2((total - shift) * LOG2_E)
-            total = shift + tl.log2(exps_sum) * _LN_2
+            total = shift + tl.log2(exps_sum) * LN_2
     return total
 
 
@@ -240,7 +242,7 @@ def merge_parts_kernel(
             )  # fmt: skip
             is_done = is_own
         if bounded:
-            total = tl.where(is_done, tl.log2(total) * _LN_2, total)
+            total = tl.where(is_done, tl.log2(total) * LN_2, total)
         tl.store(col_lse_ptr + cols, total, mask=is_col)
     else:
         is_own = first_row + index < last_row
@@ -249,7 +251,7 @@ def merge_parts_kernel(
             neutral, BLOCK_K,
         )  # fmt: skip
         if bounded:
-            total = tl.log2(total) * _LN_2
+            total = tl.log2(total) * LN_2
         tl.store(lse_ptr + first_row + index, total, mask=is_own)
 
 
@@ -258,9 +260,17 @@ def fill_lse(pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None) -> None:
 
     Square pairs need no col_lse. With None, the sums of the columns are left out.
     """
+    tiles = tiles_for(hopper.PAIR_SUMS, pairs)
+    if tiles is None or not _fills_lse(pairs, tiles, lse, col_lse):
+        config = pick("pair_sums", PAIR_SUMS, pairs.rows, pairs.rows.data.device)
+        _fills_lse(pairs, config, lse, col_lse)
+
+
+def _fills_lse(
+    pairs: PlanePairs, config: Config | Tiles, lse: Tensor, col_lse: Tensor | None
+) -> bool:
+    """Fill both, unless the kernel does not compile."""
     is_square, M = pairs.is_square, pairs.num_cols
-    rows = pairs.rows
-    config = pick("pair_sums", PAIR_SUMS, rows, pairs.rows.data.device)
     num_blocks = cdiv(pairs.num_rows, config.block_m)
     has_visited = is_square or col_lse is not None
     panel_blocks = num_blocks
@@ -270,6 +280,8 @@ def fill_lse(pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None) -> None:
     for first_block in range(0, num_blocks, panel_blocks):
         blocks = min(panel_blocks, num_blocks - first_block)
         own = _sum_panel(pairs, config, first_block, blocks, visited)
+        if own is None:
+            return False
         first_row = first_block * config.block_m
         last_row = min(pairs.num_rows, first_row + own.shape[1])
         longest = last_row - first_row
@@ -297,21 +309,29 @@ def fill_lse(pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None) -> None:
             BLOCK_K=_MERGE_PARTS,
             IS_TRIANGULAR=is_square,
         )
+    return True
 
 
 def _sum_panel(
-    pairs: PlanePairs, config: Config, first_block: int, blocks: int, visited: Tensor
-) -> Tensor:
-    """Return the parts of the rows of a panel, (programs of a block, rows), and fill visited."""
+    pairs: PlanePairs, config: Config | Tiles, first_block: int, blocks: int, visited: Tensor
+) -> Tensor | None:
+    """Return the parts of the rows of a panel, (parts of a block, rows), and fill visited."""
     num_tiles = cdiv(pairs.num_cols, config.block_n)
     visits = blocks * num_tiles
     if pairs.is_square:
         ratio = config.block_m // config.block_n
         visits -= ratio * sum(range(first_block, first_block + blocks))
     tiles_per_program = cdiv(visits, pairs.num_programs)
-    own = visited.new_empty(cdiv(num_tiles, tiles_per_program), blocks * config.block_m)
+    programs = cdiv(num_tiles, tiles_per_program)
+    if isinstance(config, Tiles):
+        from spcl_fast.kernels.hopper.pair_sums import fills_sums
+
+        own = visited.new_empty(programs * config.groups, blocks * config.block_m)
+        place = first_block, tiles_per_program
+        return own if fills_sums(own, visited, pairs, *place, config) else None
+    own = visited.new_empty(programs, blocks * config.block_m)
     padded = pairs.rows.padded_dim
-    pair_sums_kernel[(blocks, own.shape[0])](
+    pair_sums_kernel[(blocks, programs)](
         *pairs.planes(),
         *pairs.bounds(),
         own,

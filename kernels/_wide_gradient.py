@@ -19,10 +19,11 @@ from torch import Tensor
 
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._config_tables import H_PANEL, PANEL_PRODUCT
-from spcl_fast.kernels._configs import Config, pick
+from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._planes import products_by_steps
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, is_bounded, scalar
+from spcl_fast.kernels.hopper import _choice as hopper
 from spcl_fast.precision import no_autocast
 
 # A panel may be so large for any rows: few launches, and products that fill a GPU.
@@ -161,19 +162,20 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
     """
     N, M, D = pairs.num_rows, pairs.num_cols, pairs.rows.dim
     data, P = pairs.rows.data, pairs.rows.num_planes
-    config = pick("h_panel", H_PANEL, pairs.rows, data.device)
+    tiles = hopper.tiles_for(hopper.H_PANEL, pairs)
+    block_m = pick("h_panel", H_PANEL, pairs.rows, data.device).block_m
+    block_m = block_m if tiles is None else max(block_m, tiles.block_m)  # powers of 2
     fitting = max(pairs.part_bytes(), _PANEL_BYTES) // (M * P * data.element_size())
-    panel_blocks = min(max(1, fitting // config.block_m), cdiv(N, config.block_m))
-    panel_rows = panel_blocks * config.block_m
+    panel_rows = min(max(1, fitting // block_m), cdiv(N, block_m)) * block_m
     panel = torch.empty(P, min(panel_rows, N), M, dtype=data.dtype, device=data.device)
     uses_mm = dtype == data.dtype == torch.bfloat16
     if panel_rows >= N and not uses_mm:
-        _fill_panel(panel, 0, pairs, weights, config, is_scaled=True)
+        _fill_panel(panel, 0, pairs, weights, is_scaled=True)
         return _product_parts(panel, pairs, weights, dtype)
     dz = torch.empty(N, D, dtype=dtype, device=data.device)
     for first_row in range(0, N, panel_rows):
         h = panel[:, : N - first_row]
-        _fill_panel(h, first_row, pairs, weights, config, is_scaled=not uses_mm)
+        _fill_panel(h, first_row, pairs, weights, is_scaled=not uses_mm)
         rows = dz[first_row : first_row + h.shape[1]]
         if uses_mm:
             with no_autocast(h.device):
@@ -190,10 +192,16 @@ def _fill_panel(
     first_row: int,
     pairs: PlanePairs,
     weights: RowWeights,
-    config: Config,
     *,
     is_scaled: bool,
 ) -> None:
+    tiles = hopper.tiles_for(hopper.H_PANEL, pairs)
+    if tiles is not None:
+        from spcl_fast.kernels.hopper.h_panel import fills_panel
+
+        if fills_panel(h, first_row, pairs, weights, tiles, is_scaled=is_scaled):
+            return
+    config = pick("h_panel", H_PANEL, pairs.rows, h.device)
     blocks = cdiv(h.shape[1], config.block_m)
     h_panel_kernel[(blocks * cdiv(pairs.num_cols, config.block_n),)](
         *pairs.planes(),

@@ -34,12 +34,23 @@ class Tiles:
     block_m: int  # rows that one program owns
     block_n: int  # rows of a tile that is visited
     stages: int  # tiles in the ring
+    groups: int = 2  # of warps that multiply
     parts: int = 1  # of a tile, visited one after the other
     shifted_parts: int = 2  # the same for shifted sums, which need more registers
 
 
+WIDE = 0  # longer rows than a program holds
 Table = Mapping[tuple[int, int], Tiles]  # by planes and padded features
 
+# Groups take turns: a place in the ring must always be one group's, or it could take the phase
+# before for the one that it waits for. So stages are a multiple of groups.
+PAIR_SUMS: Table = {
+    (1, 64): Tiles(128, 64, 6, groups=3),
+    (1, 128): Tiles(128, 64, 6, groups=3),
+    (1, 256): Tiles(128, 64, 4),
+    (2, 64): Tiles(128, 64, 6),
+    (2, 128): Tiles(128, 64, 4),
+}
 ROW_GRADIENT: Table = {
     (1, 64): Tiles(256, 64, 6),
     (1, 128): Tiles(128, 128, 3),
@@ -49,6 +60,7 @@ ROW_GRADIENT: Table = {
     (3, 64): Tiles(128, 64, 3),
     (3, 128): Tiles(128, 64, 2),
 }
+H_PANEL: Table = {(1, WIDE): Tiles(128, 128, 6)}
 
 _lack: str | None = None  # not asked yet
 
@@ -69,7 +81,7 @@ def tiles_for(table: Table, pairs: PlanePairs) -> Tiles | None:
     """Return the tiles for the rows of `pairs`, None if a plain kernel is to run."""
     if pairs.num_rows * pairs.num_cols < MIN_PAIRS or not _is_for(pairs.rows.data.device):
         return None
-    found = table.get((pairs.rows.num_planes, pairs.rows.padded_dim))
+    found = table.get((pairs.rows.num_planes, WIDE if pairs.is_wide else pairs.rows.padded_dim))
     return None if found is None or lack() else found
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from spcl_fast.kernels._planes import plane_rest
 from spcl_fast.kernels._similarities import holds_bound
-from spcl_fast.kernels.hopper._gluon import gl, gluon, warpgroup_mma, warpgroup_mma_wait
+from spcl_fast.kernels.hopper._gluon import (
+    gl,
+    gluon,
+    load_tile,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 _NORMS = gl.constexpr(512)
 
@@ -49,6 +56,41 @@ def tile_at(k, first, lead, diagonal, whole):
 
 
 @gluon.jit
+def load_tiles(given, P: gl.constexpr, STAGES: gl.constexpr):
+    """Load the rows of a program, as many as z_i holds, and one tile of columns after the other."""
+    (
+        rows_desc, cols_desc, z_i, z_j, ready, empty, first_row, first, lead, diagonal, whole, tiles
+    ) = given  # fmt: skip
+    ROWS: gl.constexpr = rows_desc.block_shape[1]
+    BLOCK_N: gl.constexpr = cols_desc.block_shape[1]
+    DP: gl.constexpr = cols_desc.block_shape[2]
+    PARTS: gl.constexpr = z_i.shape[0] // P
+    mbarrier.expect(ready.index(STAGES), PARTS * P * ROWS * DP * 2)
+    for part in gl.static_range(PARTS):
+        for p in gl.static_range(P):
+            place = [p, first_row + part * ROWS, 0]
+            load_tile(rows_desc, place, ready.index(STAGES), z_i.index(part * P + p))
+    for k in range(tiles):
+        stage = k % STAGES
+        first_col = tile_at(k, first, lead, diagonal, whole) * BLOCK_N
+        mbarrier.wait(empty.index(stage), ((k // STAGES) & 1) ^ 1)
+        mbarrier.expect(ready.index(stage), P * BLOCK_N * DP * 2)
+        for p in gl.static_range(P):
+            load_tile(cols_desc, [p, first_col, 0], ready.index(stage), z_j.index(stage * P + p))
+
+
+@gluon.jit
+def behind(place):
+    """Return a place as computed here: what it leads to is not moved out of loops.
+
+    The addresses of products that every tile needs would take registers all the time.
+    """
+    return gl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [place], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
 def plane(tiles, place, P: gl.constexpr, p: gl.constexpr):
     """Return plane p of one of some tiles (places P, 1, rows, features), (rows, features)."""
     tile = tiles.index(place * P + p)
@@ -63,6 +105,12 @@ def _product(
     left = plane(a, a_tile, P, a_plane)
     right = plane(b, b_tile, P, b_plane).slice(first, count)
     return warpgroup_mma(left, right.permute((1, 0)), acc, use_acc=adds, is_async=True)
+
+
+@gluon.jit
+def add_product(a, a_tile, b, b_tile, acc):
+    """Begin acc + a b^T for tiles of one plane."""
+    return _product(a, a_tile, 0, b, b_tile, 0, 0, b.shape[2], acc, True, 1)
 
 
 @gluon.jit

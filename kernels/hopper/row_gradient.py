@@ -9,15 +9,13 @@ from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, scalar
 from spcl_fast.kernels.hopper._choice import Tiles, compiles
 from spcl_fast.kernels.hopper._gluon import (
-    GROUPS,
     MAX_REGISTERS,
-    REGISTERS,
+    REGISTERS_2,
     UNSPECIALISED,
-    WORKERS,
+    WORKERS_2,
     descriptor,
     gl,
     gluon,
-    load_tile,
     mbarrier,
     warpgroup_mma,
     warpgroup_mma_wait,
@@ -26,34 +24,14 @@ from spcl_fast.kernels.hopper._tiles import (
     add_weighted,
     begin_products,
     is_bounded,
+    load_tiles,
     plane,
     products,
     tile_at,
     tile_order,
 )
 
-
-@gluon.jit
-def _load(
-    rows_desc, cols_desc, z_i, z_j, ready, empty, first, lead, diagonal, whole, tiles,
-    P: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    """Load the rows of all groups, and one tile of columns after the other."""
-    ROWS: gl.constexpr = rows_desc.block_shape[1]
-    BLOCK_N: gl.constexpr = cols_desc.block_shape[1]
-    DP: gl.constexpr = cols_desc.block_shape[2]
-    mbarrier.expect(ready.index(STAGES), GROUPS * P * ROWS * DP * 2)
-    for part in gl.static_range(GROUPS):
-        first_row = (gl.program_id(0) * GROUPS + part) * ROWS
-        for p in gl.static_range(P):
-            load_tile(rows_desc, [p, first_row, 0], ready.index(STAGES), z_i.index(part * P + p))
-    for k in range(tiles):
-        stage = k % STAGES
-        first_col = tile_at(k, first, lead, diagonal, whole) * BLOCK_N
-        mbarrier.wait(empty.index(stage), ((k // STAGES) & 1) ^ 1)
-        mbarrier.expect(ready.index(stage), P * BLOCK_N * DP * 2)
-        for p in gl.static_range(P):
-            load_tile(cols_desc, [p, first_col, 0], ready.index(stage), z_j.index(stage * P + p))
+GROUPS = gl.constexpr(2)
 
 
 @gluon.jit
@@ -241,12 +219,13 @@ def hopper_row_gradient_kernel(
             last_diagonal = (first_row + BLOCK_M + BLOCK_N - 1) // BLOCK_N
         lead, diagonal, whole = tile_order(first, last, first_diagonal, last_diagonal, M, BLOCK_N)
     tiles = last - first
+    loads = (
+        rows_desc, cols_desc, z_i, z_j, ready, empty, gl.program_id(0) * BLOCK_M, first, lead,
+        diagonal, whole, tiles,
+    )  # fmt: skip
     gl.warp_specialize(
         [
-            (_load, (
-                rows_desc, cols_desc, z_i, z_j, ready, empty, first, lead, diagonal, whole, tiles,
-                P, STAGES,
-            )),
+            (load_tiles, (loads, P, STAGES)),
             (_multiply, (
                 0, z_i, z_j, ready, empty, first, lead, diagonal, whole, tiles, bounded, N, M, tau,
                 lse_ptr, weight_ptr, col_lse_ptr, col_weight_ptr, bound_ptr, dz_ptr, D, P, STAGES,
@@ -258,8 +237,8 @@ def hopper_row_gradient_kernel(
                 PARTS, SHIFTED_PARTS, EXCLUDES_SELF,
             )),
         ],
-        WORKERS,
-        REGISTERS,
+        WORKERS_2,
+        REGISTERS_2,
     )  # fmt: skip
 
 
@@ -283,5 +262,5 @@ def fills_row_gradient(
         SHIFTED_PARTS=tiles.shifted_parts,
         EXCLUDES_SELF=pairs.excludes_self,
         num_warps=4,
-        maxnreg=MAX_REGISTERS,
+        maxnreg=MAX_REGISTERS[GROUPS.value],
     )

@@ -51,6 +51,16 @@ def test_kernels_run(device: str) -> None:
     assert _choice.describe(torch.device(device)) == f"run on {device}"
 
 
+def test_registers_of_all_roles_fit() -> None:
+    gluon: Any = importlib.import_module("spcl_fast.kernels.hopper._gluon")
+    for groups, given in ((2, gluon.REGISTERS_2), (3, gluon.REGISTERS_3)):
+        of_groups = list(given.value)
+        at_launch = gluon.MAX_REGISTERS[groups] * (groups + 1)
+        assert len(of_groups) == groups
+        assert at_launch * 128 <= 1 << 16  # threads of a group, registers of a multiprocessor
+        assert at_launch - sum(of_groups) >= 24  # left to the warps that load
+
+
 def test_few_pairs_are_left_to_plain_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = PlanePairs.of(rows(100, 64, BF16, device), None, 0.07)
     assert _choice.tiles_for(_choice.ROW_GRADIENT, pairs) is not None
@@ -116,19 +126,30 @@ def test_planes(precision: str, num_refs: int, dim: int, device: str) -> None:
     test_values(200, num_refs, dim, torch.float32, device)
 
 
+# Of rows of more features than a program holds, h alone is by these kernels.
+@pytest.mark.parametrize(
+    ("num_rows", "num_refs", "dtype"),
+    [(200, 0, BF16), pytest.param(130, 150, FP16, marks=pytest.mark.breadth)],
+)
+def test_wide_rows(num_rows: int, num_refs: int, dtype: torch.dtype, device: str) -> None:
+    test_values(num_rows, num_refs, 450, dtype, device)
+
+
 # One row, and one more than a group of warps owns; programs share the columns of a block.
 @pytest.mark.parametrize("num_rows", [1, 129])
 def test_few_rows(num_rows: int, device: str) -> None:
     check(rows(num_rows, 64, BF16, device), 0.07)
 
 
-def planted(name: str, old: str, new: str, folder: Path) -> ModuleType:
+def plant(name: str, folder: Path, old: str, new: str) -> ModuleType:
     """Return a module of kernels/hopper with a fault in its text."""
     path = Path(_choice.__file__).with_name(f"{name}.py")
     text = path.read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{old} must occur once, got {text.count(old)} times"
-    # Sums are bounded: the other loop need not be compiled.
-    text = text.replace(old, new).replace("if bounded != 0:", "if True:")
+    assert not old or text.count(old) == 1, f"{old} must occur once, got {text.count(old)} times"
+    text = text.replace(old, new)
+    if name != "pair_sums":  # where a group then reads three words of its arguments as four
+        # Sums are bounded: the other loop need not be compiled.
+        text = text.replace("if bounded != 0:", "if True:")
     file = folder / f"{name}.py"
     file.write_text(text, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(f"planted_{name}", file)
@@ -139,7 +160,7 @@ def planted(name: str, old: str, new: str, folder: Path) -> ModuleType:
     return module
 
 
-Run = Callable[[str, str, str], None]
+Run = Callable[[str, str, str, str], None]
 
 
 @pytest.fixture
@@ -147,11 +168,15 @@ def run_planted(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Check values with a fault planted, for more tiles than a small ring holds."""
     monkeypatch.setattr(PlanePairs, "num_programs", 1)
 
-    def run(name: str, old: str, new: str) -> None:
-        module = planted(name, old, new, tmp_path)
-        monkeypatch.setitem(sys.modules, f"spcl_fast.kernels.hopper.{name}", module)
-        monkeypatch.setattr(_choice, name.upper(), {(1, 64): Tiles(128, 64, 2)})
-        check(rows(300, 64, BF16, device), 0.07)
+    def run(kernel: str, name: str, old: str, new: str) -> None:
+        folder = "spcl_fast.kernels.hopper"
+        monkeypatch.setitem(sys.modules, f"{folder}.{name}", plant(name, tmp_path, old, new))
+        if name != kernel:  # which imports the other
+            monkeypatch.setitem(sys.modules, f"{folder}.{kernel}", plant(kernel, tmp_path, "", ""))
+        for table in ("PAIR_SUMS", "ROW_GRADIENT", "H_PANEL"):
+            tiles = {(1, 64): Tiles(128, 64, 2), (1, _choice.WIDE): Tiles(128, 128, 2)}
+            monkeypatch.setattr(_choice, table, tiles if table == kernel.upper() else {})
+        check(rows(*((100, 300) if kernel == "h_panel" else (300, 64)), BF16, device), 0.07)
 
     return run
 
@@ -160,12 +185,26 @@ LOADED = "        mbarrier.wait(ready.index(stage), (k // STAGES) & 1)\n        
 FREED = "        mbarrier.wait(empty.index(stage), ((k // STAGES) & 1) ^ 1)\n"
 ENDED = "        dz, h = warpgroup_mma_wait(num_outstanding=0, deps=(next_dz, h))\n"
 RELEASED = "        mbarrier.arrive(empty.index(before), count=1)\n"
-# File, and what is replaced by what.
+SUMMED = "    mbarrier.wait(ready.index(stage), (k // STAGES) & 1)\n    dots"
+MULTIPLIED = "    dots = products(z_j, stage, z_i, behind(0), 0, z_i.shape[2], zero, P, True)\n"
+HANDED_BACK = "    mbarrier.arrive(empty.index(stage), count=1)\n"
+# Kernel, file, and what is replaced by what.
 FAULTS = {
-    "a tile is read before it is there": ("row_gradient", LOADED, "        next_dots"),
-    "a tile is loaded before its place is free": ("row_gradient", FREED, ""),
-    "a place is freed too early": ("row_gradient", ENDED + RELEASED, RELEASED + ENDED),
-    "a wrong phase": ("row_gradient", "((k // STAGES) & 1) ^ 1", "(k // STAGES) & 1"),
+    "rows are weighed before they are there": (
+        *("row_gradient", "row_gradient", LOADED, "        next_dots"),
+    ),
+    "a place is freed under a product": (
+        *("row_gradient", "row_gradient", ENDED + RELEASED, RELEASED + ENDED),
+    ),
+    "a tile is summed before it is there": ("pair_sums", "pair_sums", SUMMED, "    dots"),
+    "a place is freed before its product": (
+        *("pair_sums", "pair_sums", MULTIPLIED + HANDED_BACK, HANDED_BACK + MULTIPLIED),
+    ),
+    "features are freed under their product": (
+        *("h_panel", "h_panel", "(k + STAGES - 1) % STAGES", "k % STAGES"),
+    ),
+    "a tile is loaded before its place is free": ("pair_sums", "_tiles", FREED, ""),
+    "a wrong phase": ("row_gradient", "_tiles", "((k // STAGES) & 1) ^ 1", "(k // STAGES) & 1"),
 }
 
 
@@ -178,21 +217,23 @@ def test_faults(fault: str, is_emulated: bool, run_planted: Run) -> None:
         run_planted(*FAULTS[fault])
 
 
+EXCLUDED = "EXCLUDES_SELF=EXCLUDES_SELF"
+CEILING, FLOOR = "gl.cdiv(M, BLOCK_N))", "M // BLOCK_N)"
 WRONG = {
-    "the ragged tile is dropped": (
-        "row_gradient",
-        "gl.cdiv(M, BLOCK_N))",
-        "M // BLOCK_N)",
-    ),
-    "the diagonal is left in": (
-        "row_gradient",
-        "tau, True, P, STAGES, PARTS, EXCLUDES_SELF",
+    "dz without the ragged tile": ("row_gradient", "row_gradient", CEILING, FLOOR),
+    "lse without the ragged tile": ("pair_sums", "pair_sums", CEILING, FLOOR),
+    "dz with the diagonal": (
+        *("row_gradient", "row_gradient", "tau, True, P, STAGES, PARTS, EXCLUDES_SELF"),
         "tau, True, P, STAGES, PARTS, False",
+    ),
+    "dz of wide rows with the diagonal": ("h_panel", "h_panel", EXCLUDED, "EXCLUDES_SELF=False"),
+    "lse with the diagonal": (
+        *("pair_sums", "pair_sums", "            True, EXCLUDES_SELF,", "            True, False,"),
     ),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_values_are_seen(wrong: str, run_planted: Run) -> None:
-    with pytest.raises(AssertionError, match="dz"):
+    with pytest.raises(AssertionError, match=wrong.split()[0]):
         run_planted(*WRONG[wrong])
