@@ -66,9 +66,7 @@ class Pass:
     def pick(self, z: Tensor) -> Config | Tiles:
         """Return the configuration for rows."""
         if self.is_hopper:
-            planes = _planes(z)
-            width = _choice.WIDE if planes.is_wide else planes.padded_dim
-            tiles: Tiles = self.table[num_planes(z.dtype), width]
+            tiles: Tiles = self.table[num_planes(z.dtype), padded_features(z.shape[1])]
             return tiles
         return pick(self.kernel, self.table, _planes(z), z.device)
 
@@ -122,9 +120,6 @@ HOPPER = {
     "backward, Hopper": Pass(
         _backward, "hopper_row_gradient_kernel", _choice.ROW_GRADIENT, False, 2
     ),
-    "backward of wide rows, h, Hopper": Pass(
-        _backward, "hopper_h_panel_kernel", _choice.H_PANEL, False, 1
-    ),
 }
 PASSES |= HOPPER
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -142,11 +137,9 @@ PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
     (WIDE[:1], "bf16", 512, TAU),
     (WIDE, "2 planes", 512, TAU),
 ]
-HOPPER_PAIR_LSE = tuple(HOPPER)[:2]
 HOPPER_PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
-    *((HOPPER_PAIR_LSE, "bf16", dim, TAU) for dim in (64, 128, 256)),
-    (HOPPER_PAIR_LSE, "bf16", 128, SMALL_TAU),
-    (tuple(HOPPER)[2:], "bf16", 512, TAU),
+    *((tuple(HOPPER), "bf16", dim, TAU) for dim in (64, 128, 256)),
+    (tuple(HOPPER), "bf16", 128, SMALL_TAU),
 ]
 
 
