@@ -5,6 +5,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
+#include "gradient.cuh"
 #include "launch.h"
 #include "pair_lse.cuh"
 #include "positive_pair_loss.cuh"

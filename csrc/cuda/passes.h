@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "gradient.cuh"
+#include "labels.cuh"
 #include "matrix.h"
 #include "positives.h"
 
