@@ -60,6 +60,7 @@ def replayed(
             None if x is None else (x.dtype, x.shape, x.stride(), address % 16)
             for x, address in zip(given, addresses, strict=True)
         ],
+        *[None if x is None else x.shape for x in own],
     )
     if len({*addresses}) < len(addresses):  # the same tensor twice, or None twice
         place = *place, *[addresses.index(address) for address in addresses]

@@ -82,7 +82,7 @@ def contrastive_terms_bwd(
         return (_backward(pairs, _at(gammas, labels), lse, state, dloss, dlosses, mode),), ()
 
     tensors, gammas, kind = _arguments(pairs, labels)
-    key = "contrastive_terms_bwd", *kind, mode, kept.pieces is None
+    key = "contrastive_terms_bwd", *kind, mode
     given = *tensors, dloss, dlosses
     (dz,), _ = replayed(key, given, (lse, *kept.memory), gammas, run)
     assert dz is not None

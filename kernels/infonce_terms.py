@@ -224,7 +224,7 @@ def infonce_terms_bwd(
         ), ()
 
     tensors, key = _arguments(pairs)
-    key = "infonce_terms_bwd", *key, symmetric, needs_z, needs_refs, kept.pieces is None
+    key = "infonce_terms_bwd", *key, symmetric, needs_z, needs_refs
     gradients, _ = replayed(key, [*tensors, dloss], (lse, *kept.memory), (), run)
     return Gradients._make(gradients)
 

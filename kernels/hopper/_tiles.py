@@ -50,9 +50,9 @@ def tile_order(first, last, first_diagonal, last_diagonal, M, BLOCK_N: gl.conste
 @gluon.jit
 def tile_at(k, first, lead, diagonal, whole):
     """Return the tile that is visited as number k."""
-    behind = gl.where(k < whole, first + k + diagonal, first + lead + k - whole)
-    behind = gl.where(k < whole + diagonal, behind, first + k)
-    return gl.where(k < lead, first + k, behind)
+    tile = gl.where(k < whole, first + k + diagonal, first + lead + k - whole)
+    tile = gl.where(k < whole + diagonal, tile, first + k)
+    return gl.where(k < lead, first + k, tile)
 
 
 @gluon.jit

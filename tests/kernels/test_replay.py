@@ -21,6 +21,10 @@ from spcl_fast.testing import make_embeddings, make_labels
 
 N = 6
 
+needs_launches = pytest.mark.skipif(
+    _replay.IS_INTERPRETED, reason="the interpreter has no launches to note"
+)
+
 
 @pytest.fixture(autouse=True)
 def _replays(monkeypatch: pytest.MonkeyPatch, is_emulated: bool) -> None:
@@ -128,6 +132,36 @@ def test_what_is_kept_is_one_memory_from_the_first_call_on() -> None:
         assert len(alone.kept.memory) == 3
 
 
+def test_other_results_of_before_run_again() -> None:
+    runs = []
+
+    def run(_: Sequence[float]) -> tuple[Results, Results]:
+        runs.append(1)
+        return (torch.empty(N),), ()
+
+    x, key = torch.randn(N), (object(),)
+    for size in (N, N, 2 * N, N):  # as the planes of another precision
+        replayed(key, [x], [torch.empty(size)], [], run)
+    assert len(runs) == 2
+
+
+# The precision of float32 products may be another one when the backward runs.
+@needs_launches
+def test_a_backward_at_another_precision(device: str) -> None:
+    loss = SelfPacedContrastiveLoss(0.1, impl="triton")
+    y = make_labels(40, 5, device=device)
+    gradients = []
+    for backward in ("highest", "high", "high", "highest"):
+        z = make_embeddings(40, 24, device=device).requires_grad_()
+        torch.set_float32_matmul_precision("high" if len(gradients) == 1 else "highest")
+        out = loss(z, y, 6.0).loss
+        torch.set_float32_matmul_precision(backward)
+        out.backward()
+        gradients.append(z.grad)
+    assert torch.equal(gradients[2], gradients[0])
+    assert torch.equal(gradients[3], gradients[0])
+
+
 def test_one_tensor_for_two() -> None:
     scaled, x = Scaled(), torch.randn(N)
     check(scaled, x, x)
@@ -201,11 +235,6 @@ def check_repeated(
     _replay._tapes.clear()
     for value, alone in zip(repeated, gradients(loss, *second), strict=True):
         assert torch.equal(value, alone)
-
-
-needs_launches = pytest.mark.skipif(
-    _replay.IS_INTERPRETED, reason="the interpreter has no launches to note"
-)
 
 
 @needs_launches
