@@ -21,8 +21,8 @@ class LinearLabels {
   LinearLabels(const Tensors& labels, const Tensors& c, const Tensors& gamma, const Tensor& lse,
                double tau, double unit) {
     SPCL_CHECK(labels.size() == c.size() && labels.size() == gamma.size(),
-                      "labels, c and gamma must have as many tensors, got ", labels.size(), ", ",
-                      c.size(), " and ", gamma.size());
+               "labels, c and gamma must have as many tensors, got ", labels.size(), ", ", c.size(),
+               " and ", gamma.size());
     for (size_t k = 0; k < labels.size(); ++k) {
       check_labels("labels", labels[k], lse.numel());
       check_values("c", c[k], lse.numel());
@@ -63,8 +63,8 @@ class LinearLabels {
   }
 
   // w = 1 - (lse_i - s) / gamma = b_i + slope (unit s); a row with nothing to compare has no pairs.
-  static void add_rows(Label& label, const Tensor& c_tensor, const Tensor& lse_tensor,
-                       double tau, double gamma) {
+  static void add_rows(Label& label, const Tensor& c_tensor, const Tensor& lse_tensor, double tau,
+                       double gamma) {
     const Tensor factors = as_contiguous(c_tensor), lses = as_contiguous(lse_tensor);
     const float* factor = factors.const_data_ptr<float>();
     const float* lse = lses.const_data_ptr<float>();

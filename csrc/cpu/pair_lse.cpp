@@ -159,8 +159,7 @@ Tensor finish(const LogSums& sums, int64_t size) {
 struct RowGradient {
   std::vector<float> u, a, lse;
 
-  RowGradient(const Tensor& lse_tensor, const Tensor& dlse_tensor, double tau,
-              bool is_bounded)
+  RowGradient(const Tensor& lse_tensor, const Tensor& dlse_tensor, double tau, bool is_bounded)
       : u(padded(lse_tensor.numel())),
         a(padded(lse_tensor.numel())),
         lse(padded(lse_tensor.numel())) {
@@ -189,7 +188,7 @@ std::tuple<Tensor, Tensor, Tensor> pair_lse_fwd_cpu(const Tensor& z,
   check_rows("z", z);
   check_refs(z, refs);
   SPCL_CHECK(num_cached_floats >= 0, "cache_size must be at least 0, got ",
-                    num_cached_floats);
+             num_cached_floats);
   Problem problem(z, refs, tau);
   problem.pack_slivers();
   const TileKernels& kernels = best_tile_kernels();
@@ -197,7 +196,7 @@ std::tuple<Tensor, Tensor, Tensor> pair_lse_fwd_cpu(const Tensor& z,
   float* cached = cache.mutable_data_ptr<float>();
   const int64_t num_cached = problem.num_cached(cache), cached_size = problem.cached_size;
   SPCL_CHECK(num_cached_floats == 0 || (cached_size && num_cached_floats % cached_size == 0),
-                    "cache_size must be a multiple of ", cached_size, ", got ", num_cached_floats);
+             "cache_size must be a multiple of ", cached_size, ", got ", num_cached_floats);
   const int64_t num_rows = problem.rows.size();
   LogSums row_sums(problem.num_spans * num_rows);
   LogSums own_col_sums(problem.is_square ? 0 : problem.cols.size());

@@ -109,10 +109,10 @@ void check_arguments(const Tensor& z, const Tensor& lse, const Tensor& labels,
   check_values("lse", lse, z.size(0));
   check_labels("labels", labels, z.size(0));
   SPCL_CHECK(refs.has_value() == ref_labels.has_value(),
-                    "refs and ref_labels must be given together, got one alone");
+             "refs and ref_labels must be given together, got one alone");
   if (refs) check_labels("ref_labels", *ref_labels, refs->size(0));
   SPCL_CHECK(!window || (*window >= 0 && std::isfinite(*window)),
-                    "window must be finite and at least 0, got ", *window);
+             "window must be finite and at least 0, got ", *window);
 }
 
 }  // namespace

@@ -71,8 +71,8 @@ SPCL_INLINE const float* strip_of(const float* slivers, int64_t D, int64_t i) {
   return slivers + i / kCols * kCols * D + i % kCols;
 }
 
-// A few lines of what a later tile reads: as many in the time of a micro-tile as let the first-level
-// cache go on, and enough for two panels of 128 features in the time of one product.
+// Begins to fetch a few lines of what a later tile reads, of which there are two panels a product:
+// enough for 128 features, and few enough at once for the products to go on.
 SPCL_INLINE void fetch(Ahead* ahead) {
   constexpr int64_t kLines = 12;
   if (!ahead || ahead->size == 0) return;
