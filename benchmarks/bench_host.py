@@ -4,8 +4,8 @@
 
 A step of ours, forward and backward with impl="triton", on CPU tensors with everything but the
 driver's launch in place, in turns with eager dense PyTorch of the same loss with its own operators
-on the CPU, of so few rows that these take next to no time. Microseconds of
-CPU time, medians; one thread.
+on the CPU, of so few rows that these take next to no time. Gradients are None before a step, as
+after `optimizer.zero_grad()`. Microseconds of CPU time, medians; one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from spcl_fast.ops import _triton
 from spcl_fast.ops._impl import Impl
 
 TAU, GAMMA = 0.07, 8.0
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of rows, those of another tower, labels
 
 
 class Launcher:
@@ -100,10 +100,10 @@ def dense_supcon(z: Tensor, labels: Tensor) -> Tensor:
     return rows.sum() / (count > 0).sum().clamp_min(1)
 
 
-def dense_clip(z: Tensor, _labels: Tensor) -> Tensor:
+def dense_clip(anchors: Tensor, refs: Tensor) -> Tensor:
     """Return the loss of CLIP."""
-    sim = z[: len(z) // 2] @ z[len(z) // 2 :].T / TAU
-    target = torch.arange(len(sim), device=z.device)
+    sim = anchors @ refs.T / TAU
+    target = torch.arange(len(sim), device=sim.device)
     cross_entropy = torch.nn.functional.cross_entropy
     return (cross_entropy(sim, target) + cross_entropy(sim.T, target)) / 2
 
@@ -114,46 +114,47 @@ def ours() -> dict[str, Loss]:
     paced, supcon = SelfPacedContrastiveLoss(TAU, impl=impl), SupConLoss(TAU, impl=impl)
     infonce = InfoNCELoss(TAU, impl=impl)
     return {
-        "self-paced": lambda z, y: paced(z, y, GAMMA).loss,
-        "supcon": lambda z, y: supcon(z, y).loss,
-        "infonce": lambda z, _y: infonce(z[: len(z) // 2], z[len(z) // 2 :]).loss,
+        "self-paced": lambda z, _r, y: paced(z, y, GAMMA).loss,
+        "supcon": lambda z, _r, y: supcon(z, y).loss,
+        "infonce": lambda z, r, _y: infonce(z, r).loss,
     }
 
 
 DENSE: dict[str, Loss] = {
-    "self-paced": lambda z, y: dense(z, y, GAMMA),
-    "supcon": dense_supcon,
-    "infonce": dense_clip,
+    "self-paced": lambda z, _r, y: dense(z, y, GAMMA),
+    "supcon": lambda z, _r, y: dense_supcon(z, y),
+    "infonce": lambda z, r, _y: dense_clip(z, r),
 }
 
 
-def microseconds(loss: Loss, z: Tensor, labels: Tensor, repeats: int) -> float:
-    """Return the median time of a step."""
+def microseconds(loss: Loss, rows: Sequence[Tensor], labels: Tensor, repeats: int) -> float:
+    """Return the median time of a step, with two towers of `rows`."""
+    z, refs = (x.clone().requires_grad_() for x in rows)
     times = []
     for _ in range(repeats):
+        z.grad = refs.grad = None
         start = time.process_time()
-        loss(z, labels).backward()
+        loss(z, refs, labels).backward()
         times.append(time.process_time() - start)
     return 1e6 * statistics.median(times)
 
 
 def measure(num_rows: int, dim: int, rounds: int, repeats: int) -> list[dict[str, Any]]:
     """Return a row a problem, both sides timed in turns."""
-    z = torch.nn.functional.normalize(torch.randn(num_rows, dim), dim=1).bfloat16()
+    z, refs = torch.nn.functional.normalize(torch.randn(2, num_rows, dim), dim=2)
+    wide, half = (z, refs), (z.bfloat16(), refs.bfloat16())
     labels = torch.arange(num_rows) % 6
     rows = []
     for name, loss in ours().items():
         with without_launches():
-            leaf = z.clone().requires_grad_()
-            microseconds(loss, leaf, labels, 50)
+            microseconds(loss, half, labels, 50)
             Launcher.num_launches = 0
-            microseconds(loss, leaf, labels, 1)
+            microseconds(loss, half, labels, 1)
             launches = Launcher.num_launches
         mine, eager = [], []
         for _ in range(rounds):
             with without_launches():
-                mine.append(microseconds(loss, z.clone().requires_grad_(), labels, repeats))
-            wide = z.float().requires_grad_()
+                mine.append(microseconds(loss, half, labels, repeats))
             eager.append(microseconds(DENSE[name], wide, labels, repeats))
         row = {"problem": name, "n": num_rows, "dim": dim, "launches": launches}
         row |= {"host_us": statistics.median(mine), "dense_us": statistics.median(eager)}
