@@ -20,6 +20,7 @@ Launcher = Callable[..., Any]
 Picker = Callable[[Sequence[Any]], Sequence[Any]]
 
 _ALIGNMENT = 256  # of what is allocated
+_SMALL = 1 << 16  # bytes of scratch that may live as long as what is kept: one allocation less
 
 
 class Tape(NamedTuple):
@@ -45,10 +46,12 @@ class Tape(NamedTuple):
                 torch.empty_strided(shape, stride, dtype=dtype, device=device)
                 for shape, stride, dtype in self.new
             ]
-            kept, scratch = (
-                first.new_empty(size, dtype=torch.uint8) if size else None
+            kept, scratch = [
+                torch.empty_strided((size,), (1,), dtype=torch.uint8, device=device)
+                if size
+                else None
                 for size in (self.kept_bytes, self.scratch_bytes)
-            )
+            ]
             begin = begins_at(device)
             tensors = *inputs, *new, kept, scratch
             begins: list[Any] = [None if x is None else begin(x) for x in tensors]
@@ -128,8 +131,10 @@ class _Owners:
             return found
         begin = _begin(x)
         if begin not in self._storages:
-            scratch = len(self.inputs) + len(self.new) + 1
-            self._storages[begin] = scratch, self._add(x, 1)
+            is_small = x.untyped_storage().nbytes() <= _SMALL
+            memory = 0 if self.sizes[0] and is_small else 1
+            which = len(self.inputs) + len(self.new) + memory
+            self._storages[begin] = which, self._add(x, memory)
         k, offset = self._storages[begin]
         return k, offset + x.data_ptr() - begin
 

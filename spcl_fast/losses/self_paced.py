@@ -123,19 +123,23 @@ class SelfPacedContrastiveLoss(nn.Module):
             ValueError: a shape, a device or a range does not fit; the names of a dict are not those
                 of `labels`; the ranks differ in what must be the same.
         """
-        named = labels if isinstance(labels, Mapping) else {"": labels}
+        # first what is quick: asking for an abstract class costs as much as a small kernel
+        is_dict = not isinstance(labels, Tensor) and isinstance(labels, Mapping)
+        named = cast("Mapping[str, Tensor]", labels if is_dict else {"": labels})
         if not named:
             raise ValueError("labels must name at least one label, got an empty dict")
         if self.pace is not None:
             gamma = self._step_pace(self.pace, gamma, z, bank)
         gammas: dict[str, float | Tensor] = {
-            name: as_number("gamma", x, z) for name, x in _by_name("gamma", gamma, labels).items()
+            name: as_number("gamma", x, z)
+            for name, x in _by_name("gamma", gamma, named, is_dict).items()
         }
         lambdas: dict[str, Any] = {
-            name: as_number("weight", x) for name, x in _by_name("weight", weight, labels).items()
+            name: as_number("weight", x)
+            for name, x in _by_name("weight", weight, named, is_dict).items()
         }
-        windows = _windows(self.window, labels)
-        banks = _bank_labels(bank, bank_labels, labels)
+        windows = _windows(self.window, named, is_dict)
+        banks = _bank_labels(bank, bank_labels, named, is_dict)
         tau = self.temperature()
         paced = [
             Label(y, gammas[name], windows[name], banks.get(name)) for name, y in named.items()
@@ -152,7 +156,7 @@ class SelfPacedContrastiveLoss(nn.Module):
                 impl=self.impl,
             )
             if fused is not None:
-                return output_of(fused, list(named) if isinstance(labels, Mapping) else [])
+                return output_of(fused, list(named) if is_dict else [])
         rows = batch_rows(
             z, tau, paced, mode=self.mode, bank=bank, impl=self.impl, group=self.group
         )
@@ -169,7 +173,7 @@ class SelfPacedContrastiveLoss(nn.Module):
             num_anchors=num_anchors,
             collapse=collapse_index(rows.z),
             lse=rows.lse,
-            terms=terms if isinstance(labels, Mapping) else {},
+            terms=terms if is_dict else {},
         )
 
     def _step_pace(
@@ -211,12 +215,12 @@ def _of_all_labels(pairs: list[PositivePairLoss], terms: list[LabelTerm]) -> tup
 
 
 def _by_name(
-    name: str, value: T | Mapping[str, T], labels: Tensor | Mapping[str, Tensor]
+    name: str, value: T | Mapping[str, T], labels: Mapping[str, Tensor], is_dict: bool
 ) -> dict[str, T]:
-    """Return one value for every label."""
+    """Return one value for every label; `is_dict` if they were given as a dict."""
     if not isinstance(value, Mapping):
-        return dict.fromkeys(labels if isinstance(labels, Mapping) else [""], value)
-    if not isinstance(labels, Mapping):
+        return dict.fromkeys(labels, value)
+    if not is_dict:
         raise ValueError(f"{name} must be a single value for a single label, got a dict")
     missing, extra = sorted(set(labels) - set(value)), sorted(set(value) - set(labels))
     if missing or extra:
@@ -227,10 +231,12 @@ def _by_name(
 
 
 def _windows(
-    window: float | Mapping[str, float | None] | None, labels: Tensor | Mapping[str, Tensor]
+    window: float | Mapping[str, float | None] | None, labels: Mapping[str, Tensor], is_dict: bool
 ) -> dict[str, float | None]:
     """Return the window of every label; a dict may leave labels out, which means equality."""
-    if isinstance(window, Mapping) and isinstance(labels, Mapping):
+    if window is None:
+        return dict.fromkeys(labels)
+    if is_dict and isinstance(window, Mapping):
         extra = sorted(set(window) - set(labels))
         if extra:
             raise ValueError(
@@ -238,7 +244,7 @@ def _windows(
             )
         windows = {name: window.get(name) for name in labels}
     else:
-        windows = _by_name("window", window, labels)
+        windows = _by_name("window", window, labels, is_dict)
     return {
         name: None if x is None else float(as_number("window", x)) for name, x in windows.items()
     }
@@ -247,7 +253,8 @@ def _windows(
 def _bank_labels(
     bank: Tensor | None,
     bank_labels: Tensor | Mapping[str, Tensor] | None,
-    labels: Tensor | Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    is_dict: bool,
 ) -> dict[str, Tensor]:
     """Return the labels of the bank by name, empty without a bank."""
     if (bank is None) != (bank_labels is None):
@@ -255,6 +262,6 @@ def _bank_labels(
         raise ValueError(f"bank and bank_labels must be given together, got {given} alone")
     if bank_labels is None:
         return {}
-    if isinstance(labels, Mapping) and not isinstance(bank_labels, Mapping):
+    if is_dict and not isinstance(bank_labels, Mapping):
         raise ValueError("bank_labels must be a dict by name as labels, got a tensor")
-    return _by_name("bank_labels", bank_labels, labels)
+    return _by_name("bank_labels", bank_labels, labels, is_dict)

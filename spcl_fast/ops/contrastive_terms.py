@@ -85,7 +85,8 @@ def contrastive_terms(
     )
     done: list[tuple[ContrastiveTerms, Kept]] = []
     loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
-    return done[0][0]._replace(loss=loss, losses=losses)
+    _, _, lse, info, num_anchors = done[0][0]
+    return ContrastiveTerms(loss, losses, lse, info, num_anchors)
 
 
 class _ContrastiveTerms(FusedFunction):

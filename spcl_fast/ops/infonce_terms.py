@@ -54,7 +54,8 @@ def infonce_terms(
     tau = positive_scalar("tau", tau, anchors, finite=True)
     done: list[tuple[InfoNCETerms, Kept]] = []
     loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, done)
-    return done[0][0]._replace(loss=loss)
+    _, lse, info, num_anchors = done[0][0]
+    return InfoNCETerms(loss, lse, info, num_anchors)
 
 
 class _InfoNCETerms(FusedFunction):
