@@ -83,7 +83,8 @@ def load_tiles(given, P: gl.constexpr, STAGES: gl.constexpr):
 def behind(place):
     """Return a place as computed here: what it leads to is not moved out of loops.
 
-    The addresses of products that every tile needs would take registers all the time.
+    Addresses of products and places on the diagonal, which every tile needs, would take registers
+    all the time.
     """
     return gl.inline_asm_elementwise(
         "mov.b32 $0, $1;", "=r,r", [place], dtype=gl.int32, is_pure=False, pack=1

@@ -137,16 +137,17 @@ def _sum_shifted(
         stage = k % STAGES
         mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
         for part in gl.static_range(PARTS):
-            cols = (first + k) * BLOCK_N + part * COLS + in_part
+            first_col = behind((first + k) * BLOCK_N + part * COLS)
             dots = products(z_i, behind(0), z_j, stage, part * COLS, COLS, zero, P, False)
-            rows = first_row + in_block
-            dots = _masked(dots, rows[:, None], cols[None, :], N, M, EXCLUDES_SELF)
+            rows = (in_block + (first_row - first_col))[:, None]
+            cols = in_part[None, :]
+            dots = _masked(dots, rows, cols, N - first_col, M - first_col, EXCLUDES_SELF)
             sim = rounded_sim(dots, tau)
             if HAS_VISITED:
                 shift_j = finite(gl.max(sim, 0))
                 sum_j = gl.sum(gl.exp2((sim - shift_j[None, :]) * LOG2_E), 0)
                 part_j = shift_j + gl.log2(sum_j) * LN_2
-                gl.store(visited_parts + cols, part_j, mask=cols < M)
+                gl.store(visited_parts + first_col + in_part, part_j, mask=in_part < M - first_col)
             larger = gl.maximum(shift, finite(gl.max(sim, 1)))
             sums *= gl.exp2((shift - larger) * LOG2_E)
             sums += gl.sum(gl.exp2((sim - larger[:, None]) * LOG2_E), 1)

@@ -23,6 +23,7 @@ from spcl_fast.kernels.hopper._gluon import (
 from spcl_fast.kernels.hopper._tiles import (
     add_weighted,
     begin_products,
+    behind,
     is_bounded,
     load_tiles,
     plane,
@@ -44,7 +45,9 @@ def _visit(
     ROWS: gl.constexpr = z_i.shape[2]
     COLS: gl.constexpr = z_j.shape[2] // PARTS
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLS, 16])
-    rows = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout))
+    in_group = gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout))
+    in_part = gl.arange(0, COLS, layout=gl.SliceLayout(0, layout))
+    rows = first_row + in_group
     weight_i = gl.load(weight_ptr + rows, mask=rows < N, other=0.0)
     lse_i = weight_i
     if not IS_BOUNDED:
@@ -52,17 +55,18 @@ def _visit(
     stage = k % STAGES
     mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
     for part in gl.static_range(PARTS):
-        cols = (tile * PARTS + part) * COLS
-        cols += gl.arange(0, COLS, layout=gl.SliceLayout(0, layout))
-        weight_j = gl.load(col_weight_ptr + cols, mask=cols < M, other=0.0)
+        first_col = behind((tile * PARTS + part) * COLS)
+        is_col = in_part < M - first_col
+        weight_j = gl.load(col_weight_ptr + first_col + in_part, mask=is_col, other=0.0)
         lse_j = weight_j
         if not IS_BOUNDED:
-            lse_j = gl.load(col_lse_ptr + cols, mask=cols < M, other=0.0)
+            lse_j = gl.load(col_lse_ptr + first_col + in_part, mask=is_col, other=0.0)
         zero = gl.zeros((ROWS, COLS), gl.float32, layout=layout)
         dots = products(z_i, group, z_j, stage, part * COLS, COLS, zero, P, IS_BOUNDED)
         h_ij = h_tile(
-            dots, rows, cols, N, M, weight_i, lse_i, weight_j, lse_j, tau, is_edge,
-            EXCLUDES_SELF=EXCLUDES_SELF, IS_BOUNDED=IS_BOUNDED,
+            dots, in_group + (first_row - first_col), in_part, N - first_col, M - first_col,
+            weight_i, lse_i, weight_j, lse_j, tau, is_edge, EXCLUDES_SELF=EXCLUDES_SELF,
+            IS_BOUNDED=IS_BOUNDED,
         )  # fmt: skip
         dz = add_weighted(h_ij, z_j, stage, part * COLS, dz, P)
     mbarrier.arrive(empty.index(stage), count=1)

@@ -40,13 +40,8 @@ LIMITS = {
     "max_hazards": dict.fromkeys(_NVIDIA, 0),
     "no_serialized": True,
 }
-# What Triton 3.6 spills, and 3.8 does not; of two kernels some registers that the loops over whole
-# tiles do not use, stored and read once, both.
+# What Triton 3.6 spills, and 3.8 does not.
 SPILLS = {
-    ("hopper_pair_sums bf16 D=128", "sm_90"): 13,
-    ("hopper_pair_sums bf16 D=64", "sm_90"): 13,
-    ("hopper_row_gradient bf16 D=256", "sm_90"): 8,
-    ("hopper_row_gradient bf16 D=128", "sm_90"): 8,
     ("row_gradient bf16 D=100 ragged", "sm_90"): 30,
     ("pair_sums bf16 D=100 ragged", "sm_90"): 10,
     ("row_gradient 2 planes D=256", "sm_80"): 70,
