@@ -60,7 +60,8 @@ def host_build(cuda_include: Path) -> HostBuild:
 
     def build(source: Path, out: Path, *flags: str, csrc: Path = CSRC) -> Path:
         command = [*COMPILER, "-x", "c++", "-std=c++17", "-O1", f"-DSIMULATOR={simulator.stem}"]
-        command += ["-Wno-unknown-pragmas", "-include", str(simulator.resolve())]
+        command += ["-Wno-unknown-pragmas", "-include", str(HERE / "host" / "fibers.h")]
+        command += ["-include", str(simulator.resolve())]
         command += ["-I", str(csrc / "cuda"), "-I", str(cuda_include), str(source), "-o", str(out)]
         result = run([*command, *flags])
         assert result.returncode == 0, result.stderr

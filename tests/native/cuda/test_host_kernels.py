@@ -17,7 +17,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[2] / "csrc"
 PROGRAM = HERE / "run_kernels.cpp"
-MEMORY = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+MEMORY = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 ADDRESSES = ("-O0", "-g1", "-fsanitize=address")  # a third of the time to compile
 RACES = ("-g1", "-fsanitize=thread")
 HostBuild = Callable[..., Path]
