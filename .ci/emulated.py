@@ -1,47 +1,52 @@
 """Plugin of pytest for .ci/run: each case of the kernels on one of the two emulators.
 
-Every second case of a test runs on one architecture and the others on the other if it has one list
-of parameters, or three; the cases of two lists run on the first, because pytest 9 gives all direct
-parameters of a case one place. A test of a single case runs on the second, and so does one of
-kernels that only the second has. Tests marked `interpreted`, which show no other code than those
+The cases of a test are the squares of a chessboard, a side for each list of parameters: those of
+one colour run on one architecture and the others on the other. Which colour that of its first case
+is hangs on the name of the test, so that tests of a single case are shared out too. What only the
+second has kernels for runs there. Tests marked `interpreted`, which show no other code than those
 beside them, run on neither.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+import zlib
+from collections import defaultdict
 from typing import Any
 
 import pytest
 
 EMULATORS = ("emu80", "emu90")
-ONLY_ON = {"test_hopper.py": "emu90"}
+ONLY_ON = {"test_hopper.py": "emu90", "test_replay.py": "emu90"}
+Places = dict[Any, list[str]]
 
 
-def square(item: Any) -> int:
-    """Return the sum of the places of the parameters; those of one list count once."""
-    places = dict(item.callspec.indices)
+def colour(item: Any, places: Places) -> int:
+    """Return 0 or 1; `places` are the values of each list that cases before this one had."""
+    name = f"{item.path.name}::{item.originalname}"
+    total = zlib.crc32(name.encode())
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
-        for name in names[1:]:
-            places.pop(name.strip(), None)
-    return sum(places.values())
+        value = repr([item.callspec.params[x.strip()] for x in names])
+        had = places[name, tuple(names)]
+        if value not in had:
+            had.append(value)
+        total += had.index(value)
+    return total % 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Leave the cases of the other emulator out."""
-    own = EMULATORS.index(os.environ["SPCL_KERNEL_DRIVER"])
-    cases = Counter((item.path, item.originalname) for item in items)
+    own = os.environ["SPCL_KERNEL_DRIVER"]
     left_out = {"breadth", "interpreted"}
-
-    def is_here(item: Any) -> bool:
-        if item.path.name in ONLY_ON:
-            return ONLY_ON[item.path.name] == EMULATORS[own]
-        is_alone = cases[item.path, item.originalname] == 1
-        return (1 if is_alone else square(item) % 2) == own
-
-    here = [item for item in items if not left_out & set(item.keywords) and is_here(item)]
+    places: Places = defaultdict(list)
+    here = []
+    for item in items:
+        if left_out & set(item.keywords):
+            continue
+        emulator = EMULATORS[colour(item, places)]
+        if ONLY_ON.get(item.path.name, emulator) == own:
+            here.append(item)
     kept = {id(item) for item in here}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = here
