@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -26,6 +27,13 @@ if not torch.cuda.is_available() and os.environ.get("SPCL_KERNEL_DRIVER", "inter
         interpreter.repair()
 
 torch.set_num_threads(1)
+gc.disable()  # while tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """Let no later collection of garbage look at what has been imported: that stays."""
+    gc.enable()
+    gc.freeze()
 
 
 # What makes the host wait for a device: reading a value, or a shape that depends on values.
