@@ -7,6 +7,8 @@ PIP := $(WITH_NINJA) $(BIN)/python -m pip install --quiet --disable-pip-version-
 # What compat and examples are compared and run with; two of them would bring another torchvision.
 PEERS := lightly open_clip_torch pytorch-metric-learning tqdm dynamic-network-architectures \
 	lightning lightning-utilities pytorch-lightning torchmetrics
+# What the kernels are compared with on a GPU, where it installs.
+GPU_PEERS := inf-cl memeff liger-kernel cut-cross-entropy siglip-kernel
 
 .PHONY: demo test test-all fuzz sanitize gpu lint types docs package clean
 
@@ -34,6 +36,7 @@ gpu: .venv/installed-dev
 	capability=$$($(BIN)/python -c 'import torch; \
 		print("%d.%d" % torch.cuda.get_device_capability())') && \
 	SPCL_BUILD=cuda TORCH_CUDA_ARCH_LIST=$$capability $(PIP) --no-build-isolation --editable .
+	for peer in $(GPU_PEERS); do $(PIP) --no-deps $$peer || echo "without $$peer"; done
 	$(BIN)/spcl-fast info
 	$(BIN)/python -m pytest -m gpu -n 8 $(PYTEST_FLAGS)
 	$(BIN)/python -m benchmarks --device cuda --quick
