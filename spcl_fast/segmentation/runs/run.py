@@ -139,7 +139,10 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
     """Write weights as safetensors, atomically."""
     from safetensors.torch import save
 
-    content = save({k: v.detach().cpu().contiguous() for k, v in weights.items()}, dict(metadata))
+    whole = torch.contiguous_format
+    # the file cannot say that two names are one tensor, as in the state dict of nnU-Net's encoder
+    apart = {k: v.detach().cpu().clone(memory_format=whole) for k, v in weights.items()}
+    content = save(apart, dict(metadata))
     with atomic_file(path) as partial:
         partial.write_bytes(content)
 

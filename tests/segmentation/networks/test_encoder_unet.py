@@ -14,6 +14,7 @@ from spcl_fast.segmentation.commands.evaluate import EvaluateConfig, evaluate
 from spcl_fast.segmentation.commands.export import ExportConfig, export
 from spcl_fast.segmentation.networks import UNet, UNetEncoder
 from spcl_fast.segmentation.networks.encoder_unet import EncoderUNet
+from spcl_fast.segmentation.networks.encoders import _FACTORIES
 from spcl_fast.segmentation.runs.config import ConfigError
 from spcl_fast.segmentation.runs.dataset import split_scans
 from spcl_fast.segmentation.runs.network import load_segmenter
@@ -91,6 +92,56 @@ def test_a_run_with_an_encoder_of_ones_own(pretrain_config, finetune_config, mod
     finetune(replace(again, steps=2), resume=True)
     with pytest.raises(ConfigError, match="format must be safetensors with encoder own_networks"):
         export(ExportConfig(config.out, tmp_path / "x.pt", format="torchscript"))
+
+
+class Residual(nn.Module):
+    """The basic block of a ResNet."""
+
+    def __init__(self, channels, wider, stride):
+        super().__init__()
+        first, second = nn.Conv2d(channels, wider, 3, stride, 1), nn.Conv2d(wider, wider, 3, 1, 1)
+        norms = nn.BatchNorm2d(wider), nn.BatchNorm2d(wider)
+        self.body = nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1])
+        self.shortcut = nn.Conv2d(channels, wider, 1, stride)
+
+    def forward(self, x):
+        return (self.body(x) + self.shortcut(x)).relu()
+
+
+def resnet():
+    """Return a network as torchvision's ResNet without its pooling and its classifier: one map."""
+    # 8 channels: with 4, the backward of PyTorch 2.13 writes out of bounds in channels_last
+    stem = nn.Sequential(nn.Conv2d(1, 8, 7, 2, 3), nn.BatchNorm2d(8), nn.ReLU())
+    blocks = [Residual(8, 8, 1), Residual(8, 8, 2), Residual(8, 16, 2), Residual(16, 32, 2)]
+    return nn.Sequential(stem, nn.MaxPool2d(3, 2, 1), *blocks)
+
+
+def nnunet():
+    """Return the encoder of nnU-Net's plain U-Net: five maps."""
+    blocks = "dynamic_network_architectures.building_blocks.plain_conv_encoder"
+    make = pytest.importorskip(blocks).PlainConvEncoder
+    sizes, strides = ((4, 8, 16, 16, 16), 3), (1, 2, 2, 2, 2)
+    norm = {"norm_op": nn.InstanceNorm2d, "norm_op_kwargs": {"affine": True}}
+    options = {"nonlin": nn.LeakyReLU, "return_skips": True, **norm}
+    return make(1, 5, sizes[0], nn.Conv2d, sizes[1], strides, 2, **options)
+
+
+@pytest.mark.parametrize(("factory", "maps"), [(resnet, 1), (nnunet, 5)])
+def test_networks_of_others_in_both_stages(
+    pretrain_config, finetune_config, factory, maps, monkeypatch
+):
+    monkeypatch.setitem(_FACTORIES, factory.__name__, factory)
+    model = replace(finetune_config.model, encoder=factory.__name__)
+    assert len(EncoderUNet(factory()).channels) == maps
+    data = finetune_config.data
+    first = replace(pretrain_config, model=model, data=data, epochs=1, steps_per_epoch=2)
+    encoder = pretrain(first)
+    weights = load_file(encoder)
+    assert weights.keys() == factory().state_dict().keys()
+    config = replace(finetune_config, model=model, init=encoder, steps=1, val_every=1)
+    scores = finetune(config)
+    assert len(scores.scans) == 4
+    assert evaluate(EvaluateConfig(config.out)).dice == scores.dice
 
 
 class Growing(nn.Module):
