@@ -54,9 +54,8 @@ def _usage(args: Sequence[str]) -> int:
 
 def _run(name: str, words: list[str], launch: Launch) -> int:
     entry = COMMANDS[name]
-    if launch.world > 1 and not (isinstance(entry, Command) and entry.is_stage):
-        jobs = ": --jobs runs several trainings at once" if name in ("reproduce", "audit") else ""
-        raise ValueError(f"{name} must run in one process, got {launch.world}{jobs}")
+    if launch.world > 1 and not (isinstance(entry, Command) and entry.on_ranks):
+        raise ValueError(f"{name} must run in one process, got {launch.world}")
     if isinstance(entry, Program):
         code: int = load(entry.function)(words)
         return code
@@ -83,8 +82,10 @@ def _run_command(name: str, command: Command, words: list[str], launch: Launch) 
         with launch.joined(), telling_how_to_resume(name, config.out):
             result = load(command.function)(config, resume=resume)
     else:
-        config = parse(load(command.config), name, words)
-        result = load(command.function)(config)
+        with _one_voice(launch):
+            config = parse(load(command.config), name, words)
+        with launch.joined():
+            result = load(command.function)(config)
     if launch.rank == 0:
         _print(command.text(config, result))
     return command.exit_code(result)

@@ -12,6 +12,21 @@ from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import ModelConfig
 from spcl_fast.segmentation.runs.optim import OptimConfig
 
+SMALL = """
+data: {grid: {size: 32, spacing_mm: 7.0}, num_test: 2, num_val: 0}
+model: {max_channels: 16}
+pretrain:
+  loss: {labels: [position, phase], weights: [1.0, 0.1], projector_batch_norm: true}
+  dense: {size: 4, cells: 2}
+  num_scans: 3
+  epochs: 1
+  steps_per_epoch: 2
+finetune:
+  steps: 2
+  batch_size: 4
+  semi: {num_scans: 2, loss: {projector_batch_norm: true}}
+"""
+
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory):
@@ -61,3 +76,11 @@ def finetune_config(data_config, tmp_path):
         device="cpu",
         threads=1,
     )
+
+
+@pytest.fixture
+def preset_file(tmp_path):
+    """A preset whose stages take two steps each."""
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return file

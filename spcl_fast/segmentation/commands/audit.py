@@ -20,6 +20,7 @@ import numpy as np
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.grid_runs import (
     Task,
+    check_jobs,
     command_line,
     portable,
     run_tasks,
@@ -36,6 +37,7 @@ from spcl_fast.segmentation.report.summaries import AUDIT_FILE
 from spcl_fast.segmentation.runs.config import plain, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import split_scans
 from spcl_fast.segmentation.runs.device import Precision
+from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.run import read_log
 
 # What a pace changes in the loss of the preset. "linear" is the paper's schedule for positions on
@@ -116,6 +118,8 @@ def audit(config: AuditConfig) -> Path:
     Raises:
         DataError, ConfigError, ValueError: One sentence for the user.
     """
+    check_jobs(config)
+    ranks = Ranks.current()
     file = preset_path(config.preset)
     stage1 = stage_config(PretrainConfig, "pretrain", file)
     stage2 = stage_config(FinetuneConfig, "finetune", file)
@@ -126,7 +130,8 @@ def audit(config: AuditConfig) -> Path:
     epochs, steps = config.epochs or stage1.epochs, config.steps or stage2.steps
     stage1 = replace(stage1, data=data, loss=loss, epochs=epochs, **share)
     stage2 = replace(stage2, data=data, steps=steps, predictions=False, **share)
-    split_scans(data)  # what cannot be used ends the audit before its first run
+    # what cannot be used ends the audit before its first run
+    ranks.first_then_others(lambda: split_scans(data))
     config.out.mkdir(parents=True, exist_ok=True)
     cells = [
         (seed, noise, pace)
@@ -146,8 +151,9 @@ def audit(config: AuditConfig) -> Path:
             config,
         )
     finally:
-        path = _write(config, stage1, stage2, cells)
-    return path
+        if ranks.is_first:
+            _write(config, stage1, stage2, cells)
+    return config.out / AUDIT_FILE
 
 
 Cell = tuple[int, float, str]  # seed, noise, pace
@@ -175,7 +181,7 @@ def _finetuning(preset: FinetuneConfig, cell: Cell, pick: int, out: Path) -> Tas
 
 def _write(
     config: AuditConfig, stage1: PretrainConfig, stage2: FinetuneConfig, cells: list[Cell]
-) -> Path:
+) -> None:
     rows = [_row(config, cell) for cell in cells if (_folder(config.out, cell)).is_dir()]
     result = Audit(
         paces=config.paces,
@@ -190,12 +196,10 @@ def _write(
         **result.to_json(),
         "config": {"pretrain": portable(stage1), "finetune": portable(stage2)},
     }
-    path = config.out / AUDIT_FILE
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(config.out / AUDIT_FILE) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if rows:
         write_report(config.out, config.out / "report.html")
-    return path
 
 
 def _row(config: AuditConfig, cell: Cell) -> AuditRow | None:

@@ -1,12 +1,16 @@
-"""Many runs: several at a time, each in its own process; finished ones are not run again."""
+"""Many runs: several at a time, each in its own process; finished ones are not run again.
+
+Under torchrun its processes train every run together, one run after the other.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
@@ -22,6 +26,7 @@ from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.loop import pretrain
 from spcl_fast.segmentation.runs.config import plain
 from spcl_fast.segmentation.runs.progress import progress_bar, say
+from spcl_fast.segmentation.runs.ranks import Ranks
 
 MACHINE = ("root", "out", "jobs", "threads")  # differ between machines
 
@@ -56,25 +61,51 @@ class Task:
         return (self.config.out / self.product).exists()
 
 
+def check_jobs(workers: Workers) -> None:
+    """Refuse runs side by side where several ranks share each of them."""
+    world = Ranks.current().world
+    if world > 1 and workers.jobs > 1:
+        raise ValueError(f"jobs must be 1 in the {world} processes of torchrun, got {workers.jobs}")
+
+
 def run_tasks(tasks: Sequence[Task], workers: Workers) -> None:
     """Run the unfinished tasks in `jobs` processes; a failure is reported and stops no others."""
-    todo = [task for task in tasks if not task.is_done]
+    ranks = Ranks.current()
+    todo = ranks.told([task for task in tasks if not task.is_done])
     if not todo:
         return
     done = len(tasks) - len(todo)
-    pool = ProcessPoolExecutor(workers.jobs, get_context("spawn"), _be_quiet)
     with progress_bar("runs", len(tasks), done) as show:
-        try:
-            running = {pool.submit(_run, task): task.config.out.name for task in todo}
-            for future in as_completed(running):
-                done += 1
-                show(done, running[future])
-                if problem := future.result():
-                    say(f"{running[future]} failed: {problem}")
-        except BrokenProcessPool:
-            raise OSError("a run was killed, for want of memory perhaps; start again") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for task, problem in _together(todo) if ranks.world > 1 else _apart(todo, workers.jobs):
+            done += 1
+            show(done, task.config.out.name)
+            if problem:
+                say(f"{task.config.out.name} failed: {problem}")
+
+
+def _apart(todo: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str]]:
+    """Run each task in a process of its own; yield those that have ended, with their errors."""
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _be_quiet)
+    try:
+        running = {pool.submit(_run, task): task for task in todo}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    except BrokenProcessPool:
+        raise OSError("a run was killed, for want of memory perhaps; start again") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _together(todo: Sequence[Task]) -> Iterator[tuple[Task, str]]:
+    """Run each task on all ranks; an OSError, which a single rank may meet, ends them all."""
+    for task in todo:
+        problem = ""
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            try:
+                _train(task)
+            except (ValueError, ArithmeticError) as error:
+                problem = str(error)
+        yield task, problem
 
 
 def _be_quiet() -> None:
@@ -85,13 +116,17 @@ def _be_quiet() -> None:
 def _run(task: Task) -> str:
     """Run a task; return the error, empty if there was none."""
     try:
-        if isinstance(task.config, PretrainConfig):
-            pretrain(task.config, resume=True)
-        else:
-            finetune(task.config, resume=True)
+        _train(task)
     except (ValueError, OSError, ArithmeticError) as error:
         return str(error)
     return ""
+
+
+def _train(task: Task) -> None:
+    if isinstance(task.config, PretrainConfig):
+        pretrain(task.config, resume=True)
+    else:
+        finetune(task.config, resume=True)
 
 
 def command_line(command: str, config: Any) -> str:

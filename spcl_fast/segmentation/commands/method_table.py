@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.commands.comparison import ReproduceConfig, method_folder
@@ -23,6 +22,7 @@ from spcl_fast.segmentation.report.reproduction_record import (
 from spcl_fast.segmentation.report.summaries import REPRODUCTION_FILE
 from spcl_fast.segmentation.report.tables import percent_and_spread
 
+TABLE_FILE = "reproduction.md"
 PACING = ("self_paced", "position")  # what pair weights add, with the other meta-labels
 Evaluations = dict[tuple[str, str], dict[int, Evaluation]]  # by method and count, then by seed
 
@@ -33,12 +33,8 @@ def write_reproduction(
     stage2: FinetuneConfig,
     counts: Sequence[str],
     seeds: Sequence[int],
-) -> Path:
-    """Write reproduction.json, reproduction.md and report.html of the runs that are there.
-
-    Returns:
-        The path of reproduction.md.
-    """
+) -> None:
+    """Write reproduction.json, reproduction.md and report.html of the runs that are there."""
     found = _evaluations(config, counts, seeds)
     result = Reproduction(
         dataset=config.dataset,
@@ -57,12 +53,10 @@ def write_reproduction(
     }
     with atomic_file(config.out / REPRODUCTION_FILE) as path:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table = config.out / "reproduction.md"
-    with atomic_file(table) as path:
+    with atomic_file(config.out / TABLE_FILE) as path:
         path.write_text("\n".join(markdown(result)) + "\n", encoding="utf-8")
     if found:
         write_report(config.out, config.out / "report.html")
-    return table
 
 
 def _evaluations(

@@ -22,8 +22,8 @@ from spcl_fast.segmentation.commands.comparison import (
     encoder_folder,
     method_folder,
 )
-from spcl_fast.segmentation.commands.grid_runs import Task, run_tasks
-from spcl_fast.segmentation.commands.method_table import write_reproduction
+from spcl_fast.segmentation.commands.grid_runs import Task, check_jobs, run_tasks
+from spcl_fast.segmentation.commands.method_table import TABLE_FILE, write_reproduction
 from spcl_fast.segmentation.commands.methods import (
     DECODERS,
     METHODS,
@@ -37,6 +37,7 @@ from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split
+from spcl_fast.segmentation.runs.ranks import Ranks
 
 
 def reproduce(config: ReproduceConfig) -> Path:
@@ -47,6 +48,8 @@ def reproduce(config: ReproduceConfig) -> Path:
     Raises:
         DataError, ConfigError, ValueError: One sentence for the user.
     """
+    check_jobs(config)
+    ranks = Ranks.current()
     file = preset_path(f"{config.dataset}-{config.scale}")
     stage1 = stage_config(PretrainConfig, "pretrain", file)
     stage2 = stage_config(FinetuneConfig, "finetune", file)
@@ -56,7 +59,7 @@ def reproduce(config: ReproduceConfig) -> Path:
     share: dict[str, Any] = {"threads": config.threads, "precision": config.precision}
     stage1 = replace(stage1, data=data, **share)
     stage2 = replace(stage2, data=data, **share)
-    counts = _labelled(config, protocol_split(data))
+    counts = ranks.first_then_others(lambda: _labelled(config, protocol_split(data)))
     config.out.mkdir(parents=True, exist_ok=True)
     encoders = dict.fromkeys(e for m in config.methods if (e := METHODS[m].encoder))
     below = dict.fromkeys(DECODERS[e] for e in encoders if e in DECODERS)
@@ -67,8 +70,9 @@ def reproduce(config: ReproduceConfig) -> Path:
             run_tasks(_encoder_tasks(stage1, keys, seeds, config.out), config)
         run_tasks(_method_tasks(stage2, counts, seeds, config), config)
     finally:
-        path = write_reproduction(config, stage1, stage2, list(counts), seeds)
-    return path
+        if ranks.is_first:
+            write_reproduction(config, stage1, stage2, list(counts), seeds)
+    return config.out / TABLE_FILE
 
 
 def _labelled(config: ReproduceConfig, split: ProtocolSplit) -> dict[str, tuple[str, ...]]:

@@ -24,6 +24,8 @@ class Command(NamedTuple):
     """Returns the exit code, from the result."""
     is_stage: bool = False
     """Whether it also takes --preset, --config and --resume."""
+    on_ranks: bool = False
+    """Whether the processes of torchrun run it together."""
     first_option: str | None = None
     """Option whose name may be omitted if its value is the first word."""
 
@@ -65,6 +67,7 @@ COMMANDS: dict[str, Command | Program | CommandGroup] = {
         "pre-train the encoder on meta-labels",
         *("pretrain.config:PretrainConfig", "pretrain.loop:pretrain"),
         is_stage=True,
+        on_ranks=True,
     ),
     "finetune": Command(
         "train the segmenter on a few labelled scans and evaluate it",
@@ -73,15 +76,18 @@ COMMANDS: dict[str, Command | Program | CommandGroup] = {
             config.out / ("evaluation.json" if found.scans else "segmenter.safetensors")
         ),
         is_stage=True,
+        on_ranks=True,
     ),
     "reproduce": Command(
         "run the paper's comparison and show its numbers beside ours",
         *("commands.comparison:ReproduceConfig", "commands.reproduce:reproduce"),
+        on_ranks=True,
         first_option="--dataset",
     ),
     "audit": Command(
         "corrupt some meta-labels and test whether the pair weights find them",
         *("commands.audit:AuditConfig", "commands.audit:audit"),
+        on_ranks=True,
     ),
     "evaluate": Command(
         "compute Dice and HD95 of a trained segmenter on a data set",

@@ -62,7 +62,7 @@ def finetune(
     run = ranks.on_first(lambda: Run.start(config.out, config, "finetune", resume=resume))
     if run is not None:
         run.listener = log
-    if resume and (state := ranks.told(run.load_state() if run else None)):
+    if resume and (state := ranks.told(ranks.on_first(lambda: run.load_state() if run else None))):
         training.load(state)
     _train(config, training, data, run)
     evaluation = ranks.on_first(lambda: _result(config, training, data))

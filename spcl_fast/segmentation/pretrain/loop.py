@@ -62,7 +62,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, log: Listener | No
     run = ranks.on_first(lambda: Run.start(config.out, config, "pretrain", resume=resume))
     if run is not None:
         run.listener = log
-    if resume and (state := ranks.told(run.load_state() if run else None)):
+    if resume and (state := ranks.told(ranks.on_first(lambda: run.load_state() if run else None))):
         training.load(state)
     if run and training.step == 0:
         training.keep_first_weights(run)

@@ -33,28 +33,11 @@ from spcl_fast.segmentation.report.reproduction_record import Reproduction
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split, split_scans
 
-SMALL = """
-data: {grid: {size: 32, spacing_mm: 7.0}, num_test: 2, num_val: 0}
-model: {max_channels: 16}
-pretrain:
-  loss: {labels: [position, phase], weights: [1.0, 0.1], projector_batch_norm: true}
-  dense: {size: 4, cells: 2}
-  num_scans: 3
-  epochs: 1
-  steps_per_epoch: 2
-finetune:
-  steps: 2
-  batch_size: 4
-  semi: {num_scans: 2, loss: {projector_batch_norm: true}}
-"""
-
 
 @pytest.fixture
-def small_preset(tmp_path, monkeypatch):
-    file = tmp_path / "small.yaml"
-    file.write_text(SMALL)
+def small_preset(preset_file, monkeypatch):
     for grid in (module, audit_module):
-        monkeypatch.setattr(grid, "preset_path", lambda name: file)
+        monkeypatch.setattr(grid, "preset_path", lambda name: preset_file)
 
 
 class ThisProcess(Executor):

@@ -1,6 +1,7 @@
 """What the ranks of test_ranks.py run: the job, and parts of it."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import torch
 from torch import nn
@@ -24,6 +25,21 @@ def train(rank, world, config):
     """Run a stage; the ranks of the group share it."""
     stage = pretrain if isinstance(config, PretrainConfig) else finetune
     return stage(config)
+
+
+def resume(rank, world, config):
+    """Continue a run."""
+    return pretrain(config, resume=True)
+
+
+def grid(rank, world, command, config, preset):
+    """Run the comparison or the audit with the presets of a file; return the path of its table."""
+    module = import_module(f"spcl_fast.segmentation.commands.{command}")
+    known, module.preset_path = module.preset_path, lambda name: preset
+    try:
+        return getattr(module, command)(config)
+    finally:
+        module.preset_path = known
 
 
 def steps(rank, world, config, count):

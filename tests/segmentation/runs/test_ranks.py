@@ -1,6 +1,7 @@
 """Two ranks train as one process does, to rounding; what one of them meets ends all."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -13,9 +14,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from spcl_fast.segmentation.commands.audit import AuditConfig
+from spcl_fast.segmentation.commands.comparison import ReproduceConfig
+from spcl_fast.segmentation.evaluate.record import read_evaluation
+from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
-from spcl_fast.segmentation.pretrain.config import DenseConfig, LossConfig
-from spcl_fast.segmentation.runs.config import dump_config
+from spcl_fast.segmentation.pretrain.config import DenseConfig, LossConfig, PretrainConfig
+from spcl_fast.segmentation.runs.config import dump_config, stage_config
 from spcl_fast.segmentation.runs.launch import Launch, is_lost_rank
 from spcl_fast.segmentation.runs.ranks import ALONE, Ranks, Rows
 from spcl_fast.segmentation.runs.run import read_log
@@ -103,6 +108,65 @@ def test_one_rank_writes_the_run(pair, pretrain_config, finetune_config):
     assert first == second
     assert first.scans
     assert (tuned.out / "evaluation.json").exists()
+
+
+def result(folder):
+    """Return the scores of a fine-tuning, or the losses of a pre-training."""
+    if (folder / "evaluation.json").exists():
+        return list(read_evaluation(folder / "evaluation.json").dice_by_patient().values())
+    return [row["loss"] for row in read_log(folder / "metrics.jsonl") if row["kind"] == "epoch"]
+
+
+def assert_runs_equal_those_of_one_process(out, names, elsewhere):
+    assert {path.parent.name for path in out.glob("*/config.yaml")} == set(names)
+    for name in names:
+        stage = "pretrain" if (out / name / "encoder.safetensors").exists() else "finetune"
+        cls = PretrainConfig if stage == "pretrain" else FinetuneConfig
+        config = stage_config(cls, stage, out / name / "config.yaml")
+        programs.train(0, 1, replace(config, out=elsewhere / name))
+        assert result(out / name) == pytest.approx(result(elsewhere / name), abs=1e-3), name
+
+
+@pytest.mark.slow
+def test_ranks_share_the_runs_of_a_comparison(pair, phantom, preset_file, tmp_path):
+    methods = ("scratch", "position")
+    config = ReproduceConfig(
+        "acdc", phantom, tmp_path / "out", seeds=1, labelled=("all",), methods=methods
+    )
+    bad = config.out / "10-all-scratch"
+    bad.mkdir(parents=True)
+    (bad / "something").write_text("else")
+    table = config.out / "reproduction.md"
+    assert pair.run_all(programs.grid, "reproduce", config, preset_file) == [table] * 2
+    content = json.loads((config.out / "reproduction.json").read_text())
+    assert [len(row["dice"]) for row in content["methods"]] == [0, 1]  # a failure is a gap
+    (bad / "something").unlink()
+    pair.run_all(programs.grid, "reproduce", config, preset_file)
+    content = json.loads((config.out / "reproduction.json").read_text())
+    assert [len(row["dice"]) for row in content["methods"]] == [1, 1]
+    names = [bad.name, "10-all-position", "10-encoder-position"]
+    assert_runs_equal_those_of_one_process(config.out, names, tmp_path / "alone")
+    for failure in pair.run(programs.grid, "reproduce", replace(config, jobs=2), preset_file):
+        assert "jobs must be 1 in the 2 processes of torchrun, got 2" in failure.text
+
+
+def test_ranks_share_the_runs_of_an_audit(pair, phantom, preset_file, tmp_path):
+    config = AuditConfig(phantom, tmp_path / "audit", noise=(0.4,), paces=("linear",), picks=1)
+    path = config.out / "audit.json"
+    assert pair.run_all(programs.grid, "audit", config, preset_file) == [path] * 2
+    (row,) = json.loads(path.read_text())["rows"]
+    assert len(row["dice"]) == 1
+    names = ["0-0.4-linear", "0-0.4-linear-0"]
+    assert_runs_equal_those_of_one_process(config.out, names, tmp_path / "alone")
+
+
+def test_a_damaged_state_is_an_error_of_all_ranks(pair, pretrain_config):
+    config = replace(pretrain_config, epochs=1, steps_per_epoch=1)
+    pair.run_all(programs.train, config)
+    (config.out / "state.pt").write_bytes(b"nothing")
+    failures = pair.run(programs.resume, config)
+    assert [failure.kind for failure in failures] == ["CheckpointError", "ValueError"]
+    assert all("state.pt cannot be read" in failure.text for failure in failures)
 
 
 def test_batch_norm_over_ranks_equals_torch(pair):
