@@ -1,9 +1,12 @@
 """The job's parts in a program of one's own: configurations as objects, encoders, loggers."""
 
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from spcl_fast.segmentation.networks.encoders import (
     num_features,
     register_encoder,
 )
-from spcl_fast.segmentation.runs.config import stage_config
+from spcl_fast.segmentation.runs.config import preset_names, stage_config
 from spcl_fast.segmentation.runs.run import CheckpointError
 
 SCRIPT = """
@@ -76,6 +79,35 @@ def test_a_script_with_configurations_as_objects(phantom, tmp_path):
     words = [sys.executable, "-c", SCRIPT, str(phantom), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_documented_lines_run_one_after_another(phantom, preset_file, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "own-code.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    folder = tmp_path / "empty"
+    (folder / "new_scans").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    Path("ACDC").symlink_to(phantom)
+    shutil.copy(next(phantom.rglob("*_frame01.nii.gz")), "new_scans")
+
+    def small(cls, name):
+        assert name in preset_names()
+        stage = cls.__name__.removesuffix("Config").lower()
+        return replace(stage_config(cls, stage, preset_file), threads=1)
+
+    logged = []
+    monkeypatch.setattr(job, "preset", small, raising=False)
+    wandb = SimpleNamespace(log=lambda numbers, step: logged.append((numbers, step)))
+    names = {"wandb": wandb}
+    for block in blocks:
+        exec(compile(block, "docs/own-code.md", "exec"), names)
+    del _FACTORIES["basic-unet"]
+    assert 0 <= names["scores"].dice_mean <= 1
+    assert [step for numbers, step in logged if "epoch/loss" in numbers] == [2]
+    assert len(list(Path("labels").iterdir())) == 1
+    encoder = names["BasicUNetEncoder"]()
+    encoder.load_state_dict(load_file("runs/own-encoder/encoder.safetensors"))
 
 
 def test_all_names_exist():
