@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spcl_fast.devices import sent_to
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -128,7 +130,7 @@ def warp(images: Tensor, masks: Tensor | None, theta: Tensor) -> tuple[Tensor, T
     """
     H, W = images.shape[-2:]
     aspect = theta.new_tensor([[1.0, H / W, 1.0], [W / H, 1.0, 1.0]])
-    theta = (theta * aspect).to(images.device, torch.float32)
+    theta = sent_to(images.device, (theta * aspect).to(torch.float32))
     positions = F.affine_grid(theta, [len(images), 1, H, W], align_corners=False)
     warped = F.grid_sample(images, positions.to(images.dtype), mode="bilinear", align_corners=False)
     if masks is None:
@@ -161,7 +163,7 @@ def draw_intensity(batch: int, config: AugmentConfig, generator: torch.Generator
 
 def change_intensity(images: Tensor, factors: Tensor) -> Tensor:
     """Return images (B, 1, H, W) in [0, 1] changed by factors (B, 3), see `draw_intensity`."""
-    factors = factors.to(images.device, images.dtype)
+    factors = sent_to(images.device, factors.to(images.dtype))
     brightness, contrast, gamma = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1) each
     images = (images * brightness).clamp(0.0, 1.0)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)

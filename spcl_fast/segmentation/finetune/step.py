@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.devices import sent_to
 from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.augment import augment
 from spcl_fast.segmentation.data.slices import Slices
@@ -108,7 +109,7 @@ class Finetuning:
         config, generator = self.config, self.generator
         set_lr(self.optimizer, warmup_cosine(self.step, config.steps, config.optim))
         index = torch.randint(len(images), (config.batch_size,), generator=generator)
-        index = index.to(images.device)
+        index = sent_to(images.device, index)
         images, masks = augment(images[index], masks[index].long(), config.augment, generator)
         parts: dict[str, Tensor] = self.losses(images, masks, self.step / config.steps)
         loss = torch.stack(list(parts.values())).sum()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spcl_fast.devices import sent_to
 from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.networks import DenseProjectionHead
 from spcl_fast.segmentation.pretrain.config import CELL, DenseConfig
@@ -56,11 +57,11 @@ def dense_step(
         grids = torch.stack(views.halves(projected))  # (2, U, D, size, size)
     rows = rows or ALONE.rows(grids.shape[1])
     drawn = draw_cells(rows.of, config, generator)
-    label = rows.take(torch.arange(drawn.numel()).view_as(drawn)).to(grids.device).flatten()
-    cells = rows.take(drawn).to(grids.device)  # (U, cells)
+    place = torch.arange(drawn.numel()).view_as(drawn)
+    label, cells = (sent_to(grids.device, rows.take(x)) for x in (place, drawn))  # (U, cells)
     index = cells[None, :, None].expand(2, -1, grids.shape[2], -1)
     z = grids.flatten(3).gather(3, index).transpose(2, 3).flatten(0, 2)  # (2 U cells, D)
-    return paced_step(z, {CELL: label.repeat(2)}, progress, config.loss, rows)
+    return paced_step(z, {CELL: label.flatten().repeat(2)}, progress, config.loss, rows)
 
 
 def draw_cells(num_images: int, config: DenseConfig, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.cached_step import cached_step
+from spcl_fast.devices import sent_to
 from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import UNetDecoder
@@ -148,7 +149,7 @@ class Pretraining:
     def _batch(self, index: Tensor, progress: float) -> StepBatch:
         """Return two views of this rank's part of some slices, and their labels."""
         config, rows = self.config, self.ranks.rows(len(index))
-        index = rows.take(index).to(self.slices.images.device)
+        index = sent_to(self.slices.images.device, rows.take(index))
         images, draw = self.slices.images[index], self.generator
         if config.dense_weight:
             views = aligned_views(images, config.augment, draw, rows)

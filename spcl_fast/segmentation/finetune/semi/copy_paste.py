@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from spcl_fast.devices import sent_to
 from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
@@ -43,7 +44,8 @@ class CopyPaste(Term):
         images, masks = batch.images, batch.masks
         first, second = batch.all_views.images.chunk(2)
         count = min(len(images), len(first))
-        chosen = torch.randperm(len(first), generator=batch.generator)[:count].to(images.device)
+        drawn = torch.randperm(len(first), generator=batch.generator)[:count]
+        chosen = sent_to(images.device, drawn)
         rows = batch.ranks.rows(count)
         images, masks, chosen = (rows.take(x) for x in (images[:count], masks[:count], chosen))
         count = len(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spcl_fast.devices import sent_to
 from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
@@ -80,7 +81,7 @@ class SemiLoss(nn.Module):
             labelled: The labelled slices.
             progress: Share of the training that is done, 0 to 1.
         """
-        index = self.sample().to(labelled.images.device)
+        index = sent_to(labelled.images.device, self.sample())
         views = aligned_views(self.slices.images[index], self.augment, self.generator)
         index = torch.cat([index, index])
         draw, precision = self.generator, self.precision

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from spcl_fast.devices import sent_to
 from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.scan import IGNORED
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
@@ -28,8 +29,8 @@ class MixUp(Term):
     def forward(self, batch: Batch) -> Tensor:
         """Return the cross-entropy in nats, () float32; draws lambda, then the permutation."""
         images, masks, generator = batch.images, batch.masks, batch.generator
-        share = torch.rand(len(images), generator=generator).to(images.device)  # lambda
-        partner = torch.randperm(len(images), generator=generator).to(images.device)
+        share = sent_to(images.device, torch.rand(len(images), generator=generator))  # lambda
+        partner = sent_to(images.device, torch.randperm(len(images), generator=generator))
         share, images, other_images, masks, other_masks = (
             batch.labelled_rows.take(x)
             for x in (share, images, images[partner], masks, masks[partner])
