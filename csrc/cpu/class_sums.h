@@ -16,7 +16,7 @@ void class_similarities(const SortedLabels& sorted, const Operand& rows, const O
 
 // Adds -sum_j (c_i + c_j) z_j / tau to the rows of dz (or, with references, -c_i sum_j r_j / tau),
 // and the like to drefs; null where not needed. Rows of dz and drefs are in the original order.
-void class_gradients(const SortedLabels& sorted, const Operand& rows, const Operand& cols,
-                     const std::vector<float>& c, double tau, float* dz, float* drefs);
+void add_class_gradients(const SortedLabels& sorted, const Operand& rows, const Operand& cols,
+                         const std::vector<float>& c, double tau, float* dz, float* drefs);
 
 }  // namespace spcl

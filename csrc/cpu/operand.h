@@ -56,7 +56,7 @@ class Operand {
 
   double max_squared_norm() const {
     std::vector<double> largest(num_blocks(), 0.0);
-    parallel_for(0, num_blocks(), grain(int64_t{1} << 19), [&](int64_t first, int64_t last) {
+    parallel_for(0, num_blocks(), grain(int64_t{1} << 16), [&](int64_t first, int64_t last) {
       const int64_t count = std::min(size(), begin(last)) - begin(first);
       largest[first] = best_tile_kernels().max_squared_norm(rows_, begin(first), count);
     });

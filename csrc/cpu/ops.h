@@ -34,6 +34,21 @@ std::tuple<Tensor, Tensor> pair_lse_bwd_cpu(
     const Tensors& gamma,             // () each
     bool needs_z, bool needs_refs);
 
+// What both passes of positive_pair_loss read, by the names of the op.
+struct PositivePairs {
+  const Tensor &z, &lse, &labels;
+  const OptionalTensor &refs, &ref_labels;
+  const Tensor &tau, &gamma;
+  bool is_hard;
+  std::optional<double> window;
+};
+
+// Writes (N,) each.
+void positive_losses(const PositivePairs& pairs, float* loss, float* weight_sum, int64_t* num_pos);
+
+// Adds to (N, D) and (M, D), null where not needed; c as for the op.
+void add_positive_gradients(const PositivePairs& pairs, const Tensor& c, float* dz, float* drefs);
+
 // Returns loss, weight_sum (N,) float32 and num_pos (N,) int64.
 std::tuple<Tensor, Tensor, Tensor> positive_pair_loss_fwd_cpu(
     const Tensor& z,                   // (N, D)

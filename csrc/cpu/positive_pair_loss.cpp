@@ -53,18 +53,15 @@ struct Problem {
   PairWeight weight;
   bool has_unit_weights;
 
-  Problem(const Tensor& z, const Tensor& lse_tensor, const Tensor& labels,
-          const OptionalTensor& refs, const OptionalTensor& ref_labels,
-          const Tensor& tau_tensor, const Tensor& gamma_tensor, bool is_hard,
-          std::optional<double> window)
-      : sorted(labels, ref_labels, window),
-        rows(z, sorted.row_order.data()),
-        cols(refs ? *refs : z, sorted.cols().data()),
-        lse(sorted_values(lse_tensor, sorted.row_order)),
-        tau(positive_scalar("tau", tau_tensor)),
-        weight{static_cast<float>(positive_scalar("gamma", gamma_tensor)), is_hard},
+  explicit Problem(const PositivePairs& of)
+      : sorted(of.labels, of.ref_labels, of.window),
+        rows(of.z, sorted.row_order.data()),
+        cols(of.refs ? *of.refs : of.z, sorted.cols().data()),
+        lse(sorted_values(of.lse, sorted.row_order)),
+        tau(positive_scalar("tau", of.tau)),
+        weight{static_cast<float>(positive_scalar("gamma", of.gamma)), of.is_hard},
         // Sums over a class would spread what is not finite to all of its rows.
-        has_unit_weights(std::isinf(weight.gamma) && !window && is_finite()) {
+        has_unit_weights(std::isinf(weight.gamma) && !of.window && is_finite()) {
     if (!has_unit_weights) pack_slivers();
   }
 
@@ -101,28 +98,24 @@ struct Problem {
   }
 };
 
-void check_arguments(const Tensor& z, const Tensor& lse, const Tensor& labels,
-                     const OptionalTensor& refs, const OptionalTensor& ref_labels,
-                     std::optional<double> window) {
-  check_rows("z", z);
-  check_refs(z, refs);
-  check_values("lse", lse, z.size(0));
-  check_labels("labels", labels, z.size(0));
-  SPCL_CHECK(refs.has_value() == ref_labels.has_value(),
+void check_arguments(const PositivePairs& of) {
+  check_rows("z", of.z);
+  check_refs(of.z, of.refs);
+  check_values("lse", of.lse, of.z.size(0));
+  check_labels("labels", of.labels, of.z.size(0));
+  SPCL_CHECK(of.refs.has_value() == of.ref_labels.has_value(),
              "refs and ref_labels must be given together, got one alone");
-  if (refs) check_labels("ref_labels", *ref_labels, refs->size(0));
-  SPCL_CHECK(!window || (*window >= 0 && std::isfinite(*window)),
-             "window must be finite and at least 0, got ", *window);
+  if (of.refs) check_labels("ref_labels", *of.ref_labels, of.refs->size(0));
+  SPCL_CHECK(!of.window || (*of.window >= 0 && std::isfinite(*of.window)),
+             "window must be finite and at least 0, got ", *of.window);
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> positive_pair_loss_fwd_cpu(
-    const Tensor& z, const Tensor& lse, const Tensor& labels,
-    const OptionalTensor& refs, const OptionalTensor& ref_labels, const Tensor& tau,
-    const Tensor& gamma, bool is_hard, std::optional<double> window) {
-  check_arguments(z, lse, labels, refs, ref_labels, window);
-  const Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
+void positive_losses(const PositivePairs& pairs, float* loss, float* weight_sum,
+                     int64_t* num_pos) {
+  check_arguments(pairs);
+  const Problem problem(pairs);
   const SortedLabels& sorted = problem.sorted;
   const Operand &rows = problem.rows, &cols = problem.cols;
   std::vector<double> losses(rows.size(), 0.0), weights(rows.size(), 0.0);
@@ -159,42 +152,26 @@ std::tuple<Tensor, Tensor, Tensor> positive_pair_loss_fwd_cpu(
     run(positive_tiles(sorted, rows, cols), 0, visit);
   }
 
-  Tensor loss = empty({rows.size()});
-  Tensor weight_sum = empty({rows.size()});
-  Tensor num_pos = empty({rows.size()}, ScalarType::Long);
-  float* loss_out = loss.mutable_data_ptr<float>();
-  float* weight_out = weight_sum.mutable_data_ptr<float>();
-  int64_t* num_out = num_pos.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < rows.size(); ++i) {
     const int64_t row = sorted.row_order[i], count = sorted.num_pos(i);
-    loss_out[row] = count ? losses[i] / count : 0;
-    weight_out[row] = weights[i];
-    num_out[row] = count;
+    loss[row] = count ? losses[i] / count : 0;
+    weight_sum[row] = weights[i];
+    num_pos[row] = count;
   }
-  return {loss, weight_sum, num_pos};
 }
 
-std::tuple<Tensor, Tensor> positive_pair_loss_bwd_cpu(
-    const Tensor& c, const Tensor& z, const Tensor& lse, const Tensor& labels,
-    const OptionalTensor& refs, const OptionalTensor& ref_labels, const Tensor& tau,
-    const Tensor& gamma, bool is_hard, std::optional<double> window, bool needs_z,
-    bool needs_refs) {
-  check_arguments(z, lse, labels, refs, ref_labels, window);
-  check_values("c", c, z.size(0));
-  Problem problem(z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window);
+void add_positive_gradients(const PositivePairs& pairs, const Tensor& c, float* dz, float* drefs) {
+  check_arguments(pairs);
+  check_values("c", c, pairs.z.size(0));
+  Problem problem(pairs);
   const SortedLabels& sorted = problem.sorted;
   const Operand &rows = problem.rows, &cols = problem.cols;
   const int64_t D = rows.D();
-  needs_refs = needs_refs && refs;
-  Tensor dz = torch::stable::new_zeros(z, {needs_z ? rows.size() : 0, D});
-  Tensor drefs = torch::stable::new_zeros(z, {needs_refs ? cols.size() : 0, D});
-  float* dz_data = needs_z ? dz.mutable_data_ptr<float>() : nullptr;
-  float* drefs_data = needs_refs ? drefs.mutable_data_ptr<float>() : nullptr;
   std::vector<float> factor = sorted_values(c, sorted.row_order);
 
   if (problem.has_unit_weights) {
-    class_gradients(sorted, rows, cols, factor, problem.tau, dz_data, drefs_data);
-    return {dz, drefs};
+    add_class_gradients(sorted, rows, cols, factor, problem.tau, dz, drefs);
+    return;
   }
   for (float& f : factor) f = -f / problem.tau;
   problem.pack_slices();
@@ -210,19 +187,45 @@ std::tuple<Tensor, Tensor> positive_pair_loss_bwd_cpu(
     kernels.positive_gradient(tile, positive, problem.scale(), &factor[row0],
                               sorted.is_square ? &factor[col0] : nullptr, h, used);
     float* out[kTile];
-    if (dz_data) {
-      for (int64_t r = 0; r < tile.m; ++r) out[r] = dz_data + sorted.row_order[row0 + r] * D;
+    if (dz) {
+      for (int64_t r = 0; r < tile.m; ++r) out[r] = dz + sorted.row_order[row0 + r] * D;
       kernels.add_rows(tile, h, cols.slices(j), used, out);
     }
-    float* dcols = sorted.is_square ? dz_data : drefs_data;
+    float* dcols = sorted.is_square ? dz : drefs;
     if (dcols && !tile.is_diagonal) {
       for (int64_t col = 0; col < tile.n; ++col) out[col] = dcols + sorted.cols()[col0 + col] * D;
       kernels.add_columns(tile, h, problem.packed_rows().slices(at.i), used, out);
     }
   };
   run(positive_tiles(sorted, rows, cols), kTile * kTileStride, visit);
-  if (dz_data) add_zero_products(cols, rows.size(), dz_data);
-  if (drefs_data) add_zero_products(rows, cols.size(), drefs_data);
+  if (dz) add_zero_products(cols, rows.size(), dz);
+  if (drefs) add_zero_products(rows, cols.size(), drefs);
+}
+
+std::tuple<Tensor, Tensor, Tensor> positive_pair_loss_fwd_cpu(
+    const Tensor& z, const Tensor& lse, const Tensor& labels,
+    const OptionalTensor& refs, const OptionalTensor& ref_labels, const Tensor& tau,
+    const Tensor& gamma, bool is_hard, std::optional<double> window) {
+  const Tensor loss = empty({z.size(0)}), weight_sum = empty({z.size(0)});
+  const Tensor num_pos = empty({z.size(0)}, ScalarType::Long);
+  positive_losses({z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window},
+                  loss.mutable_data_ptr<float>(), weight_sum.mutable_data_ptr<float>(),
+                  num_pos.mutable_data_ptr<int64_t>());
+  return {loss, weight_sum, num_pos};
+}
+
+std::tuple<Tensor, Tensor> positive_pair_loss_bwd_cpu(
+    const Tensor& c, const Tensor& z, const Tensor& lse, const Tensor& labels,
+    const OptionalTensor& refs, const OptionalTensor& ref_labels, const Tensor& tau,
+    const Tensor& gamma, bool is_hard, std::optional<double> window, bool needs_z,
+    bool needs_refs) {
+  needs_refs = needs_refs && refs;
+  const Tensor dz = torch::stable::new_zeros(z, {needs_z ? z.size(0) : 0, z.size(1)});
+  const Tensor drefs =
+      torch::stable::new_zeros(z, {needs_refs ? refs->size(0) : 0, z.size(1)});
+  add_positive_gradients({z, lse, labels, refs, ref_labels, tau, gamma, is_hard, window}, c,
+                         needs_z ? dz.mutable_data_ptr<float>() : nullptr,
+                         needs_refs ? drefs.mutable_data_ptr<float>() : nullptr);
   return {dz, drefs};
 }
 

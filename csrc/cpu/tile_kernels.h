@@ -97,6 +97,15 @@ struct TileKernels {
   // Returns the largest squared norm of the rows, inf if any is not finite.
   double (*max_squared_norm)(const Rows& rows, int64_t begin, int64_t count);
 
+  // total (D,) += sum_i factors_i x_i over rows [begin, begin + count), without `factors` of 1.
+  void (*add_sum_of_rows)(const Rows& rows, int64_t begin, int64_t count, const double* factors,
+                          double* total);
+  // Returns x . (total - self x) over D features.
+  double (*product_with_rest)(const float* x, const double* total, double self, int64_t D);
+  // out += factor (total - 2 x) + weighted, or without x factor total.
+  void (*add_class_row)(double factor, const double* total, const double* weighted, const float* x,
+                        int64_t D, float* out);
+
   // Sums of 2^x_ij, x_ij = scale z_i . z_j, over rows and columns, which the caller has bounded.
   // `cached` gets x, one micro-tile after the other, m and n rounded up to a multiple of
   // kCachedRows; null to drop it.

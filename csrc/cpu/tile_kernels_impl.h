@@ -14,6 +14,8 @@ namespace {
 
 #include "operands.h"
 
+#include "class_kernels.h"
+
 #include "positive_kernels.h"
 
 #include "softmax_kernels.h"
@@ -28,6 +30,9 @@ namespace {
       SPCL_ISA::pack_slivers,            \
       SPCL_ISA::pack_slices,             \
       SPCL_ISA::max_squared_norm,        \
+      SPCL_ISA::add_sum_of_rows,         \
+      SPCL_ISA::product_with_rest,       \
+      SPCL_ISA::add_class_row,           \
       SPCL_ISA::exp_sums,                \
       SPCL_ISA::shifted_exp_sums,        \
       SPCL_ISA::softmax_gradient,        \
