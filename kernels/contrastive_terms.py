@@ -50,6 +50,7 @@ def contrastive_terms_fwd(
     mode: Mode,
     *,
     correct_grad: bool,
+    has_backward: bool,  # what the backward needs is small
 ) -> tuple[ContrastiveTerms, Kept]:
     """Return the terms, and what the backward needs."""
 

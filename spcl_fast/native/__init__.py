@@ -15,6 +15,7 @@ from spcl_fast.native._extension import (
     why_not_on_cuda,
 )
 from spcl_fast.native.contrastive_rows import contrastive_rows_bwd, contrastive_rows_fwd
+from spcl_fast.native.contrastive_terms import contrastive_terms_bwd, contrastive_terms_fwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.native.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
@@ -24,6 +25,8 @@ __all__ = [
     "build_info",
     "contrastive_rows_bwd",
     "contrastive_rows_fwd",
+    "contrastive_terms_bwd",
+    "contrastive_terms_fwd",
     "cuda_architectures",
     "get_tile_cache_mib",
     "has_code_for",

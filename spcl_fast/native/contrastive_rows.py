@@ -34,7 +34,7 @@ def contrastive_rows_fwd(
         as_tensor(pairs.tau),
         [label.values for label in labels],
         [as_tensor(label.gamma) for label in labels],
-        _windows(labels),
+        flat_windows(labels),
         mode == "hard",
     )
     return Lse(rows, None, order), [PositivePairLoss(*x) for x in zip(*losses, strict=True)]
@@ -49,8 +49,8 @@ def contrastive_rows_bwd(
 ) -> Tensor:
     """Return dz (N, D), float32 if several are added; dlse holds what the labels add to it."""
     if pairs.z.is_cpu:
-        joined = [x for x in gradients if _joins(x.label, mode)]
-        alone = [x for x in gradients if not _joins(x.label, mode)]
+        joined = [x for x in gradients if joins(x.label, mode)]
+        alone = [x for x in gradients if not joins(x.label, mode)]
         part, _ = pair_lse_bwd(pairs, lse, dlse, None, joined, needs_z=True, needs_refs=False)
         assert part is not None
         dz = part
@@ -65,7 +65,7 @@ def contrastive_rows_bwd(
             [label.values for label in labels],
             [c for _, c in joined],
             [as_tensor(label.gamma) for label in labels],
-            _windows(labels),
+            flat_windows(labels),
             mode == "hard",
             lse.cache,
         )
@@ -78,13 +78,16 @@ def contrastive_rows_bwd(
     return dz
 
 
-def _joins(label: Label, mode: Mode) -> bool:
-    """Return whether the dense gradient takes the label along; class sums are cheaper still."""
+def joins(label: Label, mode: Mode) -> bool:
+    """Return whether the dense gradient on a CPU takes the label along.
+
+    For weights of 1 class sums are cheaper still.
+    """
     if mode == "hard" or label.window is not None:
         return False
     return not has_unit_weights(label.gamma, None)
 
 
-def _windows(labels: Sequence[Label]) -> list[float]:
+def flat_windows(labels: Sequence[Label]) -> list[float]:
     """Return the windows, below 0 for equal labels."""
     return [-1.0 if label.window is None else float(label.window) for label in labels]

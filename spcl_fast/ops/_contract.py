@@ -1,7 +1,8 @@
 """What every implementation provides, as typed functions and as ops of torch.library.
 
-Eager calls go straight to the implementation. While torch.compile traces, the same call becomes one
-opaque op of the namespace `spcl_fast`, so that its shapes alone need to be known. The schema of the
+Eager calls go straight to the implementation. While torch.compile traces or a transform of
+torch.func wraps the tensors, the same call becomes one opaque op of the namespace `spcl_fast`, so
+that its shapes alone need to be known and an implementation gets plain tensors. The schema of the
 op follows from the annotations, as with `torch.library.custom_op`: the fields of a tuple follow one
 another, and what may be a number or a tensor is passed as a number and an optional tensor.
 """
@@ -16,6 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, get_type_hi
 import torch
 from torch import Tensor
 
+from spcl_fast.ops._function import is_transformed
 from spcl_fast.ops._impl import fused, is_traced
 from spcl_fast.pair_weights import Mode
 
@@ -110,7 +112,7 @@ def implemented(fake: Callable[P, R]) -> Callable[Concatenate[str, P], R]:
 
     @functools.wraps(fake)
     def call(impl: str, /, *args: P.args, **named: P.kwargs) -> R:
-        if not torch.compiler.is_compiling() or is_traced(impl, function):
+        if not is_transformed() or is_traced(impl, function):
             return fused(impl, function)(*args, **named)  # type: ignore[no-any-return]
         outputs = op(*signature.flat(args, named), impl)
         is_tensor = signature.result is Tensor

@@ -20,6 +20,11 @@ from spcl_fast.precision import accumulator_dtype, dtype_of_results
 Gradients = tuple[Tensor | None, ...]
 
 
+def is_transformed() -> bool:
+    """Return whether torch.compile traces or a transform of torch.func is active."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 class _Bound(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -53,13 +58,11 @@ class OpFunction(torch.autograd.Function):
 
 
 class FusedFunction(OpFunction):
-    """A Function of a whole loss, which torch.compile never traces."""
+    """A Function of a whole loss, which neither torch.compile nor torch.func sees."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Apply as torch does, which first binds the arguments to the parameters of `forward`."""
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*args)
         args = unwrap_dead_wrappers(args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from itertools import product
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -53,8 +54,10 @@ class _Implementation(NamedTuple):
     """Types of devices on which half-precision rows are multiplied as they are."""
     traced: frozenset[str] = frozenset()
     """Functions made of ops with fakes of their own, into which torch.compile looks."""
-    fuses: frozenset[str] = frozenset()
-    """Functions that it has and others compose, of `contrastive_rows` or `contrastive_terms`."""
+    fuses: frozenset[tuple[str, str]] = frozenset()
+    """Ops that it has and others compose, with the type of device."""
+    takes_bank: bool = False
+    """Whether its `contrastive_terms` does."""
 
 
 _IMPLEMENTATIONS = {
@@ -64,13 +67,20 @@ _IMPLEMENTATIONS = {
         _native_lacks,
         half_on=("cuda",),
         traced=frozenset({"pair_lse_fwd", "pair_lse_bwd"}),
-        fuses=frozenset({"contrastive_rows_fwd", "contrastive_rows_bwd"}),
+        fuses=frozenset(
+            {
+                ("contrastive_rows", "cpu"),
+                ("contrastive_rows", "cuda"),
+                ("contrastive_terms", "cpu"),
+            }
+        ),
     ),
     "triton": _Implementation(
         "spcl_fast.kernels",
         _triton.lacks,
         half_on=("cpu", "cuda"),
-        fuses=frozenset({"contrastive_terms_fwd", "infonce_terms_fwd"}),
+        fuses=frozenset(product(("contrastive_terms", "infonce_terms"), ("cpu", "cuda"))),
+        takes_bank=True,
     ),
 }
 
@@ -128,9 +138,14 @@ def _module(package: str, function: str) -> ModuleType:
     return importlib.import_module(f"{package}.{op}")
 
 
-def fuses(name: str, function: str) -> bool:
-    """Return whether the implementation `name` has `function`, which others compose."""
-    return name in _IMPLEMENTATIONS and function in _IMPLEMENTATIONS[name].fuses
+def fuses(name: str, op: str, device: torch.device) -> bool:
+    """Return whether the implementation `name` has `op`, which others compose, on a device."""
+    return name in _IMPLEMENTATIONS and (op, device.type) in _IMPLEMENTATIONS[name].fuses
+
+
+def takes_bank(name: str) -> bool:
+    """Return whether `contrastive_terms` of the implementation `name` takes a bank."""
+    return _IMPLEMENTATIONS[name].takes_bank
 
 
 def is_traced(name: str, function: str) -> bool:

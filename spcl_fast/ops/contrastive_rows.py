@@ -201,7 +201,7 @@ def _forward(
     name: str, pairs: Pairs, labels: Sequence[Label], mode: Mode, *, has_backward: bool
 ) -> tuple[Lse, list[PositivePairLoss]]:
     """Return the log-sum-exps, and the losses of every label."""
-    if fuses(name, "contrastive_rows_fwd"):
+    if fuses(name, "contrastive_rows", pairs.z.device):
         forward = fused(name, "contrastive_rows_fwd")
         return forward(pairs, labels, mode, has_backward=has_backward)  # type: ignore[no-any-return]
     lse = pair_lse_fwd(name, pairs, has_backward=has_backward)
@@ -217,7 +217,7 @@ def _backward(
     mode: Mode,
 ) -> Tensor:
     """Return dz, in at least float32 if several gradients are added."""
-    if fuses(name, "contrastive_rows_bwd"):
+    if fuses(name, "contrastive_rows", pairs.z.device):
         backward = fused(name, "contrastive_rows_bwd")
         return backward(pairs, lse, dlse, gradients, mode)  # type: ignore[no-any-return]
     needs: Any = {"needs_z": True, "needs_refs": False}

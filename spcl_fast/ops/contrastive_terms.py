@@ -18,11 +18,47 @@ from torch import Tensor
 
 from spcl_fast.operands import ContrastiveTerms, Kept, Label, Pairs
 from spcl_fast.ops._checks import check_rows, positive_scalar
-from spcl_fast.ops._function import FusedFunction, first_order_only, save, saved, tau_gradient
-from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
+from spcl_fast.ops._contract import define_native
+from spcl_fast.ops._function import (
+    FusedFunction,
+    first_order_only,
+    is_transformed,
+    save,
+    saved,
+    tau_gradient,
+)
+from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for, takes_bank
 from spcl_fast.ops.composed.bank_rows import check_bank
 from spcl_fast.ops.contrastive_rows import check_no_references, checked
 from spcl_fast.pair_weights import Mode, check_mode
+
+
+def _empty_native_fwd(z: Tensor, labels: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    K, N = len(labels), z.shape[0]
+    weight_sum = z.new_empty(K, N)
+    return (
+        *(z.new_empty(()), z.new_empty(K), z.new_empty(N), z.new_empty(K + 1, 3)),
+        z.new_empty(K + 1, dtype=torch.int64),
+        *(weight_sum, torch.empty_like(weight_sum, dtype=torch.int64)),
+        *(z.new_empty(2, K, dtype=torch.float64), z.new_empty(0)),
+    )
+
+
+# On a CPU alone. A window below 0 means equal labels; slopes (2, K) are the derivatives of the
+# loss, and of that of label k, in the loss of an anchor; `joined` are labels whose pairs join h.
+define_native(
+    "contrastive_terms_fwd_native(Tensor z, float tau, Tensor[] labels, float[] gamma,"
+    " float[] windows, float[] factors, bool is_hard, bool corrects, SymInt cache_size)"
+    " -> (Tensor loss, Tensor losses, Tensor lse, Tensor info, Tensor num_anchors,"
+    " Tensor weight_sum, Tensor num_pos, Tensor slopes, Tensor cache)",
+    _empty_native_fwd,
+)
+define_native(
+    "contrastive_terms_bwd_native(Tensor z, Tensor lse, float tau, Tensor[] labels,"
+    " float[] gamma, float[] windows, bool is_hard, int[] joined, Tensor? dloss, Tensor? dlosses,"
+    " Tensor weight_sum, Tensor num_pos, Tensor slopes, Tensor cache) -> Tensor dz",
+    lambda z: z.new_empty(z.shape),
+)
 
 
 class _How(NamedTuple):
@@ -30,13 +66,14 @@ class _How(NamedTuple):
     backward: Callable[..., Tensor]
     mode: Mode
     correct_grad: bool
+    has_backward: bool
 
 
 def contrastive_terms(
     z: Tensor,
     tau: float | Tensor,
     labels: Sequence[Label],
-    factors: Sequence[float],
+    factors: Sequence[float | Tensor],
     *,
     mode: Mode,
     correct_grad: bool = False,
@@ -49,7 +86,7 @@ def contrastive_terms(
         z: (N, D), floating.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         labels: each with (N,) values, and (M,) values of a bank.
-        factors: lambda of each label.
+        factors: lambda of each label; a tensor is left to what composes the terms.
         mode: "hard" or "linear", of all labels.
         correct_grad: divide the loss of a label by its mean weight where that is above 0.
         bank: (M, D), dtype and device of `z`: further columns, not differentiable here.
@@ -66,9 +103,11 @@ def contrastive_terms(
     check_rows("z", z)
     check_mode(mode)
     name = resolve_for(impl, z)
-    if not fuses(name, "contrastive_terms_fwd") or torch.compiler.is_compiling() or z.numel() == 0:
+    if not fuses(name, "contrastive_terms", z.device) or is_transformed() or z.numel() == 0:
         return None
-    if bank is not None and any(isinstance(x, Tensor) and x.requires_grad for x in (bank, tau)):
+    if any(isinstance(x, Tensor) for x in factors):
+        return None
+    if bank is not None and (not takes_bank(name) or _needs_gradient(bank, tau)):
         return None
     tau = positive_scalar("tau", tau, z, finite=True)
     if bank is not None:
@@ -82,11 +121,17 @@ def contrastive_terms(
         fused(name, "contrastive_terms_bwd"),
         mode,
         correct_grad,
+        # the Function cannot see it: it runs without gradients
+        torch.is_grad_enabled() and _needs_gradient(z, tau),
     )
     done: list[tuple[ContrastiveTerms, Kept]] = []
     loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
     _, _, lse, info, num_anchors = done[0][0]
     return ContrastiveTerms(loss, losses, lse, info, num_anchors)
+
+
+def _needs_gradient(*values: object) -> bool:
+    return any(isinstance(x, Tensor) and x.requires_grad for x in values)
 
 
 class _ContrastiveTerms(FusedFunction):
@@ -103,7 +148,8 @@ class _ContrastiveTerms(FusedFunction):
         done: list[tuple[ContrastiveTerms, Kept]],
     ) -> tuple[Tensor, Tensor]:
         pairs = Pairs(z, bank, tau)
-        done.append(how.forward(pairs, labels, factors, how.mode, correct_grad=how.correct_grad))
+        options = {"correct_grad": how.correct_grad, "has_backward": how.has_backward}
+        done.append(how.forward(pairs, labels, factors, how.mode, **options))
         return done[0][0][:2]
 
     @staticmethod

@@ -11,12 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spcl_fast.operands import InfoNCETerms, Kept, Pairs
 from spcl_fast.ops._checks import check_refs, check_rows, positive_scalar
-from spcl_fast.ops._function import FusedFunction, first_order_only, save, saved, tau_gradient
+from spcl_fast.ops._function import (
+    FusedFunction,
+    first_order_only,
+    is_transformed,
+    save,
+    saved,
+    tau_gradient,
+)
 from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
 
 
@@ -48,8 +54,9 @@ def infonce_terms(
     check_rows("anchors", anchors)
     check_refs(anchors, refs)
     name = resolve_for(impl, anchors)
-    is_tracing = torch.compiler.is_compiling()
-    if not fuses(name, "infonce_terms_fwd") or is_tracing or anchors.numel() == 0:
+    if not fuses(name, "infonce_terms", anchors.device) or is_transformed():
+        return None
+    if anchors.numel() == 0:
         return None
     tau = positive_scalar("tau", tau, anchors, finite=True)
     done: list[tuple[InfoNCETerms, Kept]] = []

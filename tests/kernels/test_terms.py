@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss
+from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss, SupConLoss
 from spcl_fast.losses.result import ContrastiveLossOutput
-from spcl_fast.ops import Label, contrastive_terms, infonce_terms
+from spcl_fast.ops import Impl, Label, contrastive_terms, infonce_terms
 from spcl_fast.testing import (
     assert_within_budget,
     make_embeddings,
@@ -194,3 +194,20 @@ def test_bits_repeat(device: str) -> None:
     first, second = (run(z, bank, names, "triton") for _ in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("problem", ["supcon", "infonce"])
+def test_func_grad(problem: str, device: str) -> None:
+    z, refs = make_embeddings(9, 5, device=device), make_embeddings(9, 5, seed=1, device=device)
+    labels = make_labels(9, 3, device=device)
+
+    def gradient(impl: Impl) -> Tensor:
+        if problem == "supcon":
+            supcon = SupConLoss(TAU, impl=impl)
+            found: Tensor = torch.func.grad(lambda x: supcon(x, labels).loss)(z)
+            return found
+        infonce = InfoNCELoss(TAU, impl=impl)
+        return torch.func.grad(lambda x: infonce(x, refs).loss)(z)  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(gradient("triton"), gradient("reference"), rtol=1e-4, atol=1e-5)

@@ -143,7 +143,9 @@ def test_an_implementation_may_have_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
     own = {f.__name__: f for f in (contrastive_rows_fwd, contrastive_rows_bwd)}
     chunked = _impl._IMPLEMENTATIONS["chunked"]
-    own_chunked = chunked._replace(package=SimpleNamespace(**own), fuses=frozenset(own))
+    own_chunked = chunked._replace(
+        package=SimpleNamespace(**own), fuses=frozenset({("contrastive_rows", "cpu")})
+    )
     monkeypatch.setitem(_impl._IMPLEMENTATIONS, "chunked", own_chunked)
     lse, (rows,) = contrastive_rows(z, 0.1, labels, mode="linear", impl="chunked")
     assert lse.tolist() == [1.0] * 9

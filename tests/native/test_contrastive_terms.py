@@ -1,0 +1,102 @@
+"""The scalars of a loss that native computes in one op on a CPU, against float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spcl_fast import SelfPacedContrastiveLoss
+from spcl_fast.ops import Impl, Label, contrastive_terms
+from spcl_fast.testing import (
+    assert_within_budget,
+    make_embeddings,
+    make_labels,
+    similarity_rounding,
+)
+
+TAU = 0.1
+
+
+def values_of(
+    z: Tensor, labels: dict[str, Tensor], impl: Impl, **options: Any
+) -> dict[str, Tensor]:
+    """Return every scalar, lse, and the gradient of the loss and of each term."""
+    z = z.clone().requires_grad_()
+    gamma, weight = options.pop("gamma"), options.pop("weight")
+    window = {name: 2.0 for name in labels if name == "age"}
+    loss = SelfPacedContrastiveLoss(TAU, impl=impl, window=window, **options)
+    out = loss(z, labels, gamma, weight)
+    values = {name: x.detach() for name, x in out._asdict().items() if isinstance(x, Tensor)}
+    for name, term in out.terms.items():
+        values |= {f"{field} of {name}": x.detach() for field, x in term._asdict().items()}
+    total = 2 * out.loss + sum((k + 1) * term.loss for k, term in enumerate(out.terms.values()))
+    return values | {"dz": torch.autograd.grad(total, z)[0]}
+
+
+@pytest.mark.parametrize("mode", ["hard", "linear"])
+@pytest.mark.parametrize("correct_grad", [False, True])
+@pytest.mark.parametrize(
+    "gamma", [math.inf, {"slice": 5.0, "patient": math.inf, "age": torch.tensor(4.0)}]
+)
+@pytest.mark.parametrize("num_rows", [1, 2, 67, 301])
+def test_against_float64(mode: str, correct_grad: bool, gamma: Any, num_rows: int) -> None:
+    z = make_embeddings(num_rows, 24)
+    patient = make_labels(num_rows, 3, seed=1)
+    patient[::5] = -1  # unknown
+    labels = {
+        "slice": make_labels(num_rows, 7),
+        "patient": patient,
+        "age": make_labels(num_rows, 40, seed=2).float(),
+    }
+    options = {"mode": mode, "correct_grad": correct_grad, "gamma": gamma}
+    options["weight"] = {"slice": 1.0, "patient": 0.5, "age": 2.0}
+    actual = values_of(z, labels, "native", **options)
+    truth = values_of(z.double(), labels, "reference", **options)
+    eager = values_of(z, labels, "reference", **options)
+    assert actual.keys() == truth.keys()
+    for name, value in actual.items():
+        size = truth[name].abs().max().item() if name == "dz" else 1.0
+        rounding = similarity_rounding(1 / TAU) * size
+        assert_within_budget(value, truth[name], eager[name], rounding=rounding, name=name)
+
+
+def test_half_precision_rows_have_a_gradient_of_their_dtype() -> None:
+    z, labels = make_embeddings(40, 16), {"slice": make_labels(40, 4)}
+    options: dict[str, Any] = {"gamma": 5.0, "weight": 1.0}
+    half = values_of(z.bfloat16(), labels, "native", **options)
+    same = values_of(z.bfloat16().float(), labels, "native", **options)
+    assert half["dz"].dtype == torch.bfloat16
+    assert torch.equal(half["dz"], same["dz"].bfloat16())
+    assert torch.equal(half["loss"], same["loss"])
+
+
+def test_terms_are_left_to_what_composes_them() -> None:
+    z, bank = make_embeddings(8, 4), make_embeddings(5, 4, seed=1)
+    label, of_bank = Label(make_labels(8, 2)), make_labels(5, 2)
+    options: dict[str, Any] = {"mode": "linear", "impl": "native"}
+    assert contrastive_terms(z, TAU, [label], [1.0], **options) is not None
+    with_bank = [label._replace(ref_values=of_bank)]
+    assert contrastive_terms(z, TAU, with_bank, [1.0], bank=bank, **options) is None
+    assert contrastive_terms(z[:0], TAU, [Label(label.values[:0])], [1.0], **options) is None
+    assert contrastive_terms(z, TAU, [label], [torch.tensor(1.0)], **options) is None
+
+
+def test_a_tensor_as_weight_has_a_gradient() -> None:
+    z, labels = make_embeddings(12, 4), {"slice": make_labels(12, 3)}
+    weight = torch.tensor(0.5, requires_grad=True)
+    out = SelfPacedContrastiveLoss(TAU, impl="native")(z, labels, 5.0, {"slice": weight})
+    (dweight,) = torch.autograd.grad(out.loss, weight)
+    torch.testing.assert_close(dweight, out.terms["slice"].loss)
+
+
+def test_op_refuses_lists_of_other_lengths() -> None:
+    z, y = make_embeddings(8, 4), make_labels(8, 2)
+    op = torch.ops.spcl_fast.contrastive_terms_fwd_native
+    with pytest.raises(ValueError, match="gamma and windows must have one value a label, 1, got 2"):
+        op(z, TAU, [y], [1.0, 2.0], [-1.0], [1.0], False, False, 0)
+    with pytest.raises(ValueError, match="factors must have one value a label, 1, got 0"):
+        op(z, TAU, [y], [1.0], [-1.0], [], False, False, 0)
