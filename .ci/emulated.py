@@ -2,14 +2,15 @@
 
 The cases of a test are the squares of a chessboard, a side for each list of parameters: those of
 one colour run on one architecture and the others on the other. Which colour that of its first case
-is hangs on the name of the test, so that tests of a single case are shared out too. What only the
-second has kernels for runs there. Tests marked `interpreted`, which show no other code than those
-beside them, run on neither.
+is hangs on the name of the file, whose tests share compiled kernels: those of a single case stay
+together. What only the second has kernels for runs there. Tests marked `interpreted`, which show no
+other code than those beside them, run on neither.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections import defaultdict
 from typing import Any
@@ -24,7 +25,7 @@ Places = dict[Any, list[str]]
 def colour(item: Any, places: Places) -> int:
     """Return 0 or 1; `places` are the values of each list that cases before this one had."""
     name = f"{item.path.name}::{item.originalname}"
-    total = zlib.crc32(name.encode())
+    total = zlib.crc32(item.path.name.encode())
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
         value = repr([item.callspec.params[x.strip()] for x in names])
@@ -52,10 +53,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     items[:] = here
 
 
+def leave_out_assembler(_backend: Any = None, stages: Any = None, *_how: Any) -> tuple[str, str]:
+    """Let Triton stop at PTX, which is what the emulators execute; gates.py assembles."""
+    if stages is not None:
+        stages["cubin"] = lambda ptx, _metadata: ptx.encode()
+    return "ptx", "ptx"
+
+
+def resources(ptx: bytes) -> dict[str, int]:
+    """Return what is asked of machine code; registers where a program takes all it may have."""
+    given = re.search(rb"\.maxnreg (\d+)", ptx)
+    registers = int(given[1]) if given else 0
+    return {"regs": registers, "spill_st": 0, "spill_ld": 0, "static_smem": 0}
+
+
 @pytest.hookimpl(trylast=True)  # gpucheck.plugin comes before Triton is imported
 def pytest_configure() -> None:
-    """Disassemble what spills alone."""
+    """Compile to what is executed."""
     from gpucheck import emu_driver
-    from resources import resources
+    from triton import knobs
 
+    knobs.runtime.add_stages_inspection_hook = leave_out_assembler
     emu_driver.cubin_stats = resources
