@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -80,6 +82,11 @@ class FakeEvent:
 
 @pytest.fixture
 def cuda(monkeypatch):
+    return put_fake_cuda(monkeypatch)
+
+
+def put_fake_cuda(monkeypatch):
+    """Put a clock and an allocator in the place of the device's, and return them."""
     fake = FakeCuda()
     properties = SimpleNamespace(
         name="NVIDIA Fake X1 (80GB)",
@@ -244,17 +251,22 @@ def test_crossover():
     assert device_table.crossover(rows[:1]) == ""
 
 
-@pytest.fixture
-def result(cuda, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
     """The whole command on the fake device; the kernels are interpreted."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
+    folder, out = tmp_path_factory.mktemp("repository"), StringIO()
     some = ["--provider", "products", "dense", "triton", "native, no cache", "inf-cl"]
     some += ["--problem", "supcon", "infonce"]
     arguments = ["--device", "cuda", *SMALL, *some, "--dtype", "float32", "float16"]
-    assert command.main([*arguments, "--precision", "highest"]) == 0
-    path = tmp_path / "benchmarks" / "results" / "nvidia-fake-x1-80gb" / "losses.json"
-    return json.loads(path.read_text(encoding="utf-8")) | {"out": capsys.readouterr().out}
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        put_fake_cuda(patch)
+        patch.setattr(command, "REPOSITORY", folder)
+        assert command.main([*arguments, "--precision", "highest"]) == 0
+    torch.set_num_threads(threads)
+    path = folder / "benchmarks" / "results" / "nvidia-fake-x1-80gb" / "losses.json"
+    return json.loads(path.read_text(encoding="utf-8")) | {"out": out.getvalue()}
 
 
 @pytest.mark.slow
