@@ -16,6 +16,25 @@ bool is_known(Key label) {
   return label >= 0 && std::isfinite(static_cast<double>(label));
 }
 
+// Sorts labels of rows that are in order; equal ones stay so.
+template <class Key>
+void sort_in_place(Keys<Key>& known) {
+  if constexpr (std::is_integral_v<Key>) {
+    Key last = 0;
+    for (const auto& [label, row] : known) last = std::max(last, label);
+    if (last / 4 < static_cast<Key>(known.size())) {  // as labels mostly are: counted, not compared
+      std::vector<int64_t> begin(last + 2, 0);
+      for (const auto& [label, row] : known) ++begin[label + 1];
+      for (Key label = 0; label < last; ++label) begin[label + 1] += begin[label];
+      Keys<Key> sorted(known.size());
+      for (const auto& entry : known) sorted[begin[entry.first]++] = entry;
+      known.swap(sorted);
+      return;
+    }
+  }
+  std::sort(known.begin(), known.end());
+}
+
 // Returns the known labels in order, and the order of all rows.
 template <class Key>
 Keys<Key> sort_labels(const Tensor& labels, std::vector<int64_t>& order) {
@@ -33,7 +52,7 @@ Keys<Key> sort_labels(const Tensor& labels, std::vector<int64_t>& order) {
       unknown.push_back(i);
     }
   }
-  std::sort(known.begin(), known.end());
+  sort_in_place(known);
   order.reserve(size);
   for (const auto& [label, row] : known) order.push_back(row);
   order.insert(order.end(), unknown.begin(), unknown.end());
