@@ -52,7 +52,7 @@ def contrastive_terms_bwd(
     dlosses: Tensor | None,  # (K,) float32
     mode: Mode,
 ) -> Tensor:
-    """Return dz (N, D), as `z`."""
+    """Return dz (N, D) float32: what follows of half-precision rows is exact to float32 too."""
     dz: Tensor = call(
         torch.ops.spcl_fast.contrastive_terms_bwd_native,
         pairs.z.float(),
@@ -67,4 +67,4 @@ def contrastive_terms_bwd(
         dlosses,
         *kept.tensors(),
     )
-    return dz.to(pairs.z.dtype)
+    return dz

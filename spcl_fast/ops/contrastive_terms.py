@@ -177,4 +177,4 @@ class _ContrastiveTerms(FusedFunction):
         dz = ctx.how.backward(pairs, labels, lse, kept, dloss, dlosses, ctx.how.mode)
         needs_z, _, needs_tau, *_ = ctx.needs_input_grad
         dtau = tau_gradient(pairs, dz) if needs_tau else None
-        return dz if needs_z else None, None, dtau, None, None, None, None
+        return dz.to(z.dtype) if needs_z else None, None, dtau, None, None, None, None
