@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -54,8 +55,16 @@ def check(output: str) -> None:
         ("supcontrast_classifier.py", 40),
     ],
 )
-def test_runs(name: str, steps: int) -> None:
-    check(run(name, "--steps", str(steps)))
+def test_runs(
+    name: str, steps: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In this process: to import PyTorch anew takes longer than some of them.
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", [name, "--steps", str(steps)])
+    torch.use_deterministic_algorithms(False)
+    with torch.random.fork_rng():
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    check(capsys.readouterr().out)
 
 
 @pytest.mark.slow
