@@ -23,12 +23,12 @@ RACES = ("-g1", "-fsanitize=thread")
 HostBuild = Callable[..., Path]
 
 
-def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(program: Path, *arguments: str, planted: str = "") -> subprocess.CompletedProcess[str]:
     # ThreadSanitizer's fixed map of memory can collide with a randomised one.
     prefix = ["setarch", platform.machine(), "-R"] if shutil.which("setarch") else []
     return subprocess.run(
         [*prefix, str(program), *arguments],
-        env=os.environ | {"TSAN_OPTIONS": "halt_on_error=1"},
+        env=os.environ | {"TSAN_OPTIONS": "halt_on_error=1", "SPCL_PLANTED": planted},
         capture_output=True,
         text=True,
         timeout=600,
@@ -46,75 +46,113 @@ def test_no_race(host_build: HostBuild, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
 
 
-BARRIER = "  __syncthreads();\n"
-# What is planted: the file, what is replaced, by what; of several places the first.
+# What is planted: the file, what is replaced everywhere, and by what; FAULT is whether it is there.
 WRONG = {
-    "diagonal left in": ("panel.cuh", " && c - r != diagonal", ""),
-    "one column too many": ("panel.cuh", "c < cols && ", ""),
-    "read behind the panel": ("panel.cuh", "r < fragment.rows && fragment.cols > 0", "true"),
+    "diagonal left in": ("panel.cuh", "c - r != diagonal", "(FAULT || c - r != diagonal)"),
+    "one column too many": ("panel.cuh", "c < cols", "(FAULT || c < cols)"),
+    "read behind the panel": (
+        "panel.cuh",
+        "r < fragment.rows && fragment.cols > 0",
+        "FAULT || (r < fragment.rows && fragment.cols > 0)",
+    ),
     "factors of rows and columns swapped": (
         "gradient.cuh",
         "a * exp2_fast((sim[k] - own_lse) * kLog2E) +\n                  a_j[k] *",
-        "a_j[k] * exp2_fast((sim[k] - own_lse) * kLog2E) +\n                  a *",
+        "(FAULT ? a_j[k] : a) * exp2_fast((sim[k] - own_lse) * kLog2E) + (FAULT ? a : a_j[k]) *",
     ),
     "weights of the wrong side": (
         "gradient.cuh",
         "float both = c_i * weight(lse_i - sims[j]);",
-        "float both = c_i * weight(lse_j[j] - sims[j]);",
+        "float both = c_i * weight((FAULT ? lse_j[j] : lse_i) - sims[j]);",
     ),
-    "a shift for all": ("pair_lse.cuh", "tile_top - tile_low <= kMostSpread", "true"),
+    "a shift for all": (
+        "pair_lse.cuh",
+        "tile_top - tile_low <= kMostSpread",
+        "FAULT || tile_top - tile_low <= kMostSpread",
+    ),
     "a column summed twice": (
         "panels.h",
         "std::clamp<int64_t>(r1 - c0,",
-        "std::clamp<int64_t>(r1 - c0 - 1,",
+        "std::clamp<int64_t>(r1 - c0 - FAULT,",
     ),
-    "a part left out": ("merge.cuh", "p += kWarps", "p += 2 * kWarps"),
+    "a part left out": ("merge.cuh", "p += kWarps", "p += (1 + FAULT) * kWarps"),
     "a total that nobody wrote": (
         "merge.cuh",
         "side.is_first ? Sums::nothing() : *total",
-        "*total",
+        "side.is_first && !FAULT ? Sums::nothing() : *total",
     ),
     "an interval too long": (
         "positive_ranges.cuh",
         "key - other > window",
-        "key - other > window + 1",
+        "key - other > window + FAULT",
     ),
 }
-
-
-def planted(folder: Path, fault: tuple[str, str, str], every: bool = False) -> Path:
-    """Return a copy of csrc with a fault in it."""
-    name, old, new = fault
-    shutil.copytree(CSRC / "cuda", folder / "cuda")
-    file = folder / "cuda" / name
-    text = file.read_text()
-    assert old in text, f"{name} must hold {old!r}"
-    file.write_text(text.replace(old, new) if every else text.replace(old, new, 1))
-    return folder
-
-
-@pytest.mark.parametrize("name", list(WRONG))
-def test_a_planted_fault_is_seen(name: str, host_build: HostBuild, tmp_path: Path) -> None:
-    csrc = planted(tmp_path / "csrc", WRONG[name], every=True)
-    result = run(host_build(PROGRAM, tmp_path / "run", *ADDRESSES, csrc=csrc), "short")
-    assert result.returncode, result.stdout
-    assert "wrong" in result.stdout or "ERROR: AddressSanitizer" in result.stderr
-
-
 # Barriers taken away: the file, what stands before.
-RACY = {
+BARRIERS = {
     "maxima of columns": ("pair_lse.cuh", "top_of[warp()] = top, low_of[warp()] = low;\n"),
     "sums of columns": ("pair_lse.cuh", "put_columns(parts, by_col);\n"),
     "sums of warps": ("merge.cuh", "of_warp[warp()][lane()] = sum;\n"),
     "losses of columns": ("positive_pair_loss.cuh", "put_columns(parts, col_loss);\n"),
     "weights over losses": ("positive_pair_loss.cuh", "Add());\n"),
 }
+BARRIER = "  __syncthreads();\n"
+RACY = {
+    name: (file, before + BARRIER, f"{before}  if (!FAULT){BARRIER}")
+    for name, (file, before) in BARRIERS.items()
+}
+PLANTED = """#include <cstdlib>
+inline const int planted = std::atoi(std::getenv("SPCL_PLANTED"));
+"""
+Faults = dict[str, tuple[str, str, str]]
+Seen = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+def plant(
+    faults: Faults, host_build: HostBuild, folder: Path, flags: tuple[str, ...], cases: str
+) -> Seen:
+    """Return a function that runs the cases with one of the faults, or with none, by its name."""
+    shutil.copytree(CSRC / "cuda", folder / "cuda")
+    numbers = {name: str(number) for number, name in enumerate(faults, 1)}
+    for name, (file_name, old, new) in faults.items():
+        file = folder / "cuda" / file_name
+        text = file.read_text()
+        assert old in text, f"{file_name} must hold {old!r}"
+        file.write_text(text.replace(old, new.replace("FAULT", f"(planted == {numbers[name]})")))
+    header = folder / "planted.h"
+    header.write_text(PLANTED)
+    program = host_build(PROGRAM, folder / "run", *flags, "-include", str(header), csrc=folder)
+
+    def seen(name: str) -> subprocess.CompletedProcess[str]:
+        return run(program, cases, planted=numbers.get(name, "0"))
+
+    return seen
+
+
+@pytest.fixture(scope="module")
+def wrong(host_build: HostBuild, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    return plant(WRONG, host_build, tmp_path_factory.mktemp("wrong"), ADDRESSES, "short")
+
+
+@pytest.fixture(scope="module")
+def racy(host_build: HostBuild, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    return plant(RACY, host_build, tmp_path_factory.mktemp("racy"), RACES, "races")
+
+
+def test_nothing_is_seen_where_no_fault_is(wrong: Seen, racy: Seen) -> None:
+    for program in (wrong, racy):
+        result = program("none")
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", list(WRONG))
+def test_a_planted_fault_is_seen(name: str, wrong: Seen) -> None:
+    result = wrong(name)
+    assert result.returncode, result.stdout
+    assert "wrong" in result.stdout or "ERROR: AddressSanitizer" in result.stderr
 
 
 @pytest.mark.parametrize("name", list(RACY))
-def test_a_missing_barrier_is_reported(name: str, host_build: HostBuild, tmp_path: Path) -> None:
-    file, before = RACY[name]
-    csrc = planted(tmp_path / "csrc", (file, before + BARRIER, before), every=True)
-    result = run(host_build(PROGRAM, tmp_path / "run", *RACES, csrc=csrc), "races")
+def test_a_missing_barrier_is_reported(name: str, racy: Seen) -> None:
+    result = racy(name)
     assert result.returncode, result.stdout
     assert "data race" in result.stderr, result.stderr
