@@ -33,12 +33,12 @@ def compile_to(out: Path, *arguments: str | Path) -> Path:
 
 
 def run(
-    program: Path, *arguments: str, prefix: tuple[str, ...]
+    program: Path, *arguments: str, prefix: tuple[str, ...], planted: int = 0
 ) -> subprocess.CompletedProcess[str]:
     options = f"halt_on_error=1 exitcode={RACE_EXIT_CODE}"
     return subprocess.run(
         [*prefix, str(program), *arguments],
-        env=os.environ | {"TSAN_OPTIONS": options},
+        env=os.environ | {"TSAN_OPTIONS": options, "SPCL_PLANTED": str(planted)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -82,9 +82,9 @@ def kernels(folder: Path, prefix: tuple[str, ...]) -> list[Path]:
         return [job.result() for job in jobs]
 
 
-def build(folder: Path, schedule_header: Path, kernels: list[Path]) -> Path:
+def build(folder: Path, schedule_header: Path, kernels: list[Path], *flags: str) -> Path:
     include = ["-I", str(HERE), "-I", str(schedule_header.parent), "-I", str(CSRC)]
-    return compile_to(folder / "run", HERE / "run_schedules.cpp", *include, *kernels)
+    return compile_to(folder / "run", HERE / "run_schedules.cpp", *include, *kernels, *flags)
 
 
 def test_no_race_and_no_bit_of_difference(
@@ -97,40 +97,56 @@ def test_no_race_and_no_bit_of_difference(
 
 
 ACQUIRE = "done[block].load(std::memory_order_acquire)"
-RELEASE = "std::memory_order_release"
-WAIT = "if (!wait(tile.i, tile.before_i) || !wait(tile.j, tile.before_j)) return;"
-BODY = "body(tile, index, scratch[worker].data());"
-# Each of the things that the scheme consists of, taken away: what is replaced, by what, how often.
+ROWS, COLUMNS = "wait(tile.i, tile.before_i)", "wait(tile.j, tile.before_j)"
+WAIT, BODY = f"!{ROWS} || !{COLUMNS}", "body(tile, index, scratch[worker].data());"
+STORES = [f"done[tile.{x}].store(tile.before_{x} + 1, std::memory_order_release)" for x in "ij"]
+# Each of the things that the scheme consists of, taken away: what is replaced, and by what, where
+# FAULT is whether it is. A memory order that hangs on a value would be the strongest.
 FAULTS = {
-    "no waiting": (WAIT, "", 1),
-    "waiting for rows alone": (WAIT, "if (!wait(tile.i, tile.before_i)) return;", 1),
-    "waiting for columns alone": (WAIT, "if (!wait(tile.j, tile.before_j)) return;", 1),
-    "waiting one tile less": ("!= count; ++spins", "< count - 1; ++spins", 1),
-    "no acquire": (ACQUIRE, ACQUIRE.replace("acquire", "relaxed"), 1),
-    "no release": (RELEASE, RELEASE.replace("release", "relaxed"), 2),
-    "done before the body": (
-        BODY,
-        "done[tile.i].store(tile.before_i + 1, std::memory_order_release);" + BODY,
-        1,
-    ),
-    "one scratch for all": ("scratch[worker].data()", "scratch[0].data()", 1),
+    "no waiting": [(WAIT, f"!FAULT && ({WAIT})")],
+    "waiting for rows alone": [(f"!{COLUMNS}", f"(!FAULT && !{COLUMNS})")],
+    "waiting for columns alone": [(f"!{ROWS}", f"(!FAULT && !{ROWS})")],
+    "waiting one tile less": [
+        (f"{ACQUIRE} != count", f"(FAULT ? {ACQUIRE} < count - 1 : {ACQUIRE} != count)")
+    ],
+    "no acquire": [(ACQUIRE, f"(FAULT ? {ACQUIRE.replace('acquire', 'relaxed')} : {ACQUIRE})")],
+    "no release": [
+        (store, f"(FAULT ? {store.replace('release', 'relaxed')} : {store})") for store in STORES
+    ],
+    "done before the body": [(BODY, f"if (FAULT) {STORES[0]}; {BODY}")],
+    "one scratch for all": [("scratch[worker]", "scratch[FAULT ? 0 : worker]")],
 }
+PLANTED = """#include <cstdlib>
+inline const int planted = std::atoi(std::getenv("SPCL_PLANTED"));
+"""
 
 
-@pytest.mark.parametrize("name", list(FAULTS))
-def test_a_planted_race_is_reported(
-    name: str, tmp_path: Path, prefix: tuple[str, ...], kernels: list[Path]
-) -> None:
-    old, new, times = FAULTS[name]
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory, kernels: list[Path]) -> Path:
+    """A program with all faults in it, of which SPCL_PLANTED names one by its number."""
+    folder = tmp_path_factory.mktemp("planted")
     text = (CSRC / "schedule.h").read_text()
-    assert text.count(old) == times, f"schedule.h must hold {old!r} {times} times"
-    header = tmp_path / "schedule.h"
-    header.write_text(text.replace(old, new))
-    program = build(tmp_path, header, kernels)
+    for number, changes in enumerate(FAULTS.values(), 1):
+        for old, new in changes:
+            assert old in text, f"schedule.h must hold {old!r}"
+            text = text.replace(old, new.replace("FAULT", f"(planted == {number})"))
+    header = folder / "schedule.h"
+    header.write_text(text)
+    (folder / "planted.h").write_text(PLANTED)
+    return build(folder, header, kernels, "-include", str(folder / "planted.h"))
+
+
+def test_nothing_is_reported_where_no_fault_is(program: Path, prefix: tuple[str, ...]) -> None:
+    result = run(program, "mix", prefix=prefix)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("number", range(1, len(FAULTS) + 1), ids=list(FAULTS))
+def test_a_planted_race_is_reported(number: int, program: Path, prefix: tuple[str, ...]) -> None:
     # A busy machine can run the threads one after the other, so that nothing races; and the
     # program can see the wrong result before ThreadSanitizer sees the race.
     for _ in range(MOST_RUNS):
-        result = run(program, "mix", prefix=prefix)
+        result = run(program, "mix", prefix=prefix, planted=number)
         if result.returncode:
             break
     reported = result.returncode == RACE_EXIT_CODE and "data race" in result.stderr
