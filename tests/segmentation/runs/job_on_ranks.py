@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from importlib import import_module
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from spcl_fast import SupConLoss
+from spcl_fast.segmentation.commands import method_table
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.finetune.step import Finetuning
 from spcl_fast.segmentation.networks import UNetEncoder
@@ -33,13 +35,14 @@ def resume(rank, world, config):
 
 
 def grid(rank, world, command, config, preset):
-    """Run the comparison or the audit with the presets of a file; return the path of its table."""
+    """Run the comparison or the audit, without a report; return the path of its table."""
     module = import_module(f"spcl_fast.segmentation.commands.{command}")
-    known, module.preset_path = module.preset_path, lambda name: preset
-    try:
+    writer = method_table if command == "reproduce" else module
+    with (
+        patch.object(module, "preset_path", lambda name: preset),
+        patch.object(writer, "write_report"),
+    ):
         return getattr(module, command)(config)
-    finally:
-        module.preset_path = known
 
 
 def steps(rank, world, config, count):
