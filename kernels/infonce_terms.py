@@ -194,7 +194,12 @@ def _plane_pairs(planes: Planes, blocks: int, pairs: Pairs) -> PlanePairs:
     return PlanePairs(rows, cols, N, pairs.refs.shape[0], pairs.tau, excludes_self=False)
 
 
-def infonce_terms_fwd(pairs: Pairs, *, symmetric: bool) -> tuple[InfoNCETerms, Kept]:
+def infonce_terms_fwd(
+    pairs: Pairs,
+    *,
+    symmetric: bool,
+    has_backward: bool,  # what the backward needs is small
+) -> tuple[InfoNCETerms, Kept]:
     """Return the terms, and what the backward needs: lse of the references, planes, norms."""
 
     def run(_: Sequence[float]) -> tuple[Results, Results]:

@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "checks.h"
-#include "operand.h"
 #include "ops.h"
+#include "terms.h"
 
 namespace spcl {
 namespace {
@@ -33,12 +33,6 @@ PositivePairs pairs_of(const Tensor& z, const Tensor& lse, const Tensor& tau, co
   const double window = labels.windows[k];
   return {z,   lse, labels.values[k], none, none, tau, labels.gamma[k], labels.is_hard,
           window < 0 ? std::nullopt : std::optional<double>(window)};
-}
-
-Tensor scalar(double value) {
-  const Tensor x = empty({}, ScalarType::Double);
-  *x.mutable_data_ptr<double>() = value;
-  return x;
 }
 
 Tensors scalars(const std::vector<double>& values) {
@@ -80,23 +74,6 @@ Term reduce(const float* loss, const float* weight_sum, const int64_t* num_pos, 
     term.slope /= term.mean_weight;
   }
   return term;
-}
-
-// (|sum z|^2 - sum |z|^2) / ((N - 1) sum |z|^2).
-double collapse_of(const Tensor& z) {
-  const Operand operand(z);
-  const Rows& rows = operand.rows();
-  const TileKernels& kernels = best_tile_kernels();
-  std::vector<double> sum(rows.D, 0.0);
-  const std::vector<double> zero(rows.D, 0.0);
-  kernels.add_sum_of_rows(rows, 0, rows.size, nullptr, sum.data());
-  double own = 0, pairs = 0;
-  for (int64_t i = 0; i < rows.size; ++i) {
-    own += kernels.product_with_rest(rows.data + i * rows.stride, zero.data(), -1, rows.D);
-  }
-  for (const double x : sum) pairs += x * x;
-  const double scale = own * static_cast<double>(rows.size - 1);
-  return scale == 0 ? 0 : (pairs - own) / scale;
 }
 
 // Mean weight and anchors of all labels together; weight_sum and num_pos (K, N).

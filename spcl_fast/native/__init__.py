@@ -16,6 +16,7 @@ from spcl_fast.native._extension import (
 )
 from spcl_fast.native.contrastive_rows import contrastive_rows_bwd, contrastive_rows_fwd
 from spcl_fast.native.contrastive_terms import contrastive_terms_bwd, contrastive_terms_fwd
+from spcl_fast.native.infonce_terms import infonce_terms_bwd, infonce_terms_fwd
 from spcl_fast.native.pair_lse import pair_lse_bwd, pair_lse_fwd
 from spcl_fast.native.positive_pair_histogram import positive_pair_histogram
 from spcl_fast.native.positive_pair_loss import positive_pair_loss_bwd, positive_pair_loss_fwd
@@ -30,6 +31,8 @@ __all__ = [
     "cuda_architectures",
     "get_tile_cache_mib",
     "has_code_for",
+    "infonce_terms_bwd",
+    "infonce_terms_fwd",
     "is_built",
     "pair_lse_bwd",
     "pair_lse_fwd",

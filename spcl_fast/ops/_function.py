@@ -67,6 +67,11 @@ class FusedFunction(OpFunction):
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
+def needs_gradient(*values: object) -> bool:
+    """Return whether any is a tensor that requires a gradient."""
+    return any(isinstance(x, Tensor) and x.requires_grad for x in values)
+
+
 def save(ctx: Any, *values: Any) -> None:
     """Save tensors, numbers and other values for the backward."""
     ctx.constants = [None if isinstance(x, Tensor) else x for x in values]

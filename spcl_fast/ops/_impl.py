@@ -72,6 +72,7 @@ _IMPLEMENTATIONS = {
                 ("contrastive_rows", "cpu"),
                 ("contrastive_rows", "cuda"),
                 ("contrastive_terms", "cpu"),
+                ("infonce_terms", "cpu"),
             }
         ),
     ),

@@ -23,6 +23,7 @@ from spcl_fast.ops._function import (
     FusedFunction,
     first_order_only,
     is_transformed,
+    needs_gradient,
     save,
     saved,
     tau_gradient,
@@ -107,7 +108,7 @@ def contrastive_terms(
         return None
     if any(isinstance(x, Tensor) for x in factors):
         return None
-    if bank is not None and (not takes_bank(name) or _needs_gradient(bank, tau)):
+    if bank is not None and (not takes_bank(name) or needs_gradient(bank, tau)):
         return None
     tau = positive_scalar("tau", tau, z, finite=True)
     if bank is not None:
@@ -122,16 +123,12 @@ def contrastive_terms(
         mode,
         correct_grad,
         # the Function cannot see it: it runs without gradients
-        torch.is_grad_enabled() and _needs_gradient(z, tau),
+        torch.is_grad_enabled() and needs_gradient(z, tau),
     )
     done: list[tuple[ContrastiveTerms, Kept]] = []
     loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
     _, _, lse, info, num_anchors = done[0][0]
     return ContrastiveTerms(loss, losses, lse, info, num_anchors)
-
-
-def _needs_gradient(*values: object) -> bool:
-    return any(isinstance(x, Tensor) and x.requires_grad for x in values)
 
 
 class _ContrastiveTerms(FusedFunction):

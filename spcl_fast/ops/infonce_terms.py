@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spcl_fast.operands import InfoNCETerms, Kept, Pairs
 from spcl_fast.ops._checks import check_refs, check_rows, positive_scalar
+from spcl_fast.ops._contract import define_native
 from spcl_fast.ops._function import (
     FusedFunction,
     first_order_only,
     is_transformed,
+    needs_gradient,
     save,
     saved,
     tau_gradient,
@@ -60,9 +63,35 @@ def infonce_terms(
         return None
     tau = positive_scalar("tau", tau, anchors, finite=True)
     done: list[tuple[InfoNCETerms, Kept]] = []
-    loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, done)
+    # the Function cannot see it: it runs without gradients
+    has_backward = torch.is_grad_enabled() and needs_gradient(anchors, refs, tau)
+    loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, has_backward, done)
     _, lse, info, num_anchors = done[0][0]
     return InfoNCETerms(loss, lse, info, num_anchors)
+
+
+def _empty_native_fwd(anchors: Tensor, refs: Tensor) -> tuple[Tensor, ...]:
+    count = anchors.new_empty((), dtype=torch.int64)
+    lse, refs_lse = (x.new_empty(x.shape[0]) for x in (anchors, refs))
+    return anchors.new_empty(()), lse, anchors.new_empty(3), count, refs_lse, anchors.new_empty(0)
+
+
+# On a CPU alone.
+define_native(
+    "infonce_terms_fwd_native(Tensor anchors, Tensor refs, float tau, bool symmetric,"
+    " SymInt cache_size) -> (Tensor loss, Tensor lse, Tensor info, Tensor num_anchors,"
+    " Tensor refs_lse, Tensor cache)",
+    _empty_native_fwd,
+)
+define_native(
+    "infonce_terms_bwd_native(Tensor anchors, Tensor refs, float tau, bool symmetric, Tensor lse,"
+    " Tensor dloss, Tensor refs_lse, Tensor cache, bool needs_z, bool needs_refs)"
+    " -> (Tensor da, Tensor drefs)",
+    lambda anchors, refs, needs_z, needs_refs: tuple(
+        x.new_empty(x.shape[0] if needed else 0, x.shape[1])
+        for x, needed in ((anchors, needs_z), (refs, needs_refs))
+    ),
+)
 
 
 class _InfoNCETerms(FusedFunction):
@@ -75,15 +104,17 @@ class _InfoNCETerms(FusedFunction):
         tau: float | Tensor,
         symmetric: bool,
         name: str,
+        has_backward: bool,
         done: list[tuple[InfoNCETerms, Kept]],
     ) -> Tensor:
         forward = fused(name, "infonce_terms_fwd")
-        done.append(forward(Pairs(anchors, refs, tau), symmetric=symmetric))
+        options = {"symmetric": symmetric, "has_backward": has_backward}
+        done.append(forward(Pairs(anchors, refs, tau), **options))
         return done[0][0].loss
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        anchors, refs, tau, ctx.symmetric, ctx.name, ((terms, kept),) = inputs
+        anchors, refs, tau, ctx.symmetric, ctx.name, _, ((terms, kept),) = inputs
         ctx.pieces = kept.pieces
         save(ctx, anchors, refs, tau, terms.lse, *kept.memory)
 
@@ -103,4 +134,6 @@ class _InfoNCETerms(FusedFunction):
             needs_refs=needs_refs,
         )
         dtau = tau_gradient(pairs, da) if needs_tau else None
-        return da if needs_anchors else None, drefs, dtau, None, None, None
+        da = da.to(anchors.dtype) if needs_anchors else None
+        drefs = drefs.to(refs.dtype) if needs_refs else None
+        return da, drefs, dtau, None, None, None, None

@@ -143,14 +143,16 @@ def terms(rows: Rows) -> None:
     """From rows, and a bank if there are references, to scalars and back."""
     z, refs = rows.tensors()
     pairs, labels = Pairs(z, refs, rows.scalar(0.07)), [label_of(rows, 3.0)]
-    out, state = contrastive_terms_fwd(pairs, labels, [1.0], "linear", correct_grad=False)
+    out, state = contrastive_terms_fwd(
+        pairs, labels, [1.0], "linear", correct_grad=False, has_backward=True
+    )
     contrastive_terms_bwd(pairs, labels, out.lse, state, out.loss, None, "linear")
 
 
 def infonce(rows: Rows) -> None:
     z, refs = rows.tensors()
     pairs = Pairs(z, refs, rows.scalar(0.07))
-    out, state = infonce_terms_fwd(pairs, symmetric=True)
+    out, state = infonce_terms_fwd(pairs, symmetric=True, has_backward=True)
     given = pairs, out.lse, state, out.loss
     infonce_terms_bwd(*given, symmetric=True, needs_z=True, needs_refs=True)
 
