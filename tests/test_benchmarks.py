@@ -5,6 +5,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -347,12 +348,13 @@ def test_memory_of_a_step(impl, tmp_path):
     assert rows[0]["limit_mib"] == 3 * 1024 * 16 * 4 / 2**20 + (64 if impl == "native" else 128)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
-def test_memory_above_its_limit_fails(monkeypatch):
-    monkeypatch.setattr(bench_memory, "FIXED_MIB", -1e3)
-    sizes = ["--n", "1024", "--dim", "16", "--threads", "1", "--tile-cache-mib", "0"]
-    assert bench_memory.main(["--impl", "chunked", *sizes]) == 1
+# A matrix of a MiB thrice, 64 MiB, and as much for panels, to which the process comes or not.
+@pytest.mark.parametrize(("peak", "code"), [(131.0, 0), (131.1, 1)])
+def test_memory_above_its_limit_fails(peak, code, monkeypatch):
+    printed = SimpleNamespace(stdout=json.dumps({"peak_mib": peak, "seconds": 1.0}))
+    monkeypatch.setattr(bench_memory.subprocess, "run", lambda *_command, **_how: printed)
+    sizes = ["--n", "16384", "--dim", "16", "--threads", "1", "--tile-cache-mib", "0"]
+    assert bench_memory.main(["--impl", "chunked", *sizes]) == code
 
 
 @pytest.mark.parametrize(

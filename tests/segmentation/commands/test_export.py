@@ -145,38 +145,46 @@ def test_encoder_for_nnunet(tmp_path):
 LOAD = """
 import sys, json, torch
 sys.modules["spcl_fast"] = None  # so that an import of it fails
-path, images, out = sys.argv[1:]
-extra = {"spcl_fast.json": ""}
-if path.endswith(".pt"):
-    net = torch.jit.load(path, _extra_files=extra)
-else:
-    net = torch.export.load(path, extra_files=extra).module()
-with torch.no_grad():
-    logits = [net(image) for image in torch.load(images)]
-torch.save([json.loads(extra["spcl_fast.json"]), logits], out)
+images, out, *paths = sys.argv[1:]
+found = []
+for path in paths:
+    extra = {"spcl_fast.json": ""}
+    if path.endswith(".pt"):
+        net = torch.jit.load(path, _extra_files=extra)
+    else:
+        net = torch.export.load(path, extra_files=extra).module()
+    with torch.no_grad():
+        logits = [net(image) for image in torch.load(images)]
+    found.append([json.loads(extra["spcl_fast.json"]), logits])
+torch.save(found, out)
 """
+PROGRAMS = ("torchscript", "torch-export")  # the two kinds of program
 
 
 @torch.no_grad()
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["torchscript", "torch-export"])  # the two kinds of program
-def test_segmenter_in_a_process_without_this_package(tmp_path, name):
+def test_segmenters_in_a_process_without_this_package(tmp_path):
     model = make_run(tmp_path / "run", "finetune")
-    path = export(ExportConfig(tmp_path / "run", tmp_path / f"net{SUFFIXES[name]}", name))
+    paths = [
+        str(export(ExportConfig(tmp_path / "run", tmp_path / f"net{SUFFIXES[name]}", name)))
+        for name in PROGRAMS
+    ]
     # one slice, the shape that was traced or not, taller than wide, larger than the grid
     images = [image(1, 1, 32, 32), image(2, 1, 32, 48), image(5, 1, 64, 32), image(1, 1, 96, 112)]
     torch.save(images, tmp_path / "images.pt")
-    files = [str(path), str(tmp_path / "images.pt"), str(tmp_path / "logits.pt")]
+    files = [str(tmp_path / "images.pt"), str(tmp_path / "logits.pt"), *paths]
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *files], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    about, logits = torch.load(tmp_path / "logits.pt")
+    found = torch.load(tmp_path / "logits.pt")
+    assert len(found) == len(PROGRAMS)
     grid = {"grid_size": 32, "grid_spacing_mm": 2.5}
-    assert about == {**grid, "num_classes": 3, "multiple_of": 16}
-    for x, actual in zip(images, logits, strict=True):
-        torch.testing.assert_close(actual, model(x), rtol=1e-5, atol=1e-6)
-    assert logits[0].std() > 0.01
+    for about, logits in found:
+        assert about == {**grid, "num_classes": 3, "multiple_of": 16}
+        for x, actual in zip(images, logits, strict=True):
+            torch.testing.assert_close(actual, model(x), rtol=1e-5, atol=1e-6)
+        assert logits[0].std() > 0.01
 
 
 @pytest.mark.parametrize(
