@@ -66,7 +66,8 @@ class Pass:
     def pick(self, z: Tensor) -> Config | Tiles:
         """Return the configuration for rows."""
         if self.is_hopper:
-            tiles: Tiles = self.table[num_planes(z.dtype), padded_features(z.shape[1])]
+            rows = _planes(z)
+            tiles: Tiles = self.table[_choice.place_of(rows)]
             return tiles
         return pick(self.kernel, self.table, _planes(z), z.device)
 
@@ -121,7 +122,15 @@ HOPPER = {
         _backward, "hopper_row_gradient_kernel", _choice.ROW_GRADIENT, False, 2
     ),
 }
-PASSES |= HOPPER
+HOPPER_WIDE = {
+    "forward of wide rows, Hopper": Pass(
+        _forward, "hopper_wide_sums_kernel", _choice.PAIR_SUMS, True, 1
+    ),
+    "backward of wide rows, h, Hopper": Pass(
+        _backward, "hopper_h_panel_kernel", _choice.H_PANEL, False, 1
+    ),
+}
+PASSES |= HOPPER | HOPPER_WIDE
 BF16, FP32 = torch.bfloat16, torch.float32
 # Matrices by name: dtype of the rows, precision of float32 products.
 KINDS = {"bf16": (BF16, "highest"), "2 planes": (FP32, "high"), "3 planes": (FP32, "highest")}
@@ -140,6 +149,8 @@ PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
 HOPPER_PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
     *((tuple(HOPPER), "bf16", dim, TAU) for dim in (64, 128, 256)),
     (tuple(HOPPER), "bf16", 128, SMALL_TAU),
+    # Beside the plain kernels.
+    *((("forward", *HOPPER_WIDE, WIDE[0]), kind, 512, TAU) for kind in ("bf16", "2 planes")),
 ]
 
 

@@ -325,10 +325,12 @@ def _sum_panel(
     programs = cdiv(num_tiles, tiles_per_program)
     if isinstance(config, Tiles):
         from spcl_fast.kernels.hopper.pair_sums import fills_sums
+        from spcl_fast.kernels.hopper.wide_sums import fills_wide_sums
 
         own = visited.new_empty(programs * config.groups, blocks * config.block_m)
         place = first_block, tiles_per_program
-        return own if fills_sums(own, visited, pairs, *place, config) else None
+        fills = fills_wide_sums if pairs.is_wide else fills_sums
+        return own if fills(own, visited, pairs, *place, config) else None
     own = visited.new_empty(programs, blocks * config.block_m)
     padded = pairs.rows.padded_dim
     pair_sums_kernel[(blocks, programs)](

@@ -33,7 +33,8 @@ _PRODUCT_PROGRAMS = 256
 
 
 @triton.jit
-def _store_planes(ptr, h, offsets, mask, plane, P: tl.constexpr):
+def store_planes(ptr, h, offsets, mask, plane, P: tl.constexpr):
+    """Store h as planes of a half-precision type."""
     part = h.to(ptr.dtype.element_ty)
     tl.store(ptr + offsets, part, mask=mask)
     if P > 1:
@@ -110,7 +111,7 @@ def h_panel_kernel(
         h_ij *= 1.0 / (tau * gradient_scale(tl.load(bound_ptr)))
     offsets = (rows - first_row).to(tl.int64)[:, None] * M + cols[None, :]
     mask = (rows < N)[:, None] & (cols < M)[None, :]
-    _store_planes(h_ptr, h_ij, offsets, mask, h_plane, P)
+    store_planes(h_ptr, h_ij, offsets, mask, h_plane, P)
 
 
 @bound

@@ -19,6 +19,7 @@ from triton.errors import TritonError
 
 from spcl_fast.kernels import _configs
 from spcl_fast.kernels._bound import Bound
+from spcl_fast.kernels._planes import Planes
 from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.operands import Pairs
 
@@ -50,6 +51,9 @@ PAIR_SUMS: Table = {
     (1, 256): Tiles(128, 64, 4),
     (2, 64): Tiles(128, 64, 6),
     (2, 128): Tiles(128, 64, 4),
+    (1, WIDE): Tiles(128, 128, 6),
+    (2, WIDE): Tiles(128, 128, 3),
+    (3, WIDE): Tiles(128, 128, 2),
 }
 ROW_GRADIENT: Table = {
     (1, 64): Tiles(256, 64, 6),
@@ -60,7 +64,11 @@ ROW_GRADIENT: Table = {
     (3, 64): Tiles(128, 64, 3),
     (3, 128): Tiles(128, 64, 2),
 }
-H_PANEL: Table = {(1, WIDE): Tiles(128, 128, 6)}
+H_PANEL: Table = {
+    (1, WIDE): Tiles(256, 128, 4),
+    (2, WIDE): Tiles(128, 128, 3),
+    (3, WIDE): Tiles(128, 128, 2),
+}
 
 _lack: str | None = None  # not asked yet
 
@@ -81,8 +89,13 @@ def tiles_for(table: Table, pairs: PlanePairs) -> Tiles | None:
     """Return the tiles for the rows of `pairs`, None if a plain kernel is to run."""
     if pairs.num_rows * pairs.num_cols < MIN_PAIRS or not _is_for(pairs.rows.data.device):
         return None
-    found = table.get((pairs.rows.num_planes, WIDE if pairs.is_wide else pairs.rows.padded_dim))
+    found = table.get(place_of(pairs.rows))
     return None if found is None or lack() else found
+
+
+def place_of(rows: Planes) -> tuple[int, int]:
+    """Return where a table has the tiles for rows."""
+    return rows.num_planes, WIDE if rows.is_wide else rows.padded_dim
 
 
 def _is_for(device: torch.device) -> bool:

@@ -109,35 +109,37 @@ def _product(
 
 
 @gluon.jit
-def add_product(a, a_tile, b, b_tile, acc):
-    """Begin acc + a b^T for tiles of one plane."""
-    return _product(a, a_tile, 0, b, b_tile, 0, 0, b.shape[2], acc, True, 1)
+def add_first_planes(a, a_tile, b, b_tile, acc, P: gl.constexpr):
+    """Begin acc + a b^T for the first planes."""
+    return _product(a, a_tile, 0, b, b_tile, 0, 0, b.shape[2], acc, True, P)
 
 
 @gluon.jit
 def small_products(
-    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, acc, P: gl.constexpr
-):
-    """Begin acc + a b^T over all pairs of planes but the first, P > 1."""
+    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, acc, adds: gl.constexpr,
+    P: gl.constexpr,
+):  # fmt: skip
+    """Begin a b^T over all pairs of planes but the first, P > 1, added to acc or not."""
     if P == 3:
-        acc = _product(a, a_tile, 0, b, b_tile, 2, first, count, acc, False, P)
+        acc = _product(a, a_tile, 0, b, b_tile, 2, first, count, acc, adds, P)
         acc = _product(a, a_tile, 1, b, b_tile, 1, first, count, acc, True, P)
         acc = _product(a, a_tile, 2, b, b_tile, 0, first, count, acc, True, P)
-    acc = _product(a, a_tile, 0, b, b_tile, 1, first, count, acc, P == 3, P)
+    acc = _product(a, a_tile, 0, b, b_tile, 1, first, count, acc, adds or P == 3, P)
     return _product(a, a_tile, 1, b, b_tile, 0, first, count, acc, True, P)
 
 
 @gluon.jit
 def begin_products(
-    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, zero, P: gl.constexpr
-):
-    """Begin a b^T, for `count` rows of b, over all pairs of planes.
+    a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, acc, adds: gl.constexpr,
+    P: gl.constexpr,
+):  # fmt: skip
+    """Begin a b^T, for `count` rows of b, over all pairs of planes, added to acc or not.
 
     The smallest come first; `warpgroup_mma_wait` ends it.
     """
     if P == 1:
-        return _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P)
-    small = small_products(a, a_tile, b, b_tile, first, count, zero, P)
+        return _product(a, a_tile, 0, b, b_tile, 0, first, count, acc, adds, P)
+    small = small_products(a, a_tile, b, b_tile, first, count, acc, adds, P)
     return _product(a, a_tile, 0, b, b_tile, 0, first, count, small, True, P)
 
 
@@ -148,9 +150,9 @@ def products(
 ):  # fmt: skip
     """As `spcl_fast.kernels._planes.products`."""
     if IS_FINITE or P == 1:
-        dots = begin_products(a, a_tile, b, b_tile, first, count, zero, P)
+        dots = begin_products(a, a_tile, b, b_tile, first, count, zero, False, P)
         return warpgroup_mma_wait(num_outstanding=0, deps=(dots,))
-    small = small_products(a, a_tile, b, b_tile, first, count, zero, P)
+    small = small_products(a, a_tile, b, b_tile, first, count, zero, False, P)
     large = _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P)
     small, large = warpgroup_mma_wait(num_outstanding=0, deps=(small, large))
     return gl.where(gl.abs(large) < float("inf"), large + small, large)

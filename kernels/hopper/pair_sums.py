@@ -37,7 +37,7 @@ from spcl_fast.kernels.hopper._tiles import (
 
 
 @gluon.jit
-def _masked(dots, rows, cols, N, M, EXCLUDES_SELF: gl.constexpr):
+def masked(dots, rows, cols, N, M, EXCLUDES_SELF: gl.constexpr):
     """Return products, -inf for pairs that are excluded."""
     valid = (rows < N) & (cols < M)
     if EXCLUDES_SELF:
@@ -46,13 +46,13 @@ def _masked(dots, rows, cols, N, M, EXCLUDES_SELF: gl.constexpr):
 
 
 @gluon.jit
-def _in_threads(x):
+def in_threads(x):
     """Return a tile (64, owned) as (4, 2, 8, owned): one thread holds both of axis 1."""
     return x.reshape([4, 2, 8, x.shape[1]])
 
 
 @gluon.jit
-def _over_threads(x):
+def over_threads(x):
     """Return (4, 8, owned) as (32, owned)."""
     return x.reshape([32, x.shape[2]])
 
@@ -71,7 +71,7 @@ def _exps(
         # By places in the tile: what holds for all tiles would take registers.
         own = gl.arange(0, z_i.shape[2], layout=gl.SliceLayout(0, dots.type.layout))
         own = (own + (first_row - first_col))[None, :]
-        dots = _masked(dots, own, in_tile[:, None], N - first_col, M - first_col, EXCLUDES_SELF)
+        dots = masked(dots, own, in_tile[:, None], N - first_col, M - first_col, EXCLUDES_SELF)
     return gl.exp2(dots * scale)
 
 
@@ -88,14 +88,14 @@ def _sum(
     in_tile = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(1, layout))
     zero = gl.zeros((BLOCK_N, BLOCK_M), gl.float32, layout=layout)
     scale = exponent_scale(tau)
-    sums = gl.sum(_in_threads(zero), 1)
+    sums = gl.sum(in_threads(zero), 1)
     for k in range(group, whole, GROUPS):
         first_col = tile_at(k, first, lead, diagonal, whole) * BLOCK_N
         exps = _exps(
             k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P, STAGES,
             False, False,
         )  # fmt: skip
-        sums += gl.sum(_in_threads(exps), 1)
+        sums += gl.sum(in_threads(exps), 1)
         if HAS_VISITED:
             gl.store(visited_parts + first_col + in_tile, gl.sum(exps, 1))
     for k in range(whole + (group + GROUPS - whole % GROUPS) % GROUPS, tiles, GROUPS):
@@ -105,11 +105,11 @@ def _sum(
             k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P, STAGES,
             True, EXCLUDES_SELF,
         )  # fmt: skip
-        sums += gl.sum(_in_threads(exps), 1)
+        sums += gl.sum(in_threads(exps), 1)
         if HAS_VISITED:
             cols = first_col + in_tile
             gl.store(visited_parts + cols, gl.sum(exps, 1), mask=cols < M)
-    own = gl.sum(_over_threads(sums), 0)
+    own = gl.sum(over_threads(sums), 0)
     in_block = gl.arange(0, BLOCK_M, layout=own.type.layout)
     gl.store(own_parts + in_block, own, mask=in_block < N - first_row)
 
@@ -141,7 +141,7 @@ def _sum_shifted(
             dots = products(z_i, behind(0), z_j, stage, part * COLS, COLS, zero, P, False)
             rows = (in_block + (first_row - first_col))[:, None]
             cols = in_part[None, :]
-            dots = _masked(dots, rows, cols, N - first_col, M - first_col, EXCLUDES_SELF)
+            dots = masked(dots, rows, cols, N - first_col, M - first_col, EXCLUDES_SELF)
             sim = rounded_sim(dots, tau)
             if HAS_VISITED:
                 shift_j = finite(gl.max(sim, 0))

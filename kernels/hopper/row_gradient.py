@@ -101,7 +101,7 @@ def _visit_whole(
         weight_j = gl.load(col_weight_ptr + tile * BLOCK_N + cols)
         stage, before = k % STAGES, (k - 1) % STAGES
         mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
-        next_dots = begin_products(z_i, group, z_j, stage, 0, BLOCK_N, zero, 1)
+        next_dots = begin_products(z_i, group, z_j, stage, 0, BLOCK_N, zero, False, 1)
         next_dz = warpgroup_mma(h, plane(z_j, before, 1, 0), dz, is_async=True)
         dots = warpgroup_mma_wait(num_outstanding=1, deps=(next_dots,))
         h_ij = h_tile(

@@ -126,13 +126,41 @@ def test_planes(precision: str, num_refs: int, dim: int, device: str) -> None:
     test_values(200, num_refs, dim, torch.float32, device)
 
 
-# Of rows of more features than a program holds, h alone is by these kernels.
+# Rows of more features than a program holds: more steps than the ring has places.
+@pytest.mark.usefixtures("few_programs")
 @pytest.mark.parametrize(
-    ("num_rows", "num_refs", "dtype"),
-    [(200, 0, BF16), pytest.param(130, 150, FP16, marks=pytest.mark.breadth)],
+    ("num_rows", "num_refs", "dtype", "tau"),
+    [
+        (200, 0, BF16, 0.07),
+        (130, 150, FP16, 0.005),
+        pytest.param(390, 0, BF16, 0.005, marks=pytest.mark.breadth),
+        pytest.param(270, 520, FP16, 0.07, marks=pytest.mark.breadth),
+    ],
 )
-def test_wide_rows(num_rows: int, num_refs: int, dtype: torch.dtype, device: str) -> None:
-    test_values(num_rows, num_refs, 450, dtype, device)
+def test_wide_rows(
+    num_rows: int, num_refs: int, dtype: torch.dtype, tau: float, device: str
+) -> None:
+    refs = rows(num_refs, 300, dtype, device, seed=1) if num_refs else None
+    check(rows(num_rows, 300, dtype, device), tau, refs)
+
+
+# Their planes; those of three are wide from 129 features on.
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize(
+    ("precision", "num_refs", "dim", "tau"),
+    [
+        ("high", 140, 300, 0.07),
+        pytest.param("high", 0, 260, 0.005, marks=pytest.mark.breadth),
+        pytest.param("highest", 140, 260, 0.07, marks=pytest.mark.breadth),
+        pytest.param("highest", 0, 200, 0.005, marks=pytest.mark.breadth),
+    ],
+)
+def test_planes_of_wide_rows(
+    precision: str, num_refs: int, dim: int, tau: float, device: str
+) -> None:
+    torch.set_float32_matmul_precision(precision)
+    refs = rows(num_refs, dim, torch.float32, device, seed=1) if num_refs else None
+    check(rows(130, dim, torch.float32, device), tau, refs)
 
 
 # One row, and one more than a group of warps owns; programs share the columns of a block.
@@ -173,10 +201,12 @@ def run_planted(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(sys.modules, f"{folder}.{name}", plant(name, tmp_path, old, new))
         if name != kernel:  # which imports the other
             monkeypatch.setitem(sys.modules, f"{folder}.{kernel}", plant(kernel, tmp_path, "", ""))
+        is_wide = kernel in ("h_panel", "wide_sums")
+        tiles = {(1, _choice.WIDE): Tiles(128, 128, 2)} if is_wide else {(1, 64): Tiles(128, 64, 2)}
         for table in ("PAIR_SUMS", "ROW_GRADIENT", "H_PANEL"):
-            tiles = {(1, 64): Tiles(128, 64, 2), (1, _choice.WIDE): Tiles(128, 128, 2)}
-            monkeypatch.setattr(_choice, table, tiles if table == kernel.upper() else {})
-        check(rows(*((100, 300) if kernel == "h_panel" else (300, 64)), BF16, device), 0.07)
+            is_own = table == kernel.upper().replace("WIDE_SUMS", "PAIR_SUMS")
+            monkeypatch.setattr(_choice, table, tiles if is_own else {})
+        check(rows(*((100, 300) if is_wide else (300, 64)), BF16, device), 0.07)
 
     return run
 
@@ -201,7 +231,7 @@ FAULTS = {
         *("pair_sums", "pair_sums", MULTIPLIED + HANDED_BACK, HANDED_BACK + MULTIPLIED),
     ),
     "features are freed under their product": (
-        *("h_panel", "h_panel", "(k + STAGES - 1) % STAGES", "k % STAGES"),
+        *("h_panel", "_steps", "(place + STAGES - 1) % STAGES", "place % STAGES"),
     ),
     "a tile is loaded before its place is free": ("pair_sums", "_tiles", FREED, ""),
     "a wrong phase": ("row_gradient", "_tiles", "((k // STAGES) & 1) ^ 1", "(k // STAGES) & 1"),
@@ -227,6 +257,9 @@ WRONG = {
         "tau, True, P, STAGES, PARTS, False",
     ),
     "dz of wide rows with the diagonal": ("h_panel", "h_panel", EXCLUDED, "EXCLUDES_SELF=False"),
+    "lse of wide rows with the diagonal": (
+        *("wide_sums", "wide_sums", "M - first_col, EXCLUDES_SELF)", "M - first_col, False)"),
+    ),
     "lse with the diagonal": (
         *("pair_sums", "pair_sums", "            True, EXCLUDES_SELF,", "            True, False,"),
     ),
