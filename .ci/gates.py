@@ -1,6 +1,7 @@
 """Compile the kernels within the limits of tests/kernels: python .ci/gates.py CASES RESULTS.json.
 
-CASES is all, or common for one size of every kernel on each architecture that is emulated.
+CASES is all, or common for one size of every kernel on each architecture that is emulated. What
+each role of the kernels for capability 9.0 may use is in tests/kernels/compiled_limits.txt.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import io
 import re
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from gpucheck import aot
@@ -34,8 +36,9 @@ def is_common(name: str) -> bool:
     return not is_long and any(size in name for size in COMMON_SIZES)
 
 
-compile_kernel, assemble_again = aot.jit_compile, aot.serialized
+compile_kernel, assemble_again, run_case = aot.jit_compile, aot.serialized, aot.run_case
 printed = io.StringIO()
+code: dict[str, str] = {}
 
 
 def compile_and_note(*how: Any) -> Any:
@@ -43,7 +46,9 @@ def compile_and_note(*how: Any) -> Any:
     printed.seek(0)
     printed.truncate()
     with redirect_stdout(printed):
-        return compile_kernel(*how)
+        compiled_kernel = compile_kernel(*how)
+    code["ptx"] = compiled_kernel.asm.get("ptx", "")
+    return compiled_kernel
 
 
 def serialized(*how: Any) -> list[tuple[str, str]]:
@@ -54,7 +59,32 @@ def serialized(*how: Any) -> list[tuple[str, str]]:
     return re.findall(r"\((C75\d\d)\)[^\n]*?(wgmma[^\n]*serialized[^\n]*)", log)
 
 
+def budgets() -> dict[str, tuple[int, ...]]:
+    """Return the registers of a thread: at the launch, of groups and of the warps that load."""
+    lines = Path("tests/kernels/compiled_limits.txt").read_text(encoding="utf-8").splitlines()[1:]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    return {name: tuple(map(int, numbers)) for name, *numbers in rows}
+
+
+def budget_of(ptx: str) -> tuple[int, ...]:
+    """Return the same of compiled code."""
+    (launch,) = re.findall(r"\.maxnreg (\d+)", ptx)
+    more, fewer = (re.findall(rf"setmaxnreg\.{way}\S*\s+(\d+)", ptx) for way in ("inc", "dec"))
+    return int(launch), min(map(int, more)), min(map(int, fewer))
+
+
+def run_within_budget(case: Any, target: str) -> dict[str, Any]:
+    """Return what gpucheck.aot.run_case does, with the limits of every role."""
+    row: dict[str, Any] = run_case(case, target)
+    if case.name.startswith("hopper") and "regs" in row:
+        given, used = budgets().get(case.name), budget_of(code["ptx"])
+        if used != given:
+            row["broken"].append(f"registers {used}, compiled_limits.txt has {given}")
+    return row
+
+
 if __name__ == "__main__":
+    aot.run_case = run_within_budget
     aot.cubin_stats, aot.serialized, aot.jit_compile = resources, serialized, compile_and_note
     knobs.nvidia.dump_ptxas_log = True
     factory = {"all": "tests.kernels.compiled:cases", "common": "__main__:common"}[sys.argv[1]]
