@@ -160,7 +160,7 @@ def test_planes_of_wide_rows(
 ) -> None:
     torch.set_float32_matmul_precision(precision)
     refs = rows(num_refs, dim, torch.float32, device, seed=1) if num_refs else None
-    check(rows(130, dim, torch.float32, device), tau, refs)
+    check(rows(60, dim, torch.float32, device), tau, refs)
 
 
 # One row, and one more than a group of warps owns; programs share the columns of a block.
