@@ -1,8 +1,9 @@
 """Where the kernels for compute capability 9.0 run: this file alone decides it.
 
 Times of one H100 chose the tiles of one plane, measured with kernels that lacked the diagonal, the
-ragged end and the shifted sums; the others are what fits into 227 KiB of shared memory and spills
-no registers in a loop over whole tiles. Rows that the tables lack are left to the plain kernels.
+ragged end and the shifted sums; the others, and those of wide rows, are what fits into 227 KiB of
+shared memory and spills no registers in a loop over whole tiles. Rows that the tables lack are left
+to the plain kernels.
 """
 
 from __future__ import annotations

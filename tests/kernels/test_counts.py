@@ -72,3 +72,16 @@ def test_a_step_costs_little(kind: str, products: float, num_bytes: float) -> No
     assert step["products"] < products
     assert step["mufu"] < 1.6
     assert step["bytes"] < num_bytes
+
+
+# At 512 features.
+@pytest.mark.parametrize("kind", ["bf16", "2 planes"])
+@pytest.mark.parametrize("name", ["forward", "backward of wide rows, h"])
+def test_wide_rows_cost_no_more_by_the_kernels_for_capability_9(name: str, kind: str) -> None:
+    tables = load("kernel_tables")
+    rows = [row for row in tables.read("hopper.json")["rows"] if row["dim"] == 512]
+    found = {row["pass"]: row for row in rows if row["dtype"] == kind}
+    plain = found[name]
+    hopper = found[f"{name.replace('forward', 'forward of wide rows')}, Hopper"]
+    assert hopper["products"] <= 1.1 * plain["products"]
+    assert tables.bytes_of(hopper) <= 1.1 * tables.bytes_of(plain)
