@@ -56,6 +56,21 @@ def tile_at(k, first, lead, diagonal, whole):
 
 
 @gluon.jit
+def ring_barriers(STAGES: gl.constexpr, GROUPS: gl.constexpr):
+    """Return barriers of what is ready, each place of a ring and last the rows, and of free places.
+
+    A place is free when so many groups have left it.
+    """
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(STAGES + 1):
+        mbarrier.init(ready.index(i), count=1)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(empty.index(i), count=GROUPS)
+    return ready, empty
+
+
+@gluon.jit
 def load_tiles(given, P: gl.constexpr, STAGES: gl.constexpr):
     """Load the rows of a program, as many as z_i holds, and one tile of columns after the other."""
     (

@@ -31,6 +31,7 @@ from spcl_fast.kernels.hopper._tiles import (
     is_bounded,
     load_tiles,
     products,
+    ring_barriers,
     tile_at,
     tile_order,
 )
@@ -221,12 +222,7 @@ def hopper_pair_sums_kernel(
     bounded = is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau)
     z_i = gl.allocate_shared_memory(dtype, [P, 1, BLOCK_M, DP], rows_desc.layout)
     z_j = gl.allocate_shared_memory(dtype, [STAGES * P, 1, BLOCK_N, DP], cols_desc.layout)
-    ready = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES + 1):
-        mbarrier.init(ready.index(i), count=1)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(empty.index(i), count=1)
+    ready, empty = ring_barriers(STAGES, 1)
     block = first_block + gl.program_id(0)
     first = gl.program_id(1) * tiles_per_program
     last = gl.minimum(first + tiles_per_program, gl.cdiv(M, BLOCK_N))

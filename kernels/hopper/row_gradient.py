@@ -28,6 +28,7 @@ from spcl_fast.kernels.hopper._tiles import (
     load_tiles,
     plane,
     products,
+    ring_barriers,
     tile_at,
     tile_order,
 )
@@ -205,12 +206,7 @@ def hopper_row_gradient_kernel(
     bounded = is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau)
     z_i = gl.allocate_shared_memory(dtype, [GROUPS * P, 1, ROWS, DP], rows_desc.layout)
     z_j = gl.allocate_shared_memory(dtype, [STAGES * P, 1, BLOCK_N, DP], cols_desc.layout)
-    ready = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES + 1):
-        mbarrier.init(ready.index(i), count=1)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(empty.index(i), count=GROUPS)
+    ready, empty = ring_barriers(STAGES, GROUPS)
     first = gl.program_id(1) * (cols_per_program // BLOCK_N)
     last = gl.minimum(first + cols_per_program // BLOCK_N, gl.cdiv(M, BLOCK_N))
     lead, diagonal, whole = 0, 0, 0
