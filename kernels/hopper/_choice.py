@@ -2,8 +2,7 @@
 
 Times of one H100 chose the tiles of one plane, measured with kernels that lacked the diagonal, the
 ragged end and the shifted sums; the others, and those of wide rows, are what fits into 227 KiB of
-shared memory and spills no registers in a loop over whole tiles. Rows that the tables lack are left
-to the plain kernels.
+shared memory and spills no registers. Rows that the tables lack are left to the plain kernels.
 """
 
 from __future__ import annotations
@@ -52,6 +51,9 @@ PAIR_SUMS: Table = {
     (1, 256): Tiles(128, 64, 4),
     (2, 64): Tiles(128, 64, 6),
     (2, 128): Tiles(128, 64, 4),
+    (2, 256): Tiles(64, 64, 2),
+    (3, 64): Tiles(128, 64, 6),
+    (3, 128): Tiles(128, 64, 2),
     (1, WIDE): Tiles(128, 128, 6),
     (2, WIDE): Tiles(128, 128, 3),
     (3, WIDE): Tiles(128, 128, 2),
@@ -62,6 +64,7 @@ ROW_GRADIENT: Table = {
     (1, 256): Tiles(128, 64, 3, parts=2, shifted_parts=4),
     (2, 64): Tiles(128, 128, 3),
     (2, 128): Tiles(128, 64, 3),
+    (2, 256): Tiles(128, 32, 2),
     (3, 64): Tiles(128, 64, 3),
     (3, 128): Tiles(128, 64, 2),
 }

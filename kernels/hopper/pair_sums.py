@@ -77,9 +77,21 @@ def _exps(
 
 
 @gluon.jit
+def _store_own(group: gl.constexpr, GROUPS: gl.constexpr, own, first_row, N, own_ptr, own_stride):
+    # A thread each: places of the layout of products would take registers in the loops before.
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    BLOCK_M: gl.constexpr = own.shape[0]
+    start = (gl.program_id(1) * GROUPS + group).to(gl.int64) * own_stride
+    start += gl.program_id(0) * BLOCK_M
+    in_block = gl.arange(0, BLOCK_M, layout=layout)
+    own = gl.convert_layout(own, layout)
+    gl.store(own_ptr + start + in_block, own, mask=in_block < N - behind(first_row))
+
+
+@gluon.jit
 def _sum(
     group: gl.constexpr, GROUPS: gl.constexpr, z_i, z_j, ready, empty, first_row, first, lead,
-    diagonal, whole, tiles, N, M, tau, own_parts, visited_parts, P: gl.constexpr,
+    diagonal, whole, tiles, N, M, tau, own_ptr, own_stride, visited_parts, P: gl.constexpr,
     STAGES: gl.constexpr, EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
 ):  # fmt: skip
     """Store sums of exp for the rows and for the columns."""
@@ -111,14 +123,13 @@ def _sum(
             cols = first_col + in_tile
             gl.store(visited_parts + cols, gl.sum(exps, 1), mask=cols < M)
     own = gl.sum(over_threads(sums), 0)
-    in_block = gl.arange(0, BLOCK_M, layout=own.type.layout)
-    gl.store(own_parts + in_block, own, mask=in_block < N - first_row)
+    _store_own(group, GROUPS, own, first_row, N, own_ptr, own_stride)
 
 
 @gluon.jit
 def _sum_shifted(
-    group: gl.constexpr, GROUPS: gl.constexpr, z_i, z_j, ready, empty, first_row, first, tiles, N,
-    M, tau, own_parts, visited_parts, P: gl.constexpr, STAGES: gl.constexpr,
+    group: gl.constexpr, GROUPS: gl.constexpr, z_i, z_j, ready, empty, first_row, first, whole,
+    tiles, N, M, tau, own_ptr, own_stride, visited_parts, P: gl.constexpr, STAGES: gl.constexpr,
     PARTS: gl.constexpr, EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
 ):  # fmt: skip
     """Store log-sum-exps for the rows and for the columns, some columns of a tile at a time.
@@ -139,7 +150,10 @@ def _sum_shifted(
         mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
         for part in gl.static_range(PARTS):
             first_col = behind((first + k) * BLOCK_N + part * COLS)
-            dots = products(z_i, behind(0), z_j, stage, part * COLS, COLS, zero, P, False)
+            # 0, as no tile is whole here, which the compiler does not know: it would keep all
+            # addresses of products for the next part or tile.
+            at = whole * (k + part)
+            dots = products(z_i, at, z_j, stage + at, part * COLS, COLS, zero, P, False)
             rows = (in_block + (first_row - first_col))[:, None]
             cols = in_part[None, :]
             dots = masked(dots, rows, cols, N - first_col, M - first_col, EXCLUDES_SELF)
@@ -155,7 +169,7 @@ def _sum_shifted(
             shift = larger
         mbarrier.arrive(empty.index(stage), count=1)
     own = shift + gl.log2(sums) * LN_2
-    gl.store(own_parts + in_block, own, mask=in_block < N - first_row)
+    _store_own(group, GROUPS, own, first_row, N, own_ptr, own_stride)
 
 
 @gluon.jit
@@ -171,18 +185,16 @@ def _multiply(
     BLOCK_M: gl.constexpr = z_i.shape[2]
     first_row = block * BLOCK_M
     visited_parts = visited_ptr + gl.program_id(0).to(gl.int64) * visited_stride
-    own_parts = own_ptr + (gl.program_id(1) * GROUPS + group).to(gl.int64) * own_stride
-    own_parts += gl.program_id(0) * BLOCK_M
     mbarrier.wait(ready.index(STAGES), 0)
     if bounded != 0:
         _sum(
             group, GROUPS, z_i, z_j, ready, empty, first_row, first, lead, diagonal, whole, tiles,
-            N, M, tau, own_parts, visited_parts, P, STAGES, EXCLUDES_SELF, HAS_VISITED,
+            N, M, tau, own_ptr, own_stride, visited_parts, P, STAGES, EXCLUDES_SELF, HAS_VISITED,
         )  # fmt: skip
     else:
         _sum_shifted(
-            group, GROUPS, z_i, z_j, ready, empty, first_row, first, tiles, N, M, tau, own_parts,
-            visited_parts, P, STAGES, PARTS, EXCLUDES_SELF, HAS_VISITED,
+            group, GROUPS, z_i, z_j, ready, empty, first_row, first, whole, tiles, N, M, tau,
+            own_ptr, own_stride, visited_parts, P, STAGES, PARTS, EXCLUDES_SELF, HAS_VISITED,
         )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ def test_values(num_rows: int, num_refs: int, dim: int, dtype: torch.dtype, devi
     [
         ("high", 190, 64),
         pytest.param("high", 0, 128, marks=pytest.mark.breadth),
+        ("high", 70, 256),
         pytest.param("highest", 190, 64, marks=pytest.mark.breadth),
         ("highest", 0, 128),
     ],
