@@ -60,7 +60,7 @@ PAIR_SUMS: Table = {
 }
 ROW_GRADIENT: Table = {
     (1, 64): Tiles(256, 64, 6),
-    (1, 128): Tiles(128, 128, 3, parts=2),
+    (1, 128): Tiles(128, 128, 3),
     (1, 256): Tiles(128, 64, 3, parts=2, shifted_parts=4),
     (2, 64): Tiles(128, 128, 3),
     (2, 128): Tiles(128, 64, 3),
