@@ -151,7 +151,11 @@ Tensor contrastive_terms_bwd_cpu(const Tensor& z, const Tensor& lse, double tau_
   labels.check();
   const Tensor tau = scalar(tau_value);
   const int64_t K = labels.size(), N = z.size(0);
+  if (dloss) check_given("dloss", *dloss, ScalarType::Float, {});
   if (dlosses) check_values("dlosses", *dlosses, K);
+  check_given("weight_sum", weight_sum, ScalarType::Float, {K, N});
+  check_given("num_pos", num_pos, ScalarType::Long, {K, N});
+  check_given("slopes", slopes, ScalarType::Double, {2, K});
   const Tensor of_labels = dlosses ? as_contiguous(*dlosses) : empty({0});
   const float* upstream = of_labels.const_data_ptr<float>();
   const float* weights = weight_sum.const_data_ptr<float>();

@@ -77,6 +77,7 @@ std::tuple<Tensor, Tensor> infonce_terms_bwd_cpu(const Tensor& anchors, const Te
                                                  const Tensor& cache, bool needs_z,
                                                  bool needs_refs) {
   check_pairs(anchors, refs);
+  check_given("dloss", dloss, ScalarType::Float, {});
   const int64_t N = anchors.size(0);
   const double c = *dloss.const_data_ptr<float>() / static_cast<double>(N);
   const Tensor dlse = filled(N, symmetric ? .5 * c : c);

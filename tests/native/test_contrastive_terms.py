@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from spcl_fast import SelfPacedContrastiveLoss
-from spcl_fast.ops import Impl, Label, contrastive_terms
+from spcl_fast.native import get_tile_cache_mib, set_tile_cache_mib
+from spcl_fast.ops import Impl, Label, contrastive_terms, infonce_terms
 from spcl_fast.testing import (
     assert_within_budget,
     make_embeddings,
@@ -104,3 +106,56 @@ def test_op_refuses_lists_of_other_lengths() -> None:
         op(z, TAU, [y], [1.0, 2.0], [-1.0], [1.0], False, False, 0)
     with pytest.raises(ValueError, match="factors must have one value a label, 1, got 0"):
         op(z, TAU, [y], [1.0], [-1.0], [], False, False, 0)
+
+
+def test_backward_refuses_what_no_forward_returned() -> None:
+    z, y = make_embeddings(8, 4), make_labels(8, 2)
+    given = [y], [5.0], [-1.0]
+    forward = torch.ops.spcl_fast.contrastive_terms_fwd_native
+    loss, _, lse, _, _, *kept = forward(z, TAU, *given, [1.0], False, False, 0)
+    backward = torch.ops.spcl_fast.contrastive_terms_bwd_native
+    with pytest.raises(ValueError, match=r"dloss must be Float \[\] on the CPU, got Double"):
+        backward(z, lse, TAU, *given, False, [], loss.double(), None, *kept)
+    kept[0] = kept[0][:, :7]
+    with pytest.raises(ValueError, match=r"weight_sum must be Float \[1, 8\] on the CPU, got"):
+        backward(z, lse, TAU, *given, False, [], loss, None, *kept)
+
+
+@pytest.mark.parametrize("name", ["contrastive_terms", "infonce_terms"])
+def test_tiles_are_cached_where_a_gradient_can_be_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z, label = make_embeddings(8, 4), Label(make_labels(8, 2))
+    asked: list[int] = []
+    module = importlib.import_module(f"spcl_fast.native.{name}")
+
+    def none(num_rows: int, _num_refs: int | None) -> int:
+        asked.append(num_rows)
+        return 0
+
+    monkeypatch.setattr(module, "cache_size", none)
+
+    def step(rows: Tensor) -> None:
+        if name == "infonce_terms":
+            infonce_terms(rows, z, TAU, symmetric=True, impl="native")
+        else:
+            contrastive_terms(rows, TAU, [label], [1.0], mode="linear", impl="native")
+
+    step(z)
+    with torch.no_grad():
+        step(z.clone().requires_grad_())
+    assert not asked
+    step(z.clone().requires_grad_())
+    assert asked == [8]
+
+
+def test_gradients_without_cached_tiles() -> None:
+    z, labels = make_embeddings(200, 16), {"slice": make_labels(200, 5)}
+    options: dict[str, Any] = {"gamma": 5.0, "weight": 1.0}
+    cached = values_of(z, labels, "native", **options)["dz"]
+    mib = get_tile_cache_mib()
+    set_tile_cache_mib(0)
+    try:
+        torch.testing.assert_close(values_of(z, labels, "native", **options)["dz"], cached)
+    finally:
+        set_tile_cache_mib(mib)
