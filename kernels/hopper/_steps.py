@@ -6,7 +6,12 @@ A program multiplies rows that all groups of warps share with rows of which each
 from __future__ import annotations
 
 from spcl_fast.kernels.hopper._gluon import gl, gluon, load_tile, mbarrier, warpgroup_mma_wait
-from spcl_fast.kernels.hopper._tiles import add_first_planes, begin_products, small_products
+from spcl_fast.kernels.hopper._tiles import (
+    add_first_planes,
+    begin_products,
+    ring_barriers,
+    small_products,
+)
 
 GROUPS = gl.constexpr(2)
 STEP = 64  # features
@@ -21,11 +26,7 @@ def new_ring(own_desc, shared_desc, P: gl.constexpr, STAGES: gl.constexpr):
     shared_shape: gl.constexpr = [STAGES * P, 1, shared_desc.block_shape[1], STEP]
     own = gl.allocate_shared_memory(dtype, own_shape, own_desc.layout)
     shared = gl.allocate_shared_memory(dtype, shared_shape, shared_desc.layout)
-    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES):
-        mbarrier.init(ready.index(i), count=1)
-        mbarrier.init(empty.index(i), count=GROUPS)
+    ready, empty = ring_barriers(STAGES, GROUPS, 0)
     return own, shared, ready, empty
 
 

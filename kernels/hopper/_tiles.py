@@ -56,14 +56,14 @@ def tile_at(k, first, lead, diagonal, whole):
 
 
 @gluon.jit
-def ring_barriers(STAGES: gl.constexpr, GROUPS: gl.constexpr):
-    """Return barriers of what is ready, each place of a ring and last the rows, and of free places.
+def ring_barriers(STAGES: gl.constexpr, GROUPS: gl.constexpr, OTHERS: gl.constexpr):
+    """Return barriers of what is ready, each place of a ring and then others, and of free places.
 
     A place is free when so many groups have left it.
     """
-    ready = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES + OTHERS, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES + 1):
+    for i in gl.static_range(STAGES + OTHERS):
         mbarrier.init(ready.index(i), count=1)
     for i in gl.static_range(STAGES):
         mbarrier.init(empty.index(i), count=GROUPS)

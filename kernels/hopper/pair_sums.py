@@ -234,7 +234,7 @@ def hopper_pair_sums_kernel(
     bounded = is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau)
     z_i = gl.allocate_shared_memory(dtype, [P, 1, BLOCK_M, DP], rows_desc.layout)
     z_j = gl.allocate_shared_memory(dtype, [STAGES * P, 1, BLOCK_N, DP], cols_desc.layout)
-    ready, empty = ring_barriers(STAGES, 1)
+    ready, empty = ring_barriers(STAGES, 1, 1)
     block = first_block + gl.program_id(0)
     first = gl.program_id(1) * tiles_per_program
     last = gl.minimum(first + tiles_per_program, gl.cdiv(M, BLOCK_N))

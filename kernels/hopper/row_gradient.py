@@ -206,7 +206,7 @@ def hopper_row_gradient_kernel(
     bounded = is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau)
     z_i = gl.allocate_shared_memory(dtype, [GROUPS * P, 1, ROWS, DP], rows_desc.layout)
     z_j = gl.allocate_shared_memory(dtype, [STAGES * P, 1, BLOCK_N, DP], cols_desc.layout)
-    ready, empty = ring_barriers(STAGES, GROUPS)
+    ready, empty = ring_barriers(STAGES, GROUPS, 1)
     first = gl.program_id(1) * (cols_per_program // BLOCK_N)
     last = gl.minimum(first + cols_per_program // BLOCK_N, gl.cdiv(M, BLOCK_N))
     lead, diagonal, whole = 0, 0, 0
