@@ -53,6 +53,22 @@ def counts(file: str) -> str:
     return "\n\n".join([table(HEAD, lines), origin])
 
 
+def hopper_limits() -> str:
+    """Return the table of what the kernels for capability 9.0 are compiled within."""
+    file = REPOSITORY / "tests" / "kernels" / "compiled_limits.txt"
+    _, *lines = file.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    names = {row[0].removeprefix("hopper_").replace(" D=", ", D = "): row[1:] for row in rows}
+    head = ["kernel", "registers at the launch", "of groups", "of loading warps", "shared KiB"]
+    whole = [
+        [name, *cells]
+        for name, cells in names.items()
+        if not any(x in name for x in ("refs", "ragged", "fp16"))
+    ]
+    origin = "[compiled_limits.txt](../tests/kernels/compiled_limits.txt), to which CI holds them."
+    return "\n\n".join([table(head, whole), origin])
+
+
 def peers() -> str:
     """Return the table of the kernels of other packages."""
     lines = [
@@ -122,6 +138,7 @@ def bounds() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "host": host,
+    "hopper_limits": hopper_limits,
     "steps": steps,
     "bounds": bounds,
     "counts_sm_90": lambda: counts("sm_90.json"),
