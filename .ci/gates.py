@@ -2,7 +2,7 @@
 
 CASES is all, or common for one size of every kernel on each architecture that is emulated. What
 kernels for capability 9.0 may use is in tests/kernels/compiled_limits.txt: registers of each role,
-and shared memory.
+and at most how much shared memory with any of the Tritons.
 """
 
 from __future__ import annotations
