@@ -1,114 +1,31 @@
-"""The comparison on a GPU, without one: a fake torch.cuda, tensors on the CPU, peers' stand-ins."""
+"""The comparison on a GPU, without one: a fake torch.cuda, tensors on the CPU."""
 
 import json
-import math
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from torch.nn import functional
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-if not (REPOSITORY / "benchmarks").exists():
-    pytest.skip("needs the repository", allow_module_level=True)
-sys.path.append(str(REPOSITORY))
-
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import (  # noqa: E402
+from benchmarks import __main__ as command
+from benchmarks import (
     device,
     device_table,
     measure,
 )
-from benchmarks._provenance import write_result  # noqa: E402
-from benchmarks.compare import Comparison, Limits, rates  # noqa: E402
-from benchmarks.gate import Gate, RefusedError  # noqa: E402
-from benchmarks.peers import PEERS, UnavailableError  # noqa: E402
-from benchmarks.plot import write_plot  # noqa: E402
-from benchmarks.problem import DIAGONAL, TWO_SIDED, Problem  # noqa: E402
-from benchmarks.providers import ALL, PROVIDERS, SOFTMAX, Provider  # noqa: E402
-from spcl_fast.cli import main as cli  # noqa: E402
+from benchmarks._provenance import write_result
+from benchmarks.compare import Comparison, Limits, rates
+from benchmarks.gate import Gate, RefusedError
+from benchmarks.peers import PEERS
+from benchmarks.plot import write_plot
+from benchmarks.problem import DIAGONAL, TWO_SIDED, Problem
+from benchmarks.providers import ALL, PROVIDERS, SOFTMAX, Provider
+from spcl_fast.cli import main as cli
 
 MIB = 2**20
 SMALL = ["--n", "32", "--dim", "16", "--refs", "40", "--rounds", "1", "--threads", "1"]
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """The comparison sets the number of threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-class FakeCuda:
-    """A clock in ms, an allocator in bytes, and a list of what was called."""
-
-    def __init__(self):
-        self.now, self.held, self.peak, self.calls = 0.0, 10 * MIB, 0, []
-
-    def event(self, enable_timing=False):
-        assert enable_timing
-        return FakeEvent(self)
-
-    def reset(self):
-        self.calls.append("reset")
-        self.peak = self.held
-
-    def hold(self, num_bytes):
-        self.held += num_bytes
-        self.peak = max(self.peak, self.held)
-
-
-class FakeEvent:
-    def __init__(self, cuda):
-        self.cuda, self.at, self.is_done = cuda, None, False
-
-    def record(self):
-        self.cuda.calls.append("record")
-        self.cuda.now += 0.25
-        self.at = self.cuda.now
-
-    def synchronize(self):
-        self.is_done = True
-
-    def elapsed_time(self, end):
-        assert end.is_done, "the time of an event that nobody waited for"
-        return end.at - self.at
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    return put_fake_cuda(monkeypatch)
-
-
-def put_fake_cuda(monkeypatch):
-    """Put a clock and an allocator in the place of the device's, and return them."""
-    fake = FakeCuda()
-    properties = SimpleNamespace(
-        name="NVIDIA Fake X1 (80GB)",
-        major=9,
-        minor=0,
-        multi_processor_count=132,
-        total_memory=80 * 2**30,
-    )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "Event", fake.event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: fake.calls.append("wait"))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", fake.reset)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: fake.held)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: fake.peak)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
-    monkeypatch.setattr(device, "driver", lambda: "600.1")
-    monkeypatch.setattr(device, "MM_SHAPES", ((8, 4, 8), (16, 2, 16)))
-    monkeypatch.setattr(device, "COPY_MIB", 1)
-    monkeypatch.setattr(device, "L2_MIB", 1)
-    monkeypatch.setattr(measure, "LEAST_SECONDS", 0.0)
-    monkeypatch.setitem(device.DEVICES, "cuda", lambda: device.Cuda("cpu"))
-    return fake
 
 
 def test_a_time_is_what_passes_between_the_events(cuda):
@@ -252,7 +169,7 @@ def test_crossover():
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def result(tmp_path_factory, put_fake_cuda):
     """The whole command on the fake device; the kernels are interpreted."""
     pytest.importorskip("triton")
     folder, out = tmp_path_factory.mktemp("repository"), StringIO()
@@ -404,179 +321,3 @@ def test_compiled_code_is_the_dense_code(kind, dtype, monkeypatch):
     """Compiling takes seconds: what would be compiled runs as it is."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     Gate(Problem(kind, 34, dim=9, classes=5, dtype=dtype)).admit(PROVIDERS["torch.compile"])
-
-
-# Stand-ins: what the packages compute, by the signatures that they have.
-
-
-def cal_flash_loss(q, k, labels=None, scale=None, head_dim=256):
-    """inf_cl 1.2.1."""
-    if labels is None:
-        labels = torch.arange(q.shape[0], device=q.device)
-    q = ((1.0 if scale is None else scale) * q).view(q.shape[0], -1, head_dim).float().flatten(1)
-    k = k.view(k.shape[0], -1, head_dim).float().flatten(1)
-    return (q @ k.T).logsumexp(1) - (q * k[labels]).sum(1)
-
-
-class Rescale(torch.autograd.Function):
-    """The identity, whose gradient is multiplied."""
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return ctx.factor * grad, None
-
-
-class Memeff(torch.nn.Module):
-    """memeff 0.3.1: rows are normalised and gradients rescaled unless it is told not to."""
-
-    def prepare(self, *sides):
-        scale = math.sqrt(len(sides[0]) * self.temperature) if self.stable else 1.0
-        for side in sides:
-            unit = side if self.normalized_inputs else functional.normalize(side, dim=1)
-            yield Rescale.apply(unit.float(), scale)
-
-
-class MemoryEfficientCLIPLoss(Memeff):
-    def __init__(
-        self,
-        temperature=0.07,
-        normalized_inputs=False,
-        stable=True,
-        tau_plus=0.0,
-        label_smoothing=0.0,
-    ):
-        super().__init__()
-        assert tau_plus == label_smoothing == 0
-        self.temperature, self.normalized_inputs = temperature, normalized_inputs
-        self.stable = stable
-
-    def forward(self, image_features, text_features, tau_plus=None):
-        x, y = self.prepare(image_features, text_features)
-        sim, own = x @ y.T / self.temperature, torch.arange(len(x))
-        return (functional.cross_entropy(sim, own) + functional.cross_entropy(sim.T, own)) / 2
-
-
-class MemoryEfficientQwen3Loss(Memeff):
-    def __init__(
-        self,
-        temperature=0.07,
-        margin=0.1,
-        use_qq_negatives=False,
-        use_dd_negatives=False,
-        normalized_inputs=False,
-        stable=True,
-        tau_plus=0.0,
-        label_smoothing=0.0,
-    ):
-        super().__init__()
-        assert tau_plus == label_smoothing == 0
-        assert not use_qq_negatives
-        assert not use_dd_negatives
-        self.temperature, self.margin, self.stable = temperature, margin, stable
-        self.normalized_inputs = normalized_inputs
-
-    def forward(self, query_features, doc_features, hard_negative_features=None, tau_plus=None):
-        q, d = self.prepare(query_features, doc_features)
-        cosine = q @ d.T
-        dropped = cosine.detach() > cosine.detach().diagonal()[:, None] + self.margin
-        sim = cosine.masked_fill(dropped, -math.inf) / self.temperature
-        return functional.cross_entropy(sim, torch.arange(len(q)))
-
-
-class LigerFusedLinearCrossEntropyLoss(torch.nn.Module):
-    """liger-kernel 0.8.5: the weight comes first."""
-
-    def forward(self, lin_weight, _input, target, bias=None):
-        return functional.cross_entropy((_input @ lin_weight.t()).float(), target)
-
-
-def linear_cross_entropy(
-    e,
-    c,
-    targets,
-    ignore_index=-100,
-    softcap=None,
-    reduction="mean",
-    shift=False,
-    filter_eps="high",
-    impl="cce",
-):
-    """cut-cross-entropy 25.1.1: skips small gradients unless it is told not to."""
-    assert reduction == "mean"
-    sim = (e @ c.T).float()
-    if filter_eps is not None:
-        sim.register_hook(lambda grad: grad * (grad.abs() > 1e-3 / len(e)))
-    return functional.cross_entropy(sim, targets)
-
-
-def fused_siglip_loss(img_features, txt_features, log_temperature, bias):
-    """siglip-kernel 0.1.2."""
-    logits = (img_features @ txt_features.T).float() * log_temperature.exp() + bias
-    signs = 2 * torch.eye(len(logits)) - 1
-    return -functional.logsigmoid(signs * logits).sum() / len(logits)
-
-
-STAND_INS = {
-    "inf_cl": [cal_flash_loss],
-    "memeff": [MemoryEfficientCLIPLoss, MemoryEfficientQwen3Loss],
-    "liger_kernel.transformers": [LigerFusedLinearCrossEntropyLoss],
-    "cut_cross_entropy": [linear_cross_entropy],
-    "siglip_kernel": [fused_siglip_loss],
-}
-
-
-@pytest.fixture
-def stand_ins(monkeypatch):
-    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
-    for name, members in STAND_INS.items():
-        module = ModuleType(name)
-        for member in members:
-            setattr(module, member.__name__, member)
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-# 512 features: two heads of inf-cl; 34 rows: ragged for tiles of any power of two.
-@pytest.mark.parametrize(("n", "dim"), [(34, 32), (34, 512)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, (_, kinds) in PEERS.items() for kind in kinds]
-)
-def test_adapters_compute_the_loss(stand_ins, name, kind, dtype, n, dim):
-    _, errors = Gate(Problem(kind, n, dim=dim, dtype=dtype)).admit(PROVIDERS[name])
-    assert errors["loss_error"] < {"float32": 1e-6, "bfloat16": 0.01}[dtype]
-
-
-# What a user gets who leaves the options alone, and what we would if one were lost.
-@pytest.mark.parametrize(
-    ("kind", "name", "lost"),
-    [
-        ("clip", "memeff", "stable"),
-        ("infonce", "memeff", "stable"),
-        ("infonce", "memeff", "margin"),
-        ("infonce", "cut-cross-entropy", "filter_eps"),
-        ("clip", "inf-cl", "scale"),
-    ],
-)
-def test_an_adapter_that_loses_an_option_is_refused(stand_ins, kind, name, lost, monkeypatch):
-    module = {"memeff": "memeff", "inf-cl": "inf_cl"}.get(name, "cut_cross_entropy")
-    for member in STAND_INS[module]:
-
-        def forget(*args, member=member, **options):
-            return member(*args, **{key: one for key, one in options.items() if key != lost})
-
-        monkeypatch.setattr(sys.modules[module], member.__name__, forget)
-    with pytest.raises(RefusedError):
-        Gate(Problem(kind, 34, dim=32)).admit(PROVIDERS[name])
-
-
-@pytest.mark.parametrize("name", PEERS)
-def test_a_peer_that_is_not_there_is_left_out(name, monkeypatch):
-    for module in STAND_INS:
-        monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UnavailableError, match="does not import here"):
-        PROVIDERS[name].build(Problem("clip", 32))

@@ -4,33 +4,26 @@ import json
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import spcl_fast
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-if not (REPOSITORY / "benchmarks").exists():
-    pytest.skip("needs the repository", allow_module_level=True)
-sys.path.append(str(REPOSITORY))
-
-from benchmarks import (  # noqa: E402
+from benchmarks import (
     bench_memory,
     bench_training,
     cost_tables,
     measure,
 )
-from benchmarks.__main__ import grid, main, parse  # noqa: E402
-from benchmarks._provenance import write_result  # noqa: E402
-from benchmarks.compare import Comparison, Limits  # noqa: E402
-from benchmarks.device import CLEAR_REFS, Ceiling, Cpu  # noqa: E402
-from benchmarks.gate import Gate, RefusedError, exact  # noqa: E402
-from benchmarks.plot import write_plot  # noqa: E402
-from benchmarks.problem import Problem  # noqa: E402
-from benchmarks.providers import (  # noqa: E402
+from benchmarks.__main__ import grid, main, parse
+from benchmarks._provenance import write_result
+from benchmarks.compare import Comparison, Limits
+from benchmarks.device import CLEAR_REFS, Ceiling, Cpu
+from benchmarks.gate import Gate, RefusedError, exact
+from benchmarks.plot import write_plot
+from benchmarks.problem import Problem
+from benchmarks.providers import (
     ALL,
     PROVIDERS,
     Provider,
@@ -38,8 +31,8 @@ from benchmarks.providers import (  # noqa: E402
     differentiate,
     ours,
 )
-from spcl_fast import native  # noqa: E402
-from spcl_fast.cli import main as cli  # noqa: E402
+from spcl_fast import native
+from spcl_fast.cli import main as cli
 
 CASES = [
     (kind, name)
@@ -50,18 +43,10 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """The comparison sets the number of threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 # 66 rows: ragged for tiles of any power of two; 37 features and 131 references likewise.
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_time_of_a_step(benchmark, kind, name):
-    """`pytest tests/test_benchmarks.py --benchmark-enable` times them, otherwise they run once."""
+    """`pytest tests/comparison --benchmark-enable` times them, otherwise they run once."""
     problem = Problem(kind, 66, dim=37, classes=5, refs=131)
     try:
         step, _ = Gate(problem).admit(PROVIDERS[name])
