@@ -9,8 +9,9 @@ and the toolkit are for CUDA, and else installs the package with less, or withou
 SPCL_BUILD=cpu builds it without CUDA and SPCL_BUILD=cuda with it, and both fail instead;
 SPCL_BUILD=none never builds it; SPCL_BUILD=sanitize builds it with checks of memory and of
 undefined behaviour, for make sanitize. TORCH_CUDA_ARCH_LIST names the GPUs; none need be there.
-PyTorch must be seen by the build: pip install --no-build-isolation. Why there is no extension is
-noted in spcl_fast/not_built.txt, for spcl-fast info.
+PyTorch must be seen by the build: pip install --no-build-isolation. On Windows the compiler is
+clang-cl, on PATH or in CXX, with the headers and the linker of Visual Studio. Why there is no
+extension is noted in spcl_fast/not_built.txt, for spcl-fast info.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ from setuptools.command.build_py import build_py
 MODES = ("auto", "cpu", "cuda", "sanitize", "none")
 SOURCES = ["csrc/module.cpp", *map(str, sorted(Path("csrc/cpu").glob("*.cpp")))]
 CUDA_SOURCES = [str(x) for x in sorted(Path("csrc/cuda").glob("*")) if x.suffix in (".cpp", ".cu")]
+IS_WINDOWS = sys.platform == "win32"
 FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
+# clang-cl reads templates last before C++20, outside the pragmas that choose an instruction set.
+if IS_WINDOWS:
+    FLAGS = ["/clang:-O3", "/clang:-ffp-contract=fast", "/std:c++20", "-Wno-psabi"]
 OLDEST_TORCH = (2, 10)  # spcl_fast/native/_extension.py says so too
 STABLE_ABI = f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
 # Python without a global lock has no limited API.
@@ -90,7 +95,7 @@ def reason_of(error: Exception, log: IO[bytes]) -> str:
     """Return the first error of the compiler in its log, else the exception, in one line."""
     log.seek(0)
     printed = log.read().decode(errors="replace")
-    found = re.search(r"^.*\berror: .*$", printed, re.MULTILINE)
+    found = re.search(r"^.*\berror( \w+)?: .*$", printed, re.MULTILINE)
     return " ".join((found[0] if found else str(error)).split())
 
 
@@ -101,8 +106,21 @@ def torch_lacks(version: str) -> str:
     return "" if release >= OLDEST_TORCH else f"needs PyTorch {oldest} or later, got {version}"
 
 
+def windows_compiler() -> str:
+    """Return the compiler for Windows; cl lacks the vector extension that csrc/cpu needs."""
+    return os.environ.get("CXX", "clang-cl")
+
+
+def clang_cl_lacks(compiler: str) -> str:
+    """Return what is missing to compile with `compiler` on Windows, "" where nothing is."""
+    is_there = "clang-cl" in Path(compiler).name.lower() and shutil.which(compiler)
+    return "" if is_there else f"needs clang-cl, on PATH or in CXX, got {compiler}"
+
+
 def cuda_lacks(torch_version: str, torch_cuda: str | None, cuda_home: str | None) -> str:
     """Return what is missing to compile for CUDA, "" where nothing is; no GPU is needed."""
+    if IS_WINDOWS:
+        return "Linux, got Windows"
     if torch_cuda is None:
         return f"a PyTorch built for CUDA, got {torch_version}"
     if not cuda_home:
@@ -137,10 +155,13 @@ def cpu_extension(sanitize: Sequence[str] = ()) -> Extension:
     """Return the extension for tensors on CPUs."""
     from torch.utils.cpp_extension import CppExtension
 
+    flags = [*FLAGS, STABLE_ABI, *sanitize]
+    if IS_WINDOWS and HAS_LIMITED_API:  # which PyTorch's build_ext adds elsewhere
+        flags.append("-DPy_LIMITED_API=0x030a0000")
     return CppExtension(
         "spcl_fast._C",
         SOURCES,
-        extra_compile_args={"cxx": [*FLAGS, STABLE_ABI, *sanitize]},
+        extra_compile_args=flags,
         extra_link_args=[*sanitize],
         py_limited_api=HAS_LIMITED_API,
     )
@@ -165,7 +186,8 @@ def build_command(mode: str) -> type[build_ext]:
     """Return the command that compiles; under auto it leaves out what fails."""
     from torch.utils.cpp_extension import BuildExtension
 
-    class Build(BuildExtension):
+    # On Windows PyTorch's calls cl, whatever CXX says, and without ninja it loses the flags.
+    class Build(build_ext if IS_WINDOWS else BuildExtension):
         """Under auto a failure is one line, not an error."""
 
         def run(self) -> None:
@@ -189,6 +211,12 @@ def build_command(mode: str) -> type[build_ext]:
                 self.extensions.pop()  # of two, the one for GPUs
                 warn(reason, "its CUDA kernels" if self.extensions else "the C++ extension")
             note(package, reason)
+
+        def build_extensions(self) -> None:
+            if IS_WINDOWS:
+                self.compiler.initialize()
+                self.compiler.cc = windows_compiler()
+            super().build_extensions()
 
         def remove_others(self, package: Path) -> None:
             """Remove modules of earlier builds, which Python may find first: other file names."""
@@ -228,7 +256,10 @@ def extension_options(mode: str) -> dict[str, object]:
         reason = f"PyTorch is not there at build time ({error}); use --no-build-isolation"
         warn(reason)
         return {"cmdclass": {"build_py": build_command_without(reason)}}
-    if lack := torch_lacks(torch.__version__):
+    lack = torch_lacks(torch.__version__)
+    if IS_WINDOWS and not lack:
+        lack = clang_cl_lacks(windows_compiler())
+    if lack:
         if mode != "auto":
             raise SystemExit(f"SPCL_BUILD={mode} {lack}")
         warn(lack)

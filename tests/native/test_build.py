@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from setuptools import Distribution  # type: ignore[import-untyped]
+from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
 from torch.utils import cpp_extension
 
 from spcl_fast.info import describe
@@ -29,6 +31,22 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     os.environ.pop("TORCH_CUDA_ARCH_LIST", None)
+    return load_setup()
+
+
+@pytest.fixture
+def on_windows(build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Return setup.py as a module as on Windows, with a clang-cl on PATH."""
+    compiler = tmp_path / "clang-cl"
+    compiler.touch(mode=0o755)
+    os.environ["PATH"] = str(tmp_path)
+    os.environ.pop("CXX", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        return load_setup()
+
+
+def load_setup() -> Any:
     spec = importlib.util.spec_from_file_location("spcl_fast_setup", ROOT / "setup.py")
     assert spec is not None
     assert spec.loader is not None
@@ -56,6 +74,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pretend:
     return install
 
 
+def flags_of(extension: Any) -> list[str]:
+    given = extension.extra_compile_args
+    flags: list[str] = given["cxx"] if isinstance(given, dict) else given
+    return flags
+
+
 def sources(options: dict[str, Any]) -> list[list[str]]:
     return [x.sources for x in options["ext_modules"]]
 
@@ -79,7 +103,7 @@ def test_what_is_compiled(
     options = build.extension_options(mode)
     assert sources(options) == [build.SOURCES, build.CUDA_SOURCES][: 1 + has_cuda]
     for x in options["ext_modules"]:
-        flags = x.extra_compile_args["cxx"]
+        flags = flags_of(x)
         assert flags[: len(build.FLAGS)] == build.FLAGS
         assert ("-fsanitize=address,undefined" in flags) == (mode == "sanitize")
         assert (build.STABLE_ABI in flags) == (x.sources == build.SOURCES)
@@ -188,7 +212,7 @@ def test_architectures_reach_the_compiler(build: Any, pretend: Pretend) -> None:
     pretend()
     os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0 9.0+PTX"
     found = build.extension_options("cuda")["ext_modules"][1]
-    assert "-DSPCL_CUDA_ARCHITECTURES=8.0,9.0+PTX" in found.extra_compile_args["cxx"]
+    assert "-DSPCL_CUDA_ARCHITECTURES=8.0,9.0+PTX" in flags_of(found)
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0+PTX"
 
 
@@ -240,6 +264,61 @@ def test_auto_leaves_out_what_fails(
         assert earlier.is_file() != works_without
         assert works_without or reason.read_text() == f"{message}\n"
         assert len(rest) == (0 if works_without else 1)
+
+
+# The options of cl, in which others are ignored with a warning. /std:c++20 matters beyond the
+# language: before it, clang-cl reads templates at the end of a file, without the pragmas in it.
+def test_flags_on_windows(on_windows: Any) -> None:
+    (extension,) = on_windows.extension_options("cpu")["ext_modules"]
+    flags = extension.extra_compile_args  # a list: of setuptools' build_ext
+    assert flags == [*on_windows.FLAGS, on_windows.STABLE_ABI, "-DPy_LIMITED_API=0x030a0000"]
+    assert [x for x in flags if not x.startswith(("/clang:-", "-D", "-W"))] == ["/std:c++20"]
+    assert extension.py_limited_api
+
+
+def test_clang_cl_compiles_on_windows(on_windows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(build_ext, "build_extensions", lambda self: called.append(self.compiler.cc))
+    command = on_windows.build_command("cpu")(Distribution({"name": "x"}))
+    assert not isinstance(command, cpp_extension.BuildExtension)
+    command.compiler = SimpleNamespace(cc="cl.exe", initialize=lambda: called.append("initialize"))
+    command.build_extensions()
+    assert called == ["initialize", "clang-cl"]
+
+
+# Another compiler, and one that is not there.
+@pytest.mark.parametrize("compiler", ["cl", "clang-cl"])
+def test_windows_needs_clang_cl(
+    compiler: str, on_windows: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "clang-cl").rename(tmp_path / "cl")
+    os.environ["CXX"] = compiler
+    lack = f"needs clang-cl, on PATH or in CXX, got {compiler}"
+    with pytest.raises(SystemExit, match=f"^SPCL_BUILD=cpu {lack}$"):
+        on_windows.extension_options("cpu")
+    assert list(on_windows.extension_options("auto")["cmdclass"]) == ["build_py"]
+    said = capfd.readouterr().err
+    assert said == f"spcl_fast: installing without the C++ extension: {lack}\n"
+
+
+def test_windows_is_without_cuda(on_windows: Any, pretend: Pretend) -> None:
+    pretend()
+    assert sources(on_windows.extension_options("auto")) == [on_windows.SOURCES]
+    with pytest.raises(SystemExit, match=r"^SPCL_BUILD=cuda needs Linux, got Windows$"):
+        on_windows.extension_options("cuda")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a.cpp:1:2: error: no such name",
+        "a.cpp(1,2): fatal error: 'omp.h' file not found",
+        "LINK : fatal error LNK1181: cannot open input file 'python3.lib'",
+    ],
+)
+def test_the_reason_is_the_first_error(line: str, build: Any) -> None:
+    log = io.BytesIO(f"a.cpp: warning: error-prone\n{line}\nb.cpp: error: another\n".encode())
+    assert build.reason_of(RuntimeError("failed"), log) == line
 
 
 def test_without_pytorch_the_reason_is_noted(

@@ -204,7 +204,8 @@ def test_cache_size(mib: int, num_tiles: int) -> None:
 
 # 3100 rows cache 20 MB, which the process holds until it is told to let go.
 @pytest.mark.skipif(
-    torch.__version__.startswith("2.10."), reason="needs PyTorch 2.11, to know that it is freed"
+    torch.__version__.startswith("2.10.") or sys.platform == "win32",
+    reason="needs PyTorch 2.11, to know that it is freed, and an extension that finds it there",
 )
 def test_the_cache_is_held_and_released() -> None:
     z, tau = make_embeddings(3100, 4), torch.tensor(0.1)
