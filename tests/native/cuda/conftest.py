@@ -11,13 +11,18 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[2] / "csrc"
+sys.path.append(str(HERE))
+TORCH = Path(torch.__file__).resolve().parent
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 HostBuild = Callable[..., Path]
 
@@ -68,3 +73,17 @@ def host_build(cuda_include: Path) -> HostBuild:
         return out
 
     return build
+
+
+@pytest.fixture(scope="session")
+def ops(host_build: HostBuild, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """csrc/cuda/*.cu as they are, with kernels that run on the host: host/host_ops.cpp."""
+    include = [TORCH / "include", TORCH / "include" / "torch" / "csrc" / "api" / "include"]
+    flags = ["-fPIC", "-shared", "-Wno-psabi", "-I", str(HERE / "host")]
+    flags += [x for folder in include for x in ("-I", str(folder))]
+    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    flags += [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    library = tmp_path_factory.mktemp("host_ops") / "host_ops.so"
+    host_build(HERE / "host" / "host_ops.cpp", library, *flags)
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    return torch.ops.spcl_fast_cuda_on_host
