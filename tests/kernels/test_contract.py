@@ -299,6 +299,7 @@ def test_opcheck(name: str, dtype: torch.dtype, device: str) -> None:
     torch.library.opcheck(op, op_calls(device, dtype)[name], test_utils=checks)
 
 
+@INTERPRETED
 def test_double_precision_and_a_second_derivative_raise(device: str) -> None:
     with pytest.raises(TypeError, match="z must be float32, bfloat16 or float16"):
         pair_lse(torch.ones(3, 2, dtype=torch.float64, device=device), 0.1, impl="triton")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -34,13 +35,28 @@ class ForbidWaiting(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-# Ragged rows and features; one block of features that is full, one that is not.
-@pytest.mark.parametrize(("num_rows", "dim"), [(203, 48), (256, 64)])
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=INTERPRETED)]
+RAGGED, FULL = (203, 48), (256, 64)
+# What is compiled: any two of mode, dtype and size.
+COMPILED = [
+    ("hard", torch.float32, FULL),
+    ("hard", torch.bfloat16, RAGGED),
+    ("linear", torch.bfloat16, FULL),
+    ("linear", torch.float32, RAGGED),
+]
+OF_SQUARES = list(
+    itertools.product(
+        ("hard", "linear"), (torch.float32, torch.bfloat16, torch.float16), (RAGGED, FULL)
+    )
 )
-@pytest.mark.parametrize("mode", ["hard", "linear"])
-def test_square(num_rows: int, dim: int, dtype: torch.dtype, mode: str, device: str) -> None:
+
+
+# Ragged rows and features; one block of features that is full, one that is not.
+@pytest.mark.parametrize(
+    ("mode", "dtype", "size"),
+    [*COMPILED, *(pytest.param(*x, marks=INTERPRETED) for x in OF_SQUARES if x not in COMPILED)],
+)
+def test_square(mode: str, dtype: torch.dtype, size: tuple[int, int], device: str) -> None:
+    num_rows, dim = size
     z = make_embeddings(num_rows, dim, dtype=dtype, device=device)
     check(z, make_labels(num_rows, 3, unknown_share=0.1, device=device), mode=mode)
 
@@ -237,8 +253,12 @@ def test_rows_that_are_not_finite(value: float, mode: str, dtype: torch.dtype, d
     assert not actual["dz"][labels == labels[17]].isfinite().all(1).any()  # type: ignore[index]
 
 
+# For GPUs: an emulator has one schedule, as the interpreter has.
+@INTERPRETED
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.breadth)]
+)
 def test_bits_repeat(dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(150, 32, dtype=dtype, device=device)
     labels = make_labels(150, 3, device=device)

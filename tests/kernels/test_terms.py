@@ -186,6 +186,8 @@ def test_what_has_no_op_of_its_own(device: str) -> None:
         contrastive_terms(z, TAU, [label], [1.0], mode="linear", impl="triton")
 
 
+# For GPUs: an emulator has one schedule, as the interpreter has.
+@pytest.mark.interpreted
 @pytest.mark.slow
 def test_bits_repeat(device: str) -> None:
     z = make_embeddings(67, 20, device=device)

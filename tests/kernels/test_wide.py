@@ -216,6 +216,7 @@ def test_nothing_to_compare(device: str) -> None:
             assert torch.equal(gradient, torch.zeros_like(right[name])), name
 
 
+@INTERPRETED
 def test_gradients_that_are_not_needed(device: str) -> None:
     z, refs = (make_embeddings(n, 260, device=device, seed=n) for n in (40, 50))
     right = by_reference(z, 0.1, refs, FP32)
