@@ -149,6 +149,8 @@ PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
 HOPPER_PROBLEMS: list[tuple[Sequence[str], str, int, float]] = [
     *((tuple(HOPPER), "bf16", dim, TAU) for dim in (64, 128, 256)),
     (tuple(HOPPER), "bf16", 128, SMALL_TAU),
+    *((tuple(HOPPER), "2 planes", dim, TAU) for dim in (64, 128, 256)),
+    *((tuple(HOPPER), "3 planes", dim, TAU) for dim in (64, 128)),
     # Beside the plain kernels.
     *((("forward", *HOPPER_WIDE, WIDE[0]), kind, 512, TAU) for kind in ("bf16", "2 planes")),
 ]

@@ -63,7 +63,7 @@ def _visit(
         if not IS_BOUNDED:
             lse_j = gl.load(col_lse_ptr + first_col + in_part, mask=is_col, other=0.0)
         zero = gl.zeros((ROWS, COLS), gl.float32, layout=layout)
-        dots = products(z_i, group, z_j, stage, part * COLS, COLS, zero, P, IS_BOUNDED)
+        dots = products(z_i, behind(group), z_j, stage, part * COLS, COLS, zero, P, IS_BOUNDED)
         h_ij = h_tile(
             dots, in_group + (first_row - first_col), in_part, N - first_col, M - first_col,
             weight_i, lse_i, weight_j, lse_j, tau, is_edge, EXCLUDES_SELF=EXCLUDES_SELF,
