@@ -43,10 +43,21 @@ def assert_counts(z: Tensor, labels: Tensor, **options: Any) -> None:
 
 # Ragged and full tiles; every dtype; more features than one block.
 @pytest.mark.parametrize(
-    ("num_rows", "dim"), [(203, 48), pytest.param(128, 16, marks=INTERPRETED), (130, 300)]
+    ("dtype", "num_rows", "dim"),
+    [
+        (torch.float32, 203, 48),
+        (torch.bfloat16, 130, 300),
+        (torch.float32, 130, 300),
+        (torch.float16, 203, 48),
+        pytest.param(torch.bfloat16, 203, 48, marks=INTERPRETED),
+        pytest.param(torch.float16, 130, 300, marks=INTERPRETED),
+        *(
+            pytest.param(dtype, 128, 16, marks=INTERPRETED)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16)
+        ),
+    ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_square(num_rows: int, dim: int, dtype: torch.dtype, device: str) -> None:
+def test_square(dtype: torch.dtype, num_rows: int, dim: int, device: str) -> None:
     z = on_a_grid(num_rows, dim, dtype, device)
     assert_counts(z, make_labels(num_rows, 3, unknown_share=0.1, device=device))
 
