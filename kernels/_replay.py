@@ -51,19 +51,8 @@ def replayed(
     """
     if IS_INTERPRETED:
         return _kept_apart(run(numbers))
-    addresses = [0 if x is None else x.data_ptr() for x in given]
     assert given[0] is not None
-    place = (
-        given[0].device,
-        *key,
-        *[
-            None if x is None else (x.dtype, x.shape, x.stride(), address % 16)
-            for x, address in zip(given, addresses, strict=True)
-        ],
-        *[None if x is None else x.shape for x in own],
-    )
-    if len({*addresses}) < len(addresses):  # the same tensor twice, or None twice
-        place = *place, *[addresses.index(address) for address in addresses]
+    place = _place(given[0].device, key, given, own)
     tape = _tapes.get(place)
     inputs = *given, *own
     if tape is not None:
@@ -81,6 +70,29 @@ def replayed(
     _tapes[place] = tape
     # as every later call returns them: activation checkpointing counts what is saved
     return results, tape.gathered(kept, given[0])
+
+
+def _place(
+    device: torch.device,
+    key: tuple[Any, ...],
+    given: Sequence[Tensor | None],
+    own: Sequence[Tensor | None],
+) -> tuple[Any, ...]:
+    """Return all that decides which kernels are launched, and with which arguments."""
+    place: list[Any] = [device, *key]
+    addresses: list[int] = []
+    for x in given:
+        if x is None:
+            place.append(None)
+        else:
+            address = x.data_ptr()
+            addresses.append(address)
+            place += x.dtype, x.shape, x.stride(), address % 16
+    for x in own:
+        place.append(None if x is None else x.shape)
+    if len({*addresses}) < len(addresses):  # the same tensor twice
+        place += [addresses.index(address) for address in addresses]
+    return tuple(place)
 
 
 def _kept_apart(results: tuple[Results, Results]) -> tuple[Results, Kept]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -17,10 +18,14 @@ from spcl_fast.operands import Kept, Piece
 
 Results = tuple[Tensor | None, ...]
 Launcher = Callable[..., Any]
+Allocation = Callable[[], Tensor | None]
 Picker = Callable[[Sequence[Any]], Sequence[Any]]
 
 _ALIGNMENT = 256  # of what is allocated
 _SMALL = 1 << 16  # bytes of scratch that may live as long as what is kept: one allocation less
+
+
+_KEPT = -3  # of the tensors of a tape
 
 
 class Tape(NamedTuple):
@@ -28,43 +33,41 @@ class Tape(NamedTuple):
     places: list[tuple[int, int]]  # arguments: which tensor, bytes from where it begins
     described: list[tuple[int, int, Any]]  # the same with a descriptor of it
     constants: list[Any]  # further arguments, behind the numbers
-    new: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]  # shape, stride, dtype
-    results: list[int]  # which of the inputs and new ones, or the one behind them for None
+    new: list[Allocation]  # of results, what is kept, scratch, and nothing
+    results: Picker  # from inputs and new ones
     kept: tuple[Piece | None, ...]
     kept_bytes: int
-    scratch_bytes: int
+    begin: Callable[[Tensor], Any]
 
     def play(
         self, inputs: Sequence[Tensor | None], numbers: Sequence[float]
     ) -> tuple[Results, Kept]:
         """Launch the kernels on other tensors."""
-        first = inputs[0]
-        assert first is not None
-        device = first.device
-        with device_of(first):
-            new = [
-                torch.empty_strided(shape, stride, dtype=dtype, device=device)
-                for shape, stride, dtype in self.new
-            ]
-            kept, scratch = [
-                torch.empty_strided((size,), (1,), dtype=torch.uint8, device=device)
-                if size
-                else None
-                for size in (self.kept_bytes, self.scratch_bytes)
-            ]
-            begin = begins_at(device)
-            tensors = *inputs, *new, kept, scratch
-            begins: list[Any] = [None if x is None else begin(x) for x in tensors]
-            arguments = [
-                *[begins[k] + offset for k, offset in self.places],
-                *[_described(x, begins[k] + offset) for k, offset, x in self.described],
-                *numbers,
-                *self.constants,
-            ]
-            for launcher, picked in self.launches:
-                launcher(*picked(arguments))
-        results = *inputs, *new, None
-        return tuple([results[k] for k in self.results]), Kept((kept,), self.kept)
+        tensors = [*inputs]
+        for allocate in self.new:
+            tensors.append(allocate())
+        begin = self.begin
+        begins: list[Any] = []
+        for x in tensors:
+            begins.append(None if x is None else begin(x))
+        arguments: list[Any] = []
+        for k, offset in self.places:
+            arguments.append(begins[k] + offset)
+        for k, offset, x in self.described:
+            arguments.append(_described(x, begins[k] + offset))
+        arguments += numbers
+        arguments += self.constants
+        assert inputs[0] is not None
+        if inputs[0].is_cuda:
+            with device_of(inputs[0]):
+                self._launch(arguments)
+        else:
+            self._launch(arguments)
+        return tuple(self.results(tensors)), Kept((tensors[_KEPT],), self.kept)
+
+    def _launch(self, arguments: Sequence[Any]) -> None:
+        for launcher, picked in self.launches:
+            launcher(*picked(arguments))
 
     def gathered(self, kept: Results, like: Tensor) -> Kept:
         """Return copies of what was kept, in one memory."""
@@ -166,6 +169,21 @@ def _begin(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
 
 
+def _allocation(
+    shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Callable[[], Tensor]:
+    return partial(torch.empty_strided, shape, stride, dtype=dtype, device=device)
+
+
+def _none() -> None:
+    """Allocate nothing."""
+
+
+def _picker(places: Sequence[int]) -> Picker:
+    """Return what picks elements; that of one alone would not return a sequence."""
+    return itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
+
+
 def tape_of(
     launches: Sequence[Noted],
     inputs: Sequence[Tensor | None],
@@ -196,15 +214,19 @@ def tape_of(
     noted = [(launcher, [place_of(x) for x in args]) for launcher, args in launches]
     begins = accumulate([0, len(places), len(described), num_numbers])
     firsts = dict(enumerate(begins))
-    new = [(x.shape, x.stride(), x.dtype) for x in owners.new]
+    assert inputs[0] is not None
+    device = inputs[0].device
+    new: list[Allocation] = [_allocation(x.shape, x.stride(), x.dtype, device) for x in owners.new]
+    new += [_allocation((n,), (1,), torch.uint8, device) if n else _none for n in owners.sizes]
     nothing = len(inputs) + len(new)
     return Tape(
-        [(f, itemgetter(*[firsts[kind] + k for kind, k in args])) for f, args in noted],
+        [(f, _picker([firsts[kind] + k for kind, k in args])) for f, args in noted],
         list(places),
         described,
         constants,
-        new,
-        [nothing if x is None else owners.find(x)[0] for x in results],
+        [*new, _none],
+        _picker([nothing if x is None else owners.find(x)[0] for x in results]),
         tuple([None if x is None else Piece(owners.find(x)[1], x.shape, x.dtype) for x in kept]),
-        *owners.sizes,
+        owners.sizes[0],
+        begins_at(device),
     )
