@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,3 +40,9 @@ class Temperature(nn.Module):
     def extra_repr(self) -> str:
         """Return the initial value for `repr`."""
         return f"{self._fixed:g}, learnable={self.log_tau is not None}"
+
+
+def tau_of(loss: nn.Module) -> float | Tensor:
+    """Return tau of a loss; `loss.temperature` is looked for everywhere else first."""
+    temperature = cast("Temperature", loss._modules["temperature"])
+    return temperature()

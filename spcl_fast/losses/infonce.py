@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.distributed import infonce_rows, num_ranks
-from spcl_fast.losses._temperature import Temperature
+from spcl_fast.losses._temperature import Temperature, tau_of
 from spcl_fast.losses.result import ContrastiveLossOutput, collapse_index, mean_over_anchors
 from spcl_fast.ops import Impl, PositivePairLoss, infonce_terms, pair_lse
 from spcl_fast.ops._checks import check_refs, check_rows, check_tensor
@@ -85,28 +85,23 @@ class InfoNCELoss(nn.Module):
                 f"got {refs.shape[0]}"
             )
         is_symmetric = self.symmetric and refs.shape[0] == anchors.shape[0]
+        tau = tau_of(self)
         if num_ranks(self.group) > 1:
             rows = infonce_rows(
                 anchors,
                 refs,
-                self.temperature(),
+                tau,
                 symmetric=is_symmetric,
                 group=self.group,
                 impl=self.impl,
             )
             return _output(rows.anchors, rows.lse, rows.pairs)
-        tau = self.temperature()
         terms = infonce_terms(anchors, refs, tau, symmetric=is_symmetric, impl=self.impl)
         if terms is not None:
-            objective, mean_weight, collapse = terms.info.unbind()
+            loss, lse, info, num_anchors = terms
+            objective, mean_weight, collapse = info.unbind()
             return ContrastiveLossOutput(
-                loss=terms.loss,
-                objective=objective,
-                mean_weight=mean_weight,
-                num_anchors=terms.num_anchors,
-                collapse=collapse,
-                lse=terms.lse,
-                terms={},
+                loss, objective, mean_weight, num_anchors, collapse, lse, {}
             )
         check_rows("anchors", anchors)
         check_refs(anchors, refs)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from spcl_fast.distributed import num_ranks
 from spcl_fast.losses._batch_rows import batch_rows
-from spcl_fast.losses._temperature import Temperature
+from spcl_fast.losses._temperature import Temperature, tau_of
 from spcl_fast.losses.result import (
     ContrastiveLossOutput,
     LabelTerm,
@@ -130,26 +130,23 @@ class SelfPacedContrastiveLoss(nn.Module):
             raise ValueError("labels must name at least one label, got an empty dict")
         if self.pace is not None:
             gamma = self._step_pace(self.pace, gamma, z, bank)
-        gammas: dict[str, float | Tensor] = {
-            name: as_number("gamma", x, z)
-            for name, x in _by_name("gamma", gamma, named, is_dict).items()
-        }
-        lambdas: dict[str, Any] = {
-            name: as_number("weight", x)
-            for name, x in _by_name("weight", weight, named, is_dict).items()
-        }
+        gammas = _by_name("gamma", gamma, named, is_dict)
+        lambdas = _by_name("weight", weight, named, is_dict)
         windows = _windows(self.window, named, is_dict)
         banks = _bank_labels(bank, bank_labels, named, is_dict)
-        tau = self.temperature()
-        paced = [
-            Label(y, gammas[name], windows[name], banks.get(name)) for name, y in named.items()
-        ]
+        tau = tau_of(self)
+        paced: list[Label] = []
+        factors: list[float | Tensor] = []
+        for name, y in named.items():
+            number = as_number("gamma", gammas[name], z)
+            paced.append(Label(y, number, windows[name], banks.get(name)))
+            factors.append(as_number("weight", lambdas[name]))
         if num_ranks(self.group) == 1:
             fused = contrastive_terms(
                 z,
                 tau,
                 paced,
-                list(lambdas.values()),
+                factors,
                 mode=self.mode,
                 correct_grad=self.correct_grad,
                 bank=bank,
@@ -160,15 +157,15 @@ class SelfPacedContrastiveLoss(nn.Module):
         rows = batch_rows(
             z, tau, paced, mode=self.mode, bank=bank, impl=self.impl, group=self.group
         )
-        pairs = dict(zip(named, rows.pairs, strict=True))
         terms = {
-            name: label_term(pairs[name], gammas[name], self.mode, correct_grad=self.correct_grad)
-            for name in named
+            name: label_term(pairs, label.gamma, self.mode, correct_grad=self.correct_grad)
+            for name, pairs, label in zip(named, rows.pairs, paced, strict=True)
         }
+        weighted = list(zip(terms.values(), factors, strict=True))
         mean_weight, num_anchors = _of_all_labels(rows.pairs, list(terms.values()))
         return ContrastiveLossOutput(
-            loss=_total([term.loss * lambdas[name] for name, term in terms.items()]),
-            objective=_total([term.objective * lambdas[name] for name, term in terms.items()]),
+            loss=_total([term.loss * factor for term, factor in weighted]),
+            objective=_total([term.objective * factor for term, factor in weighted]),
             mean_weight=mean_weight,
             num_anchors=num_anchors,
             collapse=collapse_index(rows.z),
