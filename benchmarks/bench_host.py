@@ -11,6 +11,7 @@ after `optimizer.zero_grad()`. Microseconds of CPU time, medians; one thread.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -27,7 +28,7 @@ from triton.runtime.jit import JITFunction
 from benchmarks._provenance import provenance, write_result
 from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss, SupConLoss
 from spcl_fast.kernels import _configs, _tape
-from spcl_fast.ops import _triton
+from spcl_fast.ops import _impl, _triton
 from spcl_fast.ops._impl import Impl
 
 TAU, GAMMA = 0.07, 8.0
@@ -37,14 +38,14 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of rows, those of another t
 class Launcher:
     """Stands for a compiled kernel, whose launches do nothing and are counted."""
 
-    num_launches = 0
+    launches: Iterator[int] = itertools.count()
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         """Return what launches."""
         return self._launch
 
     def _launch(self, *args: Any) -> None:
-        Launcher.num_launches += 1
+        next(self.launches)
 
 
 def _hopper(_device: torch.device) -> int:
@@ -65,7 +66,7 @@ def without_launches() -> Iterator[None]:
     launcher = Launcher()
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **constants: Any) -> Launcher:
-        Launcher.num_launches += 1
+        next(launcher.launches)
         return launcher
 
     with ExitStack() as stack:
@@ -73,6 +74,7 @@ def without_launches() -> Iterator[None]:
         stack.enter_context(mock.patch.object(_configs, "architecture", _hopper))
         stack.enter_context(mock.patch.object(_triton, "_runs_on_cpu", _yes))
         stack.enter_context(mock.patch.object(_tape, "begins_at", _addresses))
+        stack.enter_context(mock.patch.dict(_impl._fusing))
         yield
 
 
@@ -148,9 +150,9 @@ def measure(num_rows: int, dim: int, rounds: int, repeats: int) -> list[dict[str
     for name, loss in ours().items():
         with without_launches():
             microseconds(loss, half, labels, 50)
-            Launcher.num_launches = 0
+            before = next(Launcher.launches)
             microseconds(loss, half, labels, 1)
-            launches = Launcher.num_launches
+            launches = next(Launcher.launches) - before - 1
         mine, eager = [], []
         for _ in range(rounds):
             with without_launches():

@@ -85,6 +85,9 @@ def positive_scalar(name: str, value: Any, z: Tensor, *, finite: bool) -> float 
         TypeError: `value` is no number and no tensor.
         ValueError: a number is out of range; a tensor is of another kind or elsewhere.
     """
+    is_number = type(value) is float and 0 < value < math.inf
+    if is_number and not torch.compiler.is_compiling():
+        return value  # type: ignore[no-any-return]
     value = as_number(name, value, z)
     if isinstance(value, Tensor):
         if value.ndim != 0 or not value.is_floating_point():

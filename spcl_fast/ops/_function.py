@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead
 
 from spcl_fast.operands import Pairs
 from spcl_fast.precision import accumulator_dtype, dtype_of_results
@@ -57,31 +57,57 @@ class OpFunction(torch.autograd.Function):
         raise RuntimeError('vmap needs impl="reference", the only one that has it')
 
 
-class FusedFunction(OpFunction):
-    """A Function of a whole loss, which neither torch.compile nor torch.func sees."""
+class FusedFunction(torch.autograd.Function):
+    """A Function of a whole loss, which neither torch.compile nor torch.func sees.
+
+    So `forward` takes the context, as torch.func does not allow: one call less.
+    """
+
+    _apply: Callable[..., Any]
+
+    def __init_subclass__(cls) -> None:
+        """Find once what `apply` of torch ends in."""
+        cls._apply = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """Apply as torch does, which first binds the arguments to the parameters of `forward`."""
-        args = unwrap_dead_wrappers(args)
-        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+        """Apply as torch does, without asking for transforms of torch.func."""
+        return cls._apply(*[unwrap_if_dead(x) if isinstance(x, Tensor) else x for x in args])
 
 
 def needs_gradient(*values: object) -> bool:
     """Return whether any is a tensor that requires a gradient."""
-    return any(isinstance(x, Tensor) and x.requires_grad for x in values)
+    for x in values:  # noqa: SIM110 (a generator costs as much again)
+        if isinstance(x, Tensor) and x.requires_grad:
+            return True
+    return False
 
 
 def save(ctx: Any, *values: Any) -> None:
     """Save tensors, numbers and other values for the backward."""
-    ctx.constants = [None if isinstance(x, Tensor) else x for x in values]
-    ctx.save_for_backward(*[x if isinstance(x, Tensor) else None for x in values])
+    constants: dict[int, Any] = {}
+    tensors: list[Tensor | None] = []
+    for k, x in enumerate(values):
+        if isinstance(x, Tensor):
+            tensors.append(x)
+        else:
+            tensors.append(None)
+            constants[k] = x
+    ctx.constants = constants
+    ctx.save_for_backward(*tensors)
 
 
 def saved(ctx: Any) -> list[Any]:
     """Return what was saved, in order."""
-    both = zip(ctx.constants, ctx.saved_tensors, strict=True)
-    return [constant if tensor is None else tensor for constant, tensor in both]
+    values = list(ctx.saved_tensors)
+    for k, x in ctx.constants.items():
+        values[k] = x
+    return values
+
+
+def in_dtype_of(z: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in the dtype of z; `Tensor.to` would take as long to do nothing."""
+    return gradient if gradient.dtype == z.dtype else gradient.to(z.dtype)
 
 
 def tau_gradient(pairs: Pairs, dz: Tensor) -> Tensor:

@@ -139,6 +139,21 @@ def _module(package: str, function: str) -> ModuleType:
     return importlib.import_module(f"{package}.{op}")
 
 
+_fusing: dict[tuple[str, str, torch.device, torch.dtype], str | None] = {}
+
+
+def fusing(impl: str, op: str, z: Tensor) -> str | None:
+    """Return the implementation that `impl` means for z if it has `op`, which others compose.
+
+    What a machine has is asked once: the answer takes as long as some launches. Not for tracing.
+    """
+    place = impl, op, z.device, z.dtype
+    if place not in _fusing:
+        name = resolve_for(impl, z)
+        _fusing[place] = name if fuses(name, op, z.device) else None
+    return _fusing[place]
+
+
 def fuses(name: str, op: str, device: torch.device) -> bool:
     """Return whether the implementation `name` has `op`, which others compose, on a device."""
     return name in _IMPLEMENTATIONS and (op, device.type) in _IMPLEMENTATIONS[name].fuses

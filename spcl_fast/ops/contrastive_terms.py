@@ -22,13 +22,14 @@ from spcl_fast.ops._contract import define_native
 from spcl_fast.ops._function import (
     FusedFunction,
     first_order_only,
+    in_dtype_of,
     is_transformed,
     needs_gradient,
     save,
     saved,
     tau_gradient,
 )
-from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for, takes_bank
+from spcl_fast.ops._impl import Impl, fused, fusing, takes_bank
 from spcl_fast.ops.composed.bank_rows import check_bank
 from spcl_fast.ops.contrastive_rows import check_no_references, checked
 from spcl_fast.pair_weights import Mode, check_mode
@@ -103,8 +104,10 @@ def contrastive_terms(
     """
     check_rows("z", z)
     check_mode(mode)
-    name = resolve_for(impl, z)
-    if not fuses(name, "contrastive_terms", z.device) or is_transformed() or z.numel() == 0:
+    if is_transformed() or z.numel() == 0:
+        return None
+    name = fusing(impl, "contrastive_terms", z)
+    if name is None:
         return None
     if any(isinstance(x, Tensor) for x in factors):
         return None
@@ -125,9 +128,9 @@ def contrastive_terms(
         # the Function cannot see it: it runs without gradients
         torch.is_grad_enabled() and needs_gradient(z, tau),
     )
-    done: list[tuple[ContrastiveTerms, Kept]] = []
+    done: list[ContrastiveTerms] = []
     loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
-    _, _, lse, info, num_anchors = done[0][0]
+    _, _, lse, info, num_anchors = done[0]
     return ContrastiveTerms(loss, losses, lse, info, num_anchors)
 
 
@@ -136,27 +139,26 @@ class _ContrastiveTerms(FusedFunction):
 
     @staticmethod
     def forward(
+        ctx: Any,
         z: Tensor,
         bank: Tensor | None,
         tau: float | Tensor,
         labels: tuple[Label, ...],
         factors: tuple[float, ...],
         how: _How,
-        done: list[tuple[ContrastiveTerms, Kept]],
+        done: list[ContrastiveTerms],
     ) -> tuple[Tensor, Tensor]:
         pairs = Pairs(z, bank, tau)
         options = {"correct_grad": how.correct_grad, "has_backward": how.has_backward}
-        done.append(how.forward(pairs, labels, factors, how.mode, **options))
-        return done[0][0][:2]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        z, bank, tau, labels, _, ctx.how, ((terms, kept),) = inputs
-        ctx.windows, ctx.pieces = [label.window for label in labels], kept.pieces
+        terms, kept = how.forward(pairs, labels, factors, how.mode, **options)
+        done.append(terms)
+        ctx.how, ctx.pieces = how, kept.pieces
+        ctx.windows = [label.window for label in labels]
         ctx.set_materialize_grads(False)
         gammas = [label.gamma for label in labels]
         values = [label.values for label in labels]
         save(ctx, z, bank, tau, terms.lse, *gammas, *values, *kept.memory)
+        return terms.loss, terms.losses
 
     @staticmethod
     @first_order_only
@@ -174,4 +176,4 @@ class _ContrastiveTerms(FusedFunction):
         dz = ctx.how.backward(pairs, labels, lse, kept, dloss, dlosses, ctx.how.mode)
         needs_z, _, needs_tau, *_ = ctx.needs_input_grad
         dtau = tau_gradient(pairs, dz) if needs_tau else None
-        return dz.to(z.dtype) if needs_z else None, None, dtau, None, None, None, None
+        return in_dtype_of(z, dz) if needs_z else None, None, dtau, None, None, None, None

@@ -20,13 +20,14 @@ from spcl_fast.ops._contract import define_native
 from spcl_fast.ops._function import (
     FusedFunction,
     first_order_only,
+    in_dtype_of,
     is_transformed,
     needs_gradient,
     save,
     saved,
     tau_gradient,
 )
-from spcl_fast.ops._impl import Impl, fused, fuses, resolve_for
+from spcl_fast.ops._impl import Impl, fused, fusing
 
 
 def infonce_terms(
@@ -56,17 +57,17 @@ def infonce_terms(
     """
     check_rows("anchors", anchors)
     check_refs(anchors, refs)
-    name = resolve_for(impl, anchors)
-    if not fuses(name, "infonce_terms", anchors.device) or is_transformed():
+    if is_transformed() or anchors.numel() == 0:
         return None
-    if anchors.numel() == 0:
+    name = fusing(impl, "infonce_terms", anchors)
+    if name is None:
         return None
     tau = positive_scalar("tau", tau, anchors, finite=True)
-    done: list[tuple[InfoNCETerms, Kept]] = []
+    done: list[InfoNCETerms] = []
     # the Function cannot see it: it runs without gradients
     has_backward = torch.is_grad_enabled() and needs_gradient(anchors, refs, tau)
     loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, has_backward, done)
-    _, lse, info, num_anchors = done[0][0]
+    _, lse, info, num_anchors = done[0]
     return InfoNCETerms(loss, lse, info, num_anchors)
 
 
@@ -99,24 +100,24 @@ class _InfoNCETerms(FusedFunction):
 
     @staticmethod
     def forward(
+        ctx: Any,
         anchors: Tensor,
         refs: Tensor,
         tau: float | Tensor,
         symmetric: bool,
         name: str,
         has_backward: bool,
-        done: list[tuple[InfoNCETerms, Kept]],
+        done: list[InfoNCETerms],
     ) -> Tensor:
         forward = fused(name, "infonce_terms_fwd")
-        options = {"symmetric": symmetric, "has_backward": has_backward}
-        done.append(forward(Pairs(anchors, refs, tau), **options))
-        return done[0][0].loss
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        anchors, refs, tau, ctx.symmetric, ctx.name, _, ((terms, kept),) = inputs
-        ctx.pieces = kept.pieces
+        terms: InfoNCETerms
+        terms, kept = forward(
+            Pairs(anchors, refs, tau), symmetric=symmetric, has_backward=has_backward
+        )
+        done.append(terms)
+        ctx.symmetric, ctx.name, ctx.pieces = symmetric, name, kept.pieces
         save(ctx, anchors, refs, tau, terms.lse, *kept.memory)
+        return terms.loss
 
     @staticmethod
     @first_order_only
@@ -134,6 +135,6 @@ class _InfoNCETerms(FusedFunction):
             needs_refs=needs_refs,
         )
         dtau = tau_gradient(pairs, da) if needs_tau else None
-        da = da.to(anchors.dtype) if needs_anchors else None
-        drefs = drefs.to(refs.dtype) if needs_refs else None
+        da = in_dtype_of(anchors, da) if needs_anchors else None
+        drefs = in_dtype_of(refs, drefs) if needs_refs else None
         return da, drefs, dtau, None, None, None, None
