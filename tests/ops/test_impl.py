@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from spcl_fast import native, pair_lse
-from spcl_fast.ops import _device, _triton
-from spcl_fast.ops._impl import resolve, resolve_for, rows_for
+from spcl_fast.ops import _device, _impl, _triton
+from spcl_fast.ops._impl import fusing, resolve, resolve_for, rows_for
 
 HALF = torch.bfloat16
 H100 = (9, 0)
@@ -242,3 +242,19 @@ def test_triton_runs_on_the_cpu_only_where_something_runs_it(
     monkeypatch.setattr(triton.runtime, "driver", NoDriver())
     with pytest.raises(RuntimeError, match="impl='triton' must be given tensors on a GPU, or on"):
         pair_lse(torch.ones(3, 2), 0.1, impl="triton")
+
+
+def test_what_fuses_a_loss_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def answer(impl: str, z: Tensor) -> str:
+        asked.append((impl, z.dtype))
+        return "triton" if z.dtype == torch.float32 else "chunked"
+
+    monkeypatch.setattr(_impl, "resolve_for", answer)
+    monkeypatch.setattr(_impl, "_fusing", {})
+    z = torch.zeros(4, 2)
+    for _ in range(2):
+        assert fusing("auto", "infonce_terms", z) == "triton"
+        assert fusing("auto", "infonce_terms", z.double()) is None
+    assert asked == [("auto", torch.float32), ("auto", torch.float64)]
