@@ -111,7 +111,9 @@ def test_autocast(kind: Any, impl: str, dtype: torch.dtype, scale: float | None)
 
 # One loss of each op, and what auto is on a CPU: each compilation takes a second.
 @pytest.mark.parametrize("impl", [pytest.param("chunked", marks=pytest.mark.slow), "auto"])
-@pytest.mark.parametrize("kind", [SelfPacedContrastiveLoss, InfoNCELoss])
+@pytest.mark.parametrize(
+    "kind", [SelfPacedContrastiveLoss, pytest.param(InfoNCELoss, marks=pytest.mark.slow)]
+)
 def test_compiled_step(kind: Any, impl: str) -> None:
     step = Step(kind, impl)
     torch._dynamo.reset()
