@@ -234,7 +234,11 @@ def test_fullgraph(
     torch.compiler.reset()
     # aot_eager traces forward and backward as the default backend does, without its C++ compiler
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(loss_and_gradient(compiled, z), loss_and_gradient(function, z))
+    actual, expected = loss_and_gradient(compiled, z), loss_and_gradient(function, z)
+    torch.testing.assert_close(actual[0], expected[0])
+    # compiled it is the sum of the gradients of several ops, each rounded to the dtype of z
+    atol = 2 * torch.finfo(dtype).eps * expected[1].abs().max().item()
+    torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=atol)
 
 
 @pytest.mark.breadth
