@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
 from typing import get_args
 
 import torch
@@ -26,11 +29,19 @@ def describe() -> dict[str, str]:
         "triton": _describe_triton(),
         "extension": ", ".join(f"{k} {v}" for k, v in _host_facts().items()) or not_built(),
         "extension on cuda": _describe_cuda(),
-        "implementations": ", ".join(name for name in get_args(Impl) if name != "auto"),
+        "implementations": ", ".join(_that_run()),
     }
     for device in devices:
         facts[f"auto on {device}"] = resolve("auto", torch.device(device))
     return facts
+
+
+def _that_run() -> Iterator[str]:
+    """Yield the implementations that run on the CPU or on the GPU that is here."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for name, device in product(get_args(Impl)[1:], devices):
+        with suppress(RuntimeError):
+            yield f"{resolve(name, torch.device(device))} on {device}"
 
 
 def not_built() -> str:

@@ -41,7 +41,9 @@ sys.modules["triton"] = None
 import spcl_fast, spcl_fast.info
 from spcl_fast.ops._impl import resolve
 assert resolve("auto", torch.device("cuda")) == "chunked"
-assert spcl_fast.info.describe()["triton"] == "not installed"
+facts = spcl_fast.info.describe()
+assert facts["triton"] == "not installed"
+assert "triton" not in facts["implementations"]
 try:
     spcl_fast.pair_lse(torch.ones(3, 2), 0.1, impl="triton")
 except RuntimeError as error:
@@ -104,6 +106,7 @@ def test_info() -> None:
     facts = describe()
     assert facts["spcl_fast"] == spcl_fast.__version__
     assert facts["auto on cpu"] == ("native" if native.is_built() else "chunked")
+    assert ("native on cpu" in facts["implementations"]) == native.is_built()
     has_triton = importlib.util.find_spec("triton") is not None
     assert facts["auto on cuda"] == ("triton" if has_triton else "chunked")
     assert facts["triton"].startswith(version("triton") if has_triton else "not installed")
