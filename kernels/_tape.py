@@ -23,8 +23,6 @@ Picker = Callable[[Sequence[Any]], Sequence[Any]]
 
 _ALIGNMENT = 256  # of what is allocated
 _SMALL = 1 << 16  # bytes of scratch that may live as long as what is kept: one allocation less
-
-
 _KEPT = -3  # of the tensors of a tape
 
 
