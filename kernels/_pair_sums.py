@@ -11,9 +11,12 @@ from spcl_fast.kernels._config_tables import PAIR_SUMS
 from spcl_fast.kernels._configs import Config, pick
 from spcl_fast.kernels._planes import load_planes, products, products_by_steps
 from spcl_fast.kernels._similarities import (
+    FLOAT32_MAX,
+    LN_2,
     LOG2_E,
     PlanePairs,
     exponent_scale,
+    finite,
     is_bounded,
     rounded_sim,
     scalar,
@@ -21,16 +24,8 @@ from spcl_fast.kernels._similarities import (
 from spcl_fast.kernels.hopper import _choice as hopper
 from spcl_fast.kernels.hopper._choice import Tiles, tiles_for
 
-LN_2 = tl.constexpr(0.6931471805599453)
-FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
 _MERGE_ROWS = 128
 _MERGE_PARTS = 16
-
-
-@triton.jit
-def finite(shift):
-    """Clamp a shift to finite numbers: inf - inf would turn infinite sums into NaN."""
-    return tl.minimum(tl.maximum(shift, -FLOAT32_MAX), FLOAT32_MAX)
 
 
 @triton.jit

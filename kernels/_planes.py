@@ -46,7 +46,7 @@ class Planes(NamedTuple):
 
     @property
     def padded_dim(self) -> int:
-        """Return Dp, a power of two up to 256 and else a multiple of STEP."""
+        """Return Dp, a power of two up to 256, above that a multiple of STEP."""
         return self.data.shape[2]
 
     @property
@@ -222,6 +222,20 @@ def load_planes(
     if P > 2:
         third = tl.load(ptr + 2 * plane + offsets, mask=mask, other=0.0)
     return first, second, third
+
+
+@triton.jit
+def store_planes(ptr, h, offsets, mask, plane, P: tl.constexpr):
+    """Store h as planes of a half-precision type."""
+    part = h.to(ptr.dtype.element_ty)
+    tl.store(ptr + offsets, part, mask=mask)
+    if P > 1:
+        h -= part.to(tl.float32)
+        part = h.to(ptr.dtype.element_ty)
+        tl.store(ptr + plane + offsets, part, mask=mask)
+        if P > 2:
+            h -= part.to(tl.float32)
+            tl.store(ptr + 2 * plane + offsets, h.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -14,6 +14,8 @@ from torch import Tensor
 from spcl_fast.kernels._planes import Planes, planes_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
 # exp(64) summed over 2^24 rows, and exp(-64), are float32 numbers with room to spare.
 _MAX_EXPONENT = tl.constexpr(64.0)
 # Float32 gives a sum of fewer terms to the last bits only if the largest is shifted to 1.
@@ -143,3 +145,9 @@ def rounded_sim(dots, tau):
     # Infinite products stay infinite: times a rest of 0 or of the other sign they would become NaN.
     correction = tl.where(tl.abs(dots) < float("inf"), dots * rest, 0.0)
     return tl.fma(dots, inv_tau, correction)
+
+
+@triton.jit
+def finite(shift):
+    """Clamp a shift to finite numbers: inf - inf would turn infinite sums into NaN."""
+    return tl.minimum(tl.maximum(shift, -FLOAT32_MAX), FLOAT32_MAX)

@@ -20,7 +20,7 @@ from torch import Tensor
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._config_tables import H_PANEL, PANEL_PRODUCT
 from spcl_fast.kernels._configs import pick
-from spcl_fast.kernels._planes import products_by_steps
+from spcl_fast.kernels._planes import products_by_steps, store_planes
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, is_bounded, scalar
 from spcl_fast.kernels.hopper import _choice as hopper
@@ -30,20 +30,6 @@ from spcl_fast.precision import no_autocast
 _PANEL_BYTES = 1 << 27
 # Programs to aim at in a product of few rows and features: about two for each multiprocessor.
 _PRODUCT_PROGRAMS = 256
-
-
-@triton.jit
-def store_planes(ptr, h, offsets, mask, plane, P: tl.constexpr):
-    """Store h as planes of a half-precision type."""
-    part = h.to(ptr.dtype.element_ty)
-    tl.store(ptr + offsets, part, mask=mask)
-    if P > 1:
-        h -= part.to(tl.float32)
-        part = h.to(ptr.dtype.element_ty)
-        tl.store(ptr + plane + offsets, part, mask=mask)
-        if P > 2:
-            h -= part.to(tl.float32)
-            tl.store(ptr + 2 * plane + offsets, h.to(ptr.dtype.element_ty), mask=mask)
 
 
 @bound

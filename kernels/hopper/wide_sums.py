@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from spcl_fast.kernels._bound import bound
-from spcl_fast.kernels._pair_sums import FLOAT32_MAX, LN_2, finite
 from spcl_fast.kernels._similarities import (
+    FLOAT32_MAX,
+    LN_2,
     LOG2_E,
     PlanePairs,
     exponent_scale,
+    finite,
     rounded_sim,
     scalar,
 )
