@@ -53,7 +53,8 @@ class MemoryQueue(nn.Module):
         device: device of rows and labels.
 
     Raises:
-        TypeError: `dtype` is not floating; `label_dtype` cannot hold -1.
+        TypeError: `size` or `dim` is not an int; `dtype` is not floating; `label_dtype` cannot hold
+            -1.
         ValueError: `size` or `dim` is below 1; `label` is empty or names one twice.
     """
 
@@ -69,10 +70,13 @@ class MemoryQueue(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in {"size": size, "dim": dim}.items():
-            if not isinstance(value, Integral):
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise TypeError(f"{name} must be an int, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, kind in {"dtype": dtype, "label_dtype": label_dtype}.items():
+            if not isinstance(kind, torch.dtype):
+                raise TypeError(f"{name} must be a torch.dtype, got {kind!r}")
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating, got {dtype}")
         if not can_hold(label_dtype, torch.int8):

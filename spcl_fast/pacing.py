@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.ops import Impl, positive_pair_histogram
+from spcl_fast.ops._checks import as_number, check_pairs, positive_number, positive_scalar
 from spcl_fast.pair_weights import Mode, pair_weights
 from spcl_fast.precision import accumulator_dtype
 
@@ -86,16 +87,16 @@ class Pace(nn.Module):
         power: the value changes with (step / steps) ** power.
 
     Raises:
+        TypeError: an argument is no number.
         ValueError: an argument is out of range.
     """
 
     def __init__(self, steps: int, start: float, end: float, power: float = 0.5) -> None:
         super().__init__()
-        if not steps >= 1:
+        if not as_number("steps", steps) >= 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         for name, value in (("start", start), ("end", end), ("power", power)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+            positive_number(name, value, finite=False)
         self.steps, self.start, self.end, self.power = steps, start, end, power
         self.done = 0
 
@@ -143,6 +144,10 @@ class RelativePace(Pace):
     Args:
         num_rows: rows N of a batch with those of its bank; None takes those of each call. With a
             process group it must be given, the rows of all ranks.
+
+    Raises:
+        TypeError: an argument is no number.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -155,6 +160,8 @@ class RelativePace(Pace):
         num_rows: int | None = None,
     ) -> None:
         super().__init__(steps, start, end, power)
+        if num_rows is not None and not as_number("num_rows", num_rows) >= 1:
+            raise ValueError(f"num_rows must be None or at least 1, got {num_rows}")
         self.num_rows = num_rows
 
     def gamma(self, num_rows: int) -> float:
@@ -202,6 +209,8 @@ def quantile_gamma(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}")
+    check_pairs(z, lse, labels, window=window, refs=None, ref_labels=None)
+    tau = positive_scalar("tau", tau, z, finite=True)
     upper = _largest_pair_loss(z, lse, tau)
     counts = positive_pair_histogram(
         z, lse, labels, tau=tau, upper=upper, bins=bins, window=window, impl=impl

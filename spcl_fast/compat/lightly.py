@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 
 from spcl_fast.losses.ntxent import NTXentLoss as NormalisedNTXentLoss
 from spcl_fast.ops import Impl, pair_lse
-from spcl_fast.ops._checks import check_tensor
+from spcl_fast.ops._checks import as_number, check_rows
 from spcl_fast.precision import at_least_float32
 
 
@@ -120,7 +120,7 @@ class NTXentLoss(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        if not temperature >= 1e-8:
+        if not as_number("temperature", temperature) >= 1e-8:
             raise ValueError(f"temperature must be at least 1e-8, got {temperature}")
         if gather_distributed and not torch.distributed.is_available():
             raise ValueError("gather_distributed must be False where torch has no distributed")
@@ -140,10 +140,11 @@ class NTXentLoss(nn.Module):
             The loss, 0-dim, differentiable in both views but not in the bank.
 
         Raises:
+            TypeError: a view is not floating.
             ValueError: the shapes differ.
         """
-        check_tensor("out0", out0)
-        check_tensor("out1", out1)
+        check_rows("out0", out0)
+        check_rows("out1", out1)
         if out0.shape != out1.shape:
             raise ValueError(f"out1 must be {tuple(out0.shape)} as out0, got {tuple(out1.shape)}")
         tau = self.temperature

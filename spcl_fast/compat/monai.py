@@ -12,9 +12,10 @@ import warnings
 
 from torch import Tensor, nn
 
+from spcl_fast.compat._temperature import check_temperature
 from spcl_fast.losses import NTXentLoss
 from spcl_fast.ops import Impl
-from spcl_fast.ops._checks import check_tensor
+from spcl_fast.ops._checks import check_rows, check_tensor
 from spcl_fast.precision import at_least_float32
 
 
@@ -29,12 +30,16 @@ class ContrastiveLoss(nn.modules.loss._Loss):
         temperature: tau.
         batch_size: ignored; anything but -1 warns.
         impl: implementation of the ops.
+
+    Raises:
+        ValueError: `temperature` is not finite and above 0.
     """
 
     def __init__(
         self, temperature: float = 0.5, batch_size: int = -1, *, impl: Impl = "auto"
     ) -> None:
         super().__init__()
+        check_temperature("temperature", temperature)
         self.temperature = temperature
         self.impl: Impl = impl
         if batch_size != -1:
@@ -51,6 +56,7 @@ class ContrastiveLoss(nn.modules.loss._Loss):
             The loss, 0-dim, differentiable in both.
 
         Raises:
+            TypeError: an input is not floating.
             ValueError: an input is not of 2 dimensions, or the shapes differ.
         """
         check_tensor("input", input)
@@ -63,6 +69,8 @@ class ContrastiveLoss(nn.modules.loss._Loss):
             raise ValueError(
                 f"target must be {tuple(input.shape)} as input, got {tuple(target.shape)}"
             )
+        check_rows("input", input)
+        check_rows("target", target)
         # 1e-8: the bound on lengths of torch.nn.functional.cosine_similarity
         rows = (at_least_float32(x) for x in (input, target))
         views = (nn.functional.normalize(x, dim=1, eps=1e-8) for x in rows)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spcl_fast.distributed import infonce_rows
 from spcl_fast.losses.result import mean_over_anchors
 from spcl_fast.ops import Impl, infonce_terms, pair_lse
-from spcl_fast.ops._checks import check_tensor
+from spcl_fast.ops._checks import check_rows, positive_number
 from spcl_fast.precision import at_least_float32
 
 
@@ -91,20 +91,23 @@ class ClipLoss(nn.Module):
             tensor `logit_scale`, with a gradient of 0 for `logit_bias`.
 
         Raises:
-            ValueError: the shapes differ.
+            TypeError: the features are not floating, or their dtypes differ.
+            ValueError: the shapes differ; `logit_scale` is out of range, or has several elements.
         """
-        check_tensor("image_features", image_features)
-        check_tensor("text_features", text_features)
+        check_rows("image_features", image_features)
+        check_rows("text_features", text_features)
         if image_features.shape != text_features.shape:
             raise ValueError(
                 f"text_features must be {tuple(image_features.shape)} as image_features, "
                 f"got {tuple(text_features.shape)}"
             )
         image, text = at_least_float32(image_features), at_least_float32(text_features)
-        if isinstance(logit_scale, Tensor):
-            tau: float | Tensor = at_least_float32(logit_scale).reshape(()).reciprocal()
-        else:
-            tau = 1 / logit_scale
+        if image.dtype != text.dtype:
+            raise TypeError(
+                f"text_features must have the dtype of image_features, {image_features.dtype}, "
+                f"got {text_features.dtype}"
+            )
+        tau = _temperature(logit_scale)
         if self.world_size == 1:
             loss = self._single(image, text, tau)
         elif self.local_loss and not self.gather_with_grad:
@@ -144,6 +147,18 @@ class ClipLoss(nn.Module):
         rows = infonce_rows(image, text, tau, symmetric=True, group=group, impl=self.impl)
         directions = [mean_over_anchors(x.loss, x.num_pos) for x in rows.pairs]
         return torch.stack(directions).mean()
+
+
+def _temperature(logit_scale: float | Tensor) -> float | Tensor:
+    """Return tau of a scale, whose value is not read in a tensor."""
+    if not isinstance(logit_scale, Tensor):
+        return 1 / positive_number("logit_scale", logit_scale)
+    if logit_scale.numel() != 1:
+        raise ValueError(
+            "logit_scale must be a number or a tensor of one element, "
+            f"got {tuple(logit_scale.shape)}"
+        )
+    return at_least_float32(logit_scale).reshape(()).reciprocal()
 
 
 def _scaled(x: Tensor, world_size: int) -> Tensor:

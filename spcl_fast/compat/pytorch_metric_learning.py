@@ -25,8 +25,9 @@ from torch.nn.functional import normalize, softplus
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._pairs import grouped_lse, pair_similarities
 from spcl_fast.compat._panels import panels
+from spcl_fast.compat._temperature import check_temperature
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse, positive_pair_loss
-from spcl_fast.ops._checks import check_tensor
+from spcl_fast.ops._checks import check_rows, check_tensor
 from spcl_fast.ops._function import OpFunction
 from spcl_fast.precision import at_least_float32, no_autocast
 
@@ -67,6 +68,7 @@ class _PairLoss(nn.Module):
             raise ValueError(
                 f"distance must be cosine or dot-product similarity of power 1, got {kind}"
             )
+        check_temperature("temperature", temperature)
         self.temperature = temperature
         self.distance = distance
         self.reducer = copy.deepcopy(reducer)
@@ -94,6 +96,7 @@ class _PairLoss(nn.Module):
             The loss, 0-dim with the default reducers, differentiable in `embeddings` and `ref_emb`.
 
         Raises:
+            TypeError: the embeddings are not floating.
             ValueError: labels and pairs are both missing, a shape does not fit, a pair is positive
                 and negative.
         """
@@ -103,7 +106,7 @@ class _PairLoss(nn.Module):
         if ref_emb is None:
             ref_labels = labels
         for name, y, rows in (("labels", labels, embeddings), ("ref_labels", ref_labels, refs)):
-            check_tensor("embeddings" if rows is embeddings else "ref_emb", rows)
+            check_rows("embeddings" if rows is embeddings else "ref_emb", rows)
             if y is None:
                 continue
             check_tensor(name, y)
@@ -319,12 +322,22 @@ class _Panel:
 
 
 def _as_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pairs:
-    indices = [x.to(device) for x in indices_tuple]
-    if len(indices) not in (3, 4):
-        raise ValueError(f"indices_tuple must hold 3 or 4 tensors, got {len(indices)}")
-    if len(indices) == 3:
-        indices = [indices[0], indices[1], indices[0], indices[2]]
-    return indices[0], indices[1], indices[2], indices[3]
+    if len(indices_tuple) not in (3, 4):
+        raise ValueError(f"indices_tuple must hold 3 or 4 tensors, got {len(indices_tuple)}")
+    for x in indices_tuple:
+        if x.ndim != 1 or (x.is_floating_point() and x.numel() > 0):
+            raise ValueError(
+                f"indices_tuple must hold integer tensors (pairs,), got {x.dtype} {tuple(x.shape)}"
+            )
+    anchor, positive, *others = (x.to(device) for x in indices_tuple)
+    pairs = anchor, positive, *(others if len(others) == 2 else (anchor, *others))
+    for first, second in (pairs[:2], pairs[2:]):
+        if first.shape != second.shape:
+            raise ValueError(
+                "indices_tuple must hold as many anchors as others, "
+                f"got {tuple(first.shape)} and {tuple(second.shape)}"
+            )
+    return pairs
 
 
 def _has_enough_pairs(num_pos: Tensor, z: Tensor, refs: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
 from spcl_fast.compat._panels import panels
+from spcl_fast.compat._temperature import check_temperature
 from spcl_fast.losses.result import label_term
 from spcl_fast.ops import (
     Impl,
@@ -62,6 +63,9 @@ class SelfPacedSupConLoss(nn.Module):
         correct_grad: divide the loss by the mean weight where that is above 0.
         impl: implementation of the ops.
         kwargs: ignored, as theirs are.
+
+    Raises:
+        ValueError: `temperature` is not finite and above 0.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class SelfPacedSupConLoss(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        check_temperature("temperature", temperature)
         self._t = temperature
         self._weight_update = weight_update
         self._correct_grad = correct_grad
@@ -104,10 +109,11 @@ class SelfPacedSupConLoss(nn.Module):
             The loss, 0-dim, differentiable in both views.
 
         Raises:
+            TypeError: a view is not floating.
             ValueError: a shape does not fit.
         """
-        check_tensor("proj_feat1", proj_feat1)
-        check_tensor("proj_feat2", proj_feat2)
+        check_rows("proj_feat1", proj_feat1)
+        check_rows("proj_feat2", proj_feat2)
         if proj_feat1.shape != proj_feat2.shape:
             raise ValueError(
                 f"proj_feat2 must be {tuple(proj_feat1.shape)} as proj_feat1, "
@@ -122,13 +128,15 @@ class SelfPacedSupConLoss(nn.Module):
             if mask.shape != (B, B):
                 raise ValueError(f"mask must be ({B}, {B}), got {tuple(mask.shape)}")
             positive = mask.to(z.device) == 1
-            check_rows("z", z)
             z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
             lse = pair_lse(z, self._t, impl=self.impl)
             pairs = _masked_rows(z, lse, positive, self._t, gamma, mode)
         else:
             target = list(range(B)) if target is None else target
-            (positive,) = class_indices(torch.as_tensor(target, device=z.device))
+            target = torch.as_tensor(target, device=z.device)
+            if target.shape != (B,):
+                raise ValueError(f"target must be ({B},), got {tuple(target.shape)}")
+            (positive,) = class_indices(target)
             label = Label(positive.repeat(2), gamma)
             options: Any = {"mode": mode, "correct_grad": self._correct_grad, "impl": self.impl}
             terms = contrastive_terms(z, self._t, [label], [1.0], **options)

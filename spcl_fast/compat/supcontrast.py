@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
+from spcl_fast.compat._temperature import check_temperature
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse
 from spcl_fast.ops._checks import check_rows, check_tensor
 from spcl_fast.ops._impl import resolve_for, rows_for
@@ -46,7 +47,8 @@ class SupConLoss(nn.Module):
         impl: implementation of the ops.
 
     Raises:
-        ValueError: `without_positives` is not one of the three.
+        ValueError: a temperature is not finite and above 0; `without_positives` is not one of the
+            three.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class SupConLoss(nn.Module):
         if without_positives not in get_args(WithoutPositives):
             choices = ", ".join(get_args(WithoutPositives))
             raise ValueError(f"without_positives must be one of {choices}, got {without_positives}")
+        check_temperature("temperature", temperature)
+        check_temperature("base_temperature", base_temperature)
         self.temperature = temperature
         self.contrast_mode = contrast_mode
         self.base_temperature = base_temperature
@@ -98,7 +102,9 @@ class SupConLoss(nn.Module):
             raise ValueError(f"contrast_mode must be all or one, got {self.contrast_mode!r}")
         B, V = features.shape[:2]
         views = features.flatten(2)
-        z = views.transpose(0, 1).reshape(B * V, -1)  # all rows of view 0, then of view 1, ...
+        z = views.transpose(0, 1).reshape(
+            B * V, views.shape[2]
+        )  # all rows of view 0, then of view 1, ...
         check_rows("features", z)
         z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
         if mask is not None:

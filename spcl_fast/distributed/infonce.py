@@ -64,7 +64,7 @@ def infonce_rows(
         ValueError: a shape or a device does not fit; the ranks differ.
     """
     check_rows("anchors", anchors)
-    check_refs(anchors, refs)
+    check_refs(anchors, refs, rows="anchors")
     rank = rank_in(group)
     dtype = dtype_for(resolve_for(impl, anchors), anchors)
     paired, bank = torch.split(refs, [anchors.shape[0], refs.shape[0] - anchors.shape[0]])

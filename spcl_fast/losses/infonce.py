@@ -104,7 +104,7 @@ class InfoNCELoss(nn.Module):
                 loss, objective, mean_weight, num_anchors, collapse, lse, {}
             )
         check_rows("anchors", anchors)
-        check_refs(anchors, refs)
+        check_refs(anchors, refs, rows="anchors")
         name = resolve_for(self.impl, anchors)
         # once, so that the gradients of both terms add up in float32
         anchors, refs = (rows_for(name, x, None)[0] for x in (anchors, refs))

@@ -11,7 +11,7 @@ from spcl_fast.distributed import rank_in
 from spcl_fast.losses.result import ContrastiveLossOutput
 from spcl_fast.losses.supcon import SupConLoss
 from spcl_fast.ops import Impl
-from spcl_fast.ops._checks import check_tensor
+from spcl_fast.ops._checks import check_rows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -67,8 +67,8 @@ class NTXentLoss(nn.Module):
             TypeError: the views are not floating.
             ValueError: the views differ in shape, dtype or device.
         """
-        check_tensor("view1", view1)
-        check_tensor("view2", view2)
+        check_rows("view1", view1)
+        check_rows("view2", view2)
         if (view1.shape, view1.dtype, view1.device) != (view2.shape, view2.dtype, view2.device):
             raise ValueError(
                 "view2 must be of the shape, dtype and device of view1, "

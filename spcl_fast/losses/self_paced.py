@@ -65,6 +65,7 @@ class SelfPacedContrastiveLoss(nn.Module):
             the output: if one does not, the others wait for the timeout of the group.
 
     Raises:
+        TypeError: `tau` is no number, `pace` no pace.
         ValueError: `tau` or `mode` does not fit.
     """
 
@@ -82,6 +83,8 @@ class SelfPacedContrastiveLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_mode(mode)
+        if pace is not None and not isinstance(pace, (Pace, Mapping)):
+            raise TypeError(f"pace must be a Pace or a dict of them, got {pace!r}")
         self.temperature = Temperature(tau, learnable_tau)
         self.mode: Mode = mode
         self.correct_grad = correct_grad

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 _FLOATS_PER_MIB = 1 << 18
 _STEP = 48  # of the rows of a cached tile
 
@@ -20,12 +22,15 @@ def set_tile_cache_mib(mib: int) -> None:
         mib: 0 caches nothing; 256 at the start of a process.
 
     Raises:
+        TypeError: `mib` is not an int.
         ValueError: `mib` is below 0.
     """
     global _mib
+    if isinstance(mib, bool) or not isinstance(mib, Integral):
+        raise TypeError(f"mib must be an int, got {type(mib).__name__}")
     if mib < 0:
         raise ValueError(f"mib must be at least 0, got {mib}")
-    _mib = mib
+    _mib = int(mib)
 
 
 def get_tile_cache_mib() -> int:

@@ -28,20 +28,20 @@ def check_rows(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must be (rows, features), got {tuple(x.shape)}")
 
 
-def check_refs(z: Tensor, refs: Tensor) -> None:
-    """Raise unless `refs` can be compared with the rows of `z`."""
+def check_refs(z: Tensor, refs: Tensor, *, rows: str = "z") -> None:
+    """Raise unless `refs` can be compared with the rows of `z`, which the caller named `rows`."""
     check_rows("refs", refs)
-    check_device("refs", refs, z)
+    check_device("refs", refs, z, rows=rows)
     if refs.dtype != z.dtype:
-        raise TypeError(f"refs must have the dtype of z, {z.dtype}, got {refs.dtype}")
+        raise TypeError(f"refs must have the dtype of {rows}, {z.dtype}, got {refs.dtype}")
     if refs.shape[1] != z.shape[1]:
-        raise ValueError(f"refs must be (M, {z.shape[1]}) as z, got {tuple(refs.shape)}")
+        raise ValueError(f"refs must be (M, {z.shape[1]}) as {rows}, got {tuple(refs.shape)}")
 
 
-def check_device(name: str, x: Tensor, z: Tensor) -> None:
-    """Raise unless `x` lies on the device of `z`."""
+def check_device(name: str, x: Tensor, z: Tensor, *, rows: str = "z") -> None:
+    """Raise unless `x` lies on the device of `z`, which the caller named `rows`."""
     if x.device != z.device:
-        raise ValueError(f"{name} must be on the device of z, {z.device}, got {x.device}")
+        raise ValueError(f"{name} must be on the device of {rows}, {z.device}, got {x.device}")
 
 
 def as_number(name: str, value: Any, z: Tensor | None = None) -> float | Tensor:
@@ -107,7 +107,7 @@ def positive_scalar(name: str, value: Any, z: Tensor, *, finite: bool) -> float 
 def check_labels(name: str, labels: Tensor, num_rows: int, z: Tensor, window: float | None) -> None:
     """Raise unless `labels` holds one label per row, integer without a window."""
     check_tensor(name, labels)
-    if window is not None and not 0 <= window < math.inf:
+    if window is not None and not 0 <= as_number("window", window) < math.inf:
         raise ValueError(f"window must be finite and at least 0, got {window}")
     if labels.shape != (num_rows,):
         raise ValueError(f"{name} must be ({num_rows},), got {tuple(labels.shape)}")
@@ -131,6 +131,7 @@ def check_pairs(
     """Raise unless the arguments that the ops over positive pairs share fit together."""
     check_rows("z", z)
     check_labels("labels", labels, z.shape[0], z, window)
+    check_tensor("lse", lse)
     if lse.shape != (z.shape[0],) or lse.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"lse must be float32 or float64 ({z.shape[0]},), got {lse.dtype} {tuple(lse.shape)}"

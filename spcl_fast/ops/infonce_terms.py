@@ -56,7 +56,7 @@ def infonce_terms(
         ValueError: a shape, a device, a range or `impl` does not fit.
     """
     check_rows("anchors", anchors)
-    check_refs(anchors, refs)
+    check_refs(anchors, refs, rows="anchors")
     if is_transformed() or anchors.numel() == 0:
         return None
     name = fusing(impl, "infonce_terms", anchors)

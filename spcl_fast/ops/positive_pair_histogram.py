@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -48,12 +50,14 @@ def positive_pair_histogram(
         (bins,) int64 counts.
 
     Raises:
-        TypeError: a dtype does not fit; floating labels without a window.
+        TypeError: a dtype does not fit; floating labels without a window; `bins` is not an int.
         ValueError: a shape, a device, a range or `impl` does not fit.
     """
     check_pairs(z, lse, labels, window=window, refs=refs, ref_labels=ref_labels)
     tau = positive_scalar("tau", tau, z, finite=True)
     upper = positive_scalar("upper", upper, z, finite=True)
+    if isinstance(bins, bool) or not isinstance(bins, Integral):
+        raise TypeError(f"bins must be an int, got {type(bins).__name__}")
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     name = resolve_for(impl, z)

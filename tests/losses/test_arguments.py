@@ -1,7 +1,8 @@
-"""Arguments that are no tensors, as data loaders without PyTorch give them."""
+"""Wrong arguments: each is named in one sentence, with what it must be and what it was."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,10 @@ from spcl_fast import (
     SupConLoss,
     YAwareLoss,
     momentum_update,
+    native,
 )
 from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
+from spcl_fast.pacing import RelativePace, quantile_gamma
 
 Z = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
 Y = np.arange(8) % 2
@@ -102,6 +105,62 @@ def test_weight_and_window_are_numbers(bad: Any) -> None:
         SelfPacedContrastiveLoss()(Z, {"a": Y_}, weight={"a": bad})
     with pytest.raises(TypeError, match=f"window must be a number .* got {kind}"):
         SelfPacedContrastiveLoss(window=bad)(Z, Y_)
+
+
+def gamma_of(z: Any, lse: Any, **options: Any) -> Any:
+    return quantile_gamma(z, lse, Y_, **{"tau": 1.0, "share": 0.5} | options)
+
+
+ANY: Any = "any"
+LSE = Z[:, 0]
+PAIRS = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([0]), torch.tensor([5, 7])
+# Errors name an argument of the function that was called.
+NAMED: dict[str, Callable[[], Any]] = {
+    "view1 must be floating point": lambda: NTXentLoss()(Y_[:, None], Y_[:, None]),
+    "refs must have the dtype of anchors": lambda: InfoNCELoss()(Z, Z.double()),
+    r"refs must be \(M, 4\) as anchors": lambda: InfoNCELoss()(Z, Z[:, :3]),
+    "pace must be a Pace": lambda: SelfPacedContrastiveLoss(pace=ANY),
+    "steps must be a number": lambda: RelativePace(ANY),
+    "start must be a number": lambda: RelativePace(10, start=ANY),
+    "num_rows must be None or at least 1, got -8": lambda: RelativePace(10, num_rows=-8),
+    "bins must be an int, got float": lambda: gamma_of(Z, LSE, bins=2.5),
+    "lse must be a tensor, got NoneType": lambda: gamma_of(Z, None),
+    r"lse must be float32 or float64 \(8,\)": lambda: gamma_of(Z, LSE[:3]),
+    "z must be a tensor, got list": lambda: gamma_of(Z.tolist(), LSE),
+    "window must be a number": lambda: gamma_of(Z, LSE, window="1"),
+    "mib must be an int, got float": lambda: native.set_tile_cache_mib(math.nan),  # type: ignore[arg-type]
+    "dim must be an int, got bool": lambda: MemoryQueue(4, True),
+    "label_dtype must be a torch.dtype": lambda: MemoryQueue(4, 2, label_dtype=ANY),
+    "temperature must be finite": lambda: supcontrast.SupConLoss(-1),
+    "base_temperature must be finite": lambda: supcontrast.SupConLoss(base_temperature=0),
+    "temperature must be finite and above 0, got -1": lambda: monai.ContrastiveLoss(-1),
+    "temperature must be finite and above 0, got -2": lambda: spcl.SelfPacedSupConLoss(-2),
+    "temperature must be finite and above 0, got -3": lambda: pytorch_metric_learning.NTXentLoss(
+        -3
+    ),
+    "temperature must be a number": lambda: lightly.NTXentLoss(ANY),
+    "logit_scale must be finite": lambda: open_clip.ClipLoss()(Z, Z, 0),
+    "logit_scale must be a number or": lambda: open_clip.ClipLoss()(Z, Z, torch.ones(2)),
+    "text_features must have the dtype": lambda: open_clip.ClipLoss()(Z, Z.double(), 10.0),
+    "image_features must be floating": lambda: open_clip.ClipLoss()(Y_[:, None], Y_[:, None], 1.0),
+    "out0 must be floating point": lambda: lightly.NTXentLoss()(Y_[:, None], Y_[:, None]),
+    "input must be floating point": lambda: monai.ContrastiveLoss()(Y_[:, None], Y_[:, None]),
+    r"embeddings must be \(rows, feat": lambda: pytorch_metric_learning.SupConLoss()(LSE, Y_),
+    "proj_feat2 must be floating": lambda: spcl.SelfPacedSupConLoss()(Z, Y_[:, None].expand(8, 4)),
+    r"target must be \(8,\), got \(7,\)": lambda: spcl.SelfPacedSupConLoss()(Z, Z, Y_[1:]),
+    r"as many anchors as others, got \(1,\) and": lambda: pytorch_metric_learning.SupConLoss()(
+        Z, indices_tuple=PAIRS
+    ),
+    "indices_tuple must hold integer tensors": lambda: pytorch_metric_learning.NTXentLoss()(
+        Z, indices_tuple=(LSE,) * 3
+    ),
+}
+
+
+@pytest.mark.parametrize("message", list(NAMED))
+def test_errors_name_the_argument(message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        NAMED[message]()
 
 
 def test_numbers_of_queues_and_teachers() -> None:

@@ -43,5 +43,5 @@ def test_raises() -> None:
     for view2 in (torch.ones(3, 2), torch.ones(4, 2).double(), torch.ones(4, 2, device="meta")):
         with pytest.raises(ValueError, match="view2 must be of the shape, dtype and device"):
             NTXentLoss()(torch.ones(4, 2), view2)
-    with pytest.raises(TypeError, match="z must be floating"):
+    with pytest.raises(TypeError, match="view1 must be floating"):
         NTXentLoss()(torch.ones(4, 2).long(), torch.ones(4, 2).long())
