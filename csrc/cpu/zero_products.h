@@ -9,7 +9,7 @@
 namespace spcl {
 
 // Adds the sum of 0 x_j, (D,), to every row of `out` (num_rows, D): what a dense product adds for
-// the pairs that tiles leave out. It is NaN for a feature that is not finite in some row, and else
+// the pairs that tiles leave out. It is NaN for a feature that is not finite in some row, otherwise
 // nothing.
 inline void add_zero_products(const Operand& operand, int64_t num_rows, float* out) {
   if (std::isfinite(operand.max_squared_norm())) return;

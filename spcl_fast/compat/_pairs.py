@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spcl_fast.ops._function import OpFunction, first_order_only
 
-CHUNK_ELEMENTS = 1 << 22
+MAX_ELEMENTS = 1 << 22
 
 
 def pair_similarities(z: Tensor, refs: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def pair_similarities(z: Tensor, refs: Tensor, first: Tensor, second: Tensor) ->
 class _PairSimilarities(OpFunction):
     @staticmethod
     def forward(z: Tensor, refs: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
+        step = max(1, MAX_ELEMENTS // max(1, z.shape[1]))
         parts = zip(torch.split(first, step), torch.split(second, step), strict=True)
         return torch.cat([(z[a] * refs[b]).sum(1) for a, b in parts])
 
@@ -41,27 +41,27 @@ class _PairSimilarities(OpFunction):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         z, refs, first, second = ctx.saved_tensors
         dz, drefs = torch.zeros_like(z), torch.zeros_like(refs)
-        step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
-        chunks = (torch.split(x, step) for x in (first, second, upstream))
-        for a, b, grad in zip(*chunks, strict=True):
+        step = max(1, MAX_ELEMENTS // max(1, z.shape[1]))
+        parts = (torch.split(x, step) for x in (first, second, upstream))
+        for a, b, grad in zip(*parts, strict=True):
             dz.index_add_(0, a, grad[:, None] * refs[b])
             drefs.index_add_(0, b, grad[:, None] * z[a])
         return dz, drefs, None, None
 
 
-def grouped_lse(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Return the log-sum-exp of the values of every group, -inf for an empty one.
+def lse_by_anchor(values: Tensor, anchor: Tensor, num_anchors: int) -> Tensor:
+    """Return the log-sum-exp of the values of every anchor, -inf for one without any.
 
     Args:
         values: (pairs,), floating.
-        group: (pairs,) int64.
-        num_groups: G.
+        anchor: (pairs,) int64.
+        num_anchors: N.
 
     Returns:
-        (G,), differentiable.
+        (N,), differentiable.
     """
-    top = values.new_full((num_groups,), -math.inf)
-    top = top.scatter_reduce(0, group, values.detach(), "amax")
+    top = values.new_full((num_anchors,), -math.inf)
+    top = top.scatter_reduce(0, anchor, values.detach(), "amax")
     top = torch.where(top.isinf(), 0, top)
-    total = torch.zeros_like(top).index_add(0, group, (values - top[group]).exp())
+    total = torch.zeros_like(top).index_add(0, anchor, (values - top[anchor]).exp())
     return total.log() + top

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from spcl_fast.compat._labels import class_indices
-from spcl_fast.compat._pairs import grouped_lse, pair_similarities
+from spcl_fast.compat._pairs import lse_by_anchor, pair_similarities
 from spcl_fast.compat._panels import panels
 from spcl_fast.compat._temperature import check_temperature
 from spcl_fast.ops import Impl, Label, contrastive_rows, pair_lse, positive_pair_loss
@@ -189,7 +189,7 @@ class SupConLoss(_PairLoss):
             raise ValueError("indices_tuple must hold a pair as positive or negative, got both")
         pair = torch.cat([positive, negative])
         sim = pair_similarities(z, refs, pair // M, pair % M) / self.temperature
-        lse = grouped_lse(sim, pair // M, N)
+        lse = lse_by_anchor(sim, pair // M, N)
         anchor = positive // M
         count = torch.zeros_like(lse).index_add(0, anchor, torch.ones_like(sim[: len(positive)]))
         mean = torch.zeros_like(lse).index_add(0, anchor, sim[: len(positive)]) / count.clamp_min(1)
@@ -243,7 +243,7 @@ class NTXentLoss(_PairLoss):
         anchor, positive, negative_anchor, negative = pairs
         sim = pair_similarities(z, refs, anchor, positive) / self.temperature
         others = pair_similarities(z, refs, negative_anchor, negative) / self.temperature
-        nlse = grouped_lse(others, negative_anchor, z.shape[0])
+        nlse = lse_by_anchor(others, negative_anchor, z.shape[0])
         losses = softplus(nlse[anchor] - sim, threshold=40)
         if self.reducer is None:
             return losses.mean()

@@ -32,7 +32,7 @@ LABEL_DTYPES = (
 MAX_TENSORS = 4  # of rows and of what is replicated: facts are as many on every rank
 
 
-class Shared(NamedTuple):
+class Gathered(NamedTuple):
     """A gathered batch."""
 
     rows: list[Tensor]
@@ -47,10 +47,14 @@ def num_ranks(group: dist.ProcessGroup | None) -> int:
     """Return the number of ranks of `group`, 1 without one.
 
     Raises:
+        TypeError: `group` is no process group.
         ValueError: this process is not in `group`.
     """
     if group is None:
         return 1
+    known = isinstance(group, dist.ProcessGroup) or group is dist.GroupMember.NON_GROUP_MEMBER
+    if not known:
+        raise TypeError(f"group must be a process group or None, got {type(group).__name__}")
     if dist.get_rank(group) < 0:
         raise ValueError("group must hold this process, got a group of others")
     return dist.get_world_size(group)
@@ -61,13 +65,13 @@ def rank_in(group: Any) -> int:
     return dist.get_rank(group)
 
 
-def share(
+def gather_rows(
     rows: Sequence[Tensor],
     replicated: Sequence[Tensor],
     group: dist.ProcessGroup,
     dtype: torch.dtype,
     labels: Sequence[torch.dtype] = (),
-) -> Shared:
+) -> Gathered:
     """Gather rows, and let the gradients of all inputs be summed over the ranks.
 
     The host reads the numbers of rows, the only synchronisation. If any rank needs a gradient, all
@@ -97,11 +101,11 @@ def share(
     needed = [any(fact[2 + k] for fact in facts) for k in range(len(inputs))]
     grad = torch.is_grad_enabled() and any(needed)
     anchor = rows[0].new_zeros((), requires_grad=grad)
-    outputs = _Share.apply(  # type: ignore[no-untyped-call]
+    outputs = _GatherRows.apply(  # type: ignore[no-untyped-call]
         anchor, group, sizes, dtype, needed, len(rows), *inputs
     )
     outputs = [x if need else x.detach() for x, need in zip(outputs, needed, strict=True)]
-    return Shared(outputs[: len(rows)], outputs[len(rows) :], sizes)
+    return Gathered(outputs[: len(rows)], outputs[len(rows) :], sizes)
 
 
 def _code_of(dtypes: Sequence[torch.dtype]) -> int:
@@ -155,7 +159,7 @@ def max_over_ranks(x: Tensor, group: Any) -> Tensor:
     return _all_reduced(x.detach(), group, dist.ReduceOp.MAX)
 
 
-class _Share(torch.autograd.Function):
+class _GatherRows(torch.autograd.Function):
     """One node for all inputs, so that every rank runs its collectives in the same order."""
 
     @staticmethod

@@ -27,10 +27,10 @@ from torch.nn.functional import pad
 from spcl_fast.distributed.collectives import (
     gather_columns,
     gather_results,
+    gather_rows,
     max_over_ranks,
     num_ranks,
     rank_in,
-    share,
     sum_over_ranks,
 )
 from spcl_fast.ops import Impl, Label, PositivePairLoss, pair_lse
@@ -122,20 +122,20 @@ def contrastive_rows(
     W, rank = num_ranks(group), rank_in(group)
     dtype = dtype_for(resolve_for(impl, z), z)
     replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
-    shared = share([z], replicated, group, dtype, [label.values.dtype for label in labels])
-    (rows,) = shared.rows
+    gathered = gather_rows([z], replicated, group, dtype, [label.values.dtype for label in labels])
+    (rows,) = gathered.rows
     if isinstance(tau, Tensor):
-        tau = shared.replicated[-1]
+        tau = gathered.replicated[-1]
     if bank is not None:
-        bank = shared.replicated[0]
+        bank = gathered.replicated[0]
     blocks = blocks_of(rows.shape[0], W, rank)
     rolled = rows.roll(-blocks.start, 0)
     own, rest = torch.split(rolled, [blocks.own, rows.shape[0] - blocks.own])
     lse = _merged_lse(rolled, own, bank, blocks, tau, group, impl)
     own_lse = torch.split(lse, blocks.sizes)[rank]
     pairs = []
-    gathered = gather_columns([label.values for label in labels], shared.sizes, group)
-    for label, everyones in zip(labels, gathered, strict=True):
+    columns = gather_columns([label.values for label in labels], gathered.sizes, group)
+    for label, everyones in zip(labels, columns, strict=True):
         values = everyones.roll(-blocks.start, 0)
         others = [References(rest, values[blocks.own :])]
         if bank is not None and label.ref_values is not None:
@@ -144,7 +144,7 @@ def contrastive_rows(
         pairs.append(positive_rows(own, tau, own_lse, own_label, others, mode=mode, impl=impl))
     return BatchRows(
         rows.detach(),
-        torch.split(lse.detach(), shared.sizes)[rank],
+        torch.split(lse.detach(), gathered.sizes)[rank],
         gather_pairs(pairs, blocks.sizes, group),
     )
 

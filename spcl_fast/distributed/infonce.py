@@ -14,9 +14,9 @@ from torch import Tensor
 
 from spcl_fast.distributed.collectives import (
     gather_columns,
+    gather_rows,
     num_ranks,
     rank_in,
-    share,
 )
 from spcl_fast.distributed.contrastive_rows import blocks_of, gather_pairs, merge_over_ranks
 from spcl_fast.ops import Impl, PositivePairLoss, pair_lse
@@ -69,12 +69,12 @@ def infonce_rows(
     dtype = dtype_for(resolve_for(impl, anchors), anchors)
     paired, bank = torch.split(refs, [anchors.shape[0], refs.shape[0] - anchors.shape[0]])
     replicated = [x for x in (bank, tau) if isinstance(x, Tensor)]
-    shared = share([anchors, paired], replicated, group, dtype)
+    gathered = gather_rows([anchors, paired], replicated, group, dtype)
     if isinstance(tau, Tensor):
-        tau = shared.replicated[1]
-    blocks = blocks_of(shared.rows[0].shape[0], num_ranks(group), rank)
-    own, own_refs = (torch.split(x, blocks.sizes)[rank] for x in shared.rows)
-    everything = torch.cat([shared.rows[1], shared.replicated[0]])
+        tau = gathered.replicated[1]
+    blocks = blocks_of(gathered.rows[0].shape[0], num_ranks(group), rank)
+    own, own_refs = (torch.split(x, blocks.sizes)[rank] for x in gathered.rows)
+    everything = torch.cat([gathered.rows[1], gathered.replicated[0]])
     lse, of_refs = pair_lse(own, tau, refs=everything, impl=impl)
     pairs = [diagonal_pairs(own, lse, own_refs, tau, impl)]
     if symmetric:
@@ -84,7 +84,7 @@ def infonce_rows(
         )
     (lse_of_all,) = gather_columns([lse.detach()], blocks.sizes, group)
     return InfoNCERows(
-        shared.rows[0].detach(),
-        torch.split(lse_of_all, shared.sizes)[rank],
+        gathered.rows[0].detach(),
+        torch.split(lse_of_all, gathered.sizes)[rank],
         gather_pairs(pairs, blocks.sizes, group),
     )

@@ -23,9 +23,9 @@ class Temperature(nn.Module):
         ValueError: `tau` is not finite and above 0.
     """
 
-    def __init__(self, tau: float, learnable: bool) -> None:
+    def __init__(self, tau: float, *, learnable: bool) -> None:
         super().__init__()
-        if isinstance(tau, Tensor):
+        if isinstance(tau, Tensor) and tau.numel() == 1:
             tau = tau.item()
         self._fixed = positive_number("tau", tau)
         start = torch.tensor(math.log(self._fixed)) if learnable else None

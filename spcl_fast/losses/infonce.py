@@ -56,7 +56,7 @@ class InfoNCELoss(nn.Module):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.temperature = Temperature(tau, learnable_tau)
+        self.temperature = Temperature(tau, learnable=learnable_tau)
         self.symmetric = symmetric
         self.impl: Impl = impl
         self.group = group

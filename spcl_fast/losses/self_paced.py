@@ -85,7 +85,7 @@ class SelfPacedContrastiveLoss(nn.Module):
         check_mode(mode)
         if pace is not None and not isinstance(pace, (Pace, Mapping)):
             raise TypeError(f"pace must be a Pace or a dict of them, got {pace!r}")
-        self.temperature = Temperature(tau, learnable_tau)
+        self.temperature = Temperature(tau, learnable=learnable_tau)
         self.mode: Mode = mode
         self.correct_grad = correct_grad
         self.window = window
@@ -133,10 +133,10 @@ class SelfPacedContrastiveLoss(nn.Module):
             raise ValueError("labels must name at least one label, got an empty dict")
         if self.pace is not None:
             gamma = self._step_pace(self.pace, gamma, z, bank)
-        gammas = _by_name("gamma", gamma, named, is_dict)
-        lambdas = _by_name("weight", weight, named, is_dict)
-        windows = _windows(self.window, named, is_dict)
-        banks = _bank_labels(bank, bank_labels, named, is_dict)
+        gammas = _by_name("gamma", gamma, named, is_dict=is_dict)
+        lambdas = _by_name("weight", weight, named, is_dict=is_dict)
+        windows = _windows(self.window, named, is_dict=is_dict)
+        banks = _bank_labels(bank, bank_labels, named, is_dict=is_dict)
         tau = tau_of(self)
         paced: list[Label] = []
         factors: list[float | Tensor] = []
@@ -215,7 +215,7 @@ def _of_all_labels(pairs: list[PositivePairLoss], terms: list[LabelTerm]) -> tup
 
 
 def _by_name(
-    name: str, value: T | Mapping[str, T], labels: Mapping[str, Tensor], is_dict: bool
+    name: str, value: T | Mapping[str, T], labels: Mapping[str, Tensor], *, is_dict: bool
 ) -> dict[str, T]:
     """Return one value for every label; `is_dict` if they were given as a dict."""
     if not isinstance(value, Mapping):
@@ -231,7 +231,10 @@ def _by_name(
 
 
 def _windows(
-    window: float | Mapping[str, float | None] | None, labels: Mapping[str, Tensor], is_dict: bool
+    window: float | Mapping[str, float | None] | None,
+    labels: Mapping[str, Tensor],
+    *,
+    is_dict: bool,
 ) -> dict[str, float | None]:
     """Return the window of every label; a dict may leave labels out, which means equality."""
     if window is None:
@@ -244,7 +247,7 @@ def _windows(
             )
         windows = {name: window.get(name) for name in labels}
     else:
-        windows = _by_name("window", window, labels, is_dict)
+        windows = _by_name("window", window, labels, is_dict=is_dict)
     return {
         name: None if x is None else float(as_number("window", x)) for name, x in windows.items()
     }
@@ -254,6 +257,7 @@ def _bank_labels(
     bank: Tensor | None,
     bank_labels: Tensor | Mapping[str, Tensor] | None,
     labels: Mapping[str, Tensor],
+    *,
     is_dict: bool,
 ) -> dict[str, Tensor]:
     """Return the labels of the bank by name, empty without a bank."""
@@ -264,4 +268,4 @@ def _bank_labels(
         return {}
     if is_dict and not isinstance(bank_labels, Mapping):
         raise ValueError("bank_labels must be a dict by name as labels, got a tensor")
-    return _by_name("bank_labels", bank_labels, labels, is_dict)
+    return _by_name("bank_labels", bank_labels, labels, is_dict=is_dict)

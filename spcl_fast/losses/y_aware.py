@@ -51,7 +51,7 @@ class YAwareLoss(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        self.temperature = Temperature(tau, learnable_tau)
+        self.temperature = Temperature(tau, learnable=learnable_tau)
         self.sigma = positive_number("sigma", sigma)
         self.impl: Impl = impl
 

@@ -100,10 +100,10 @@ def pair_lse_bwd(
     needs_refs: bool,
 ) -> Gradients:
     """Return dz and drefs."""
-    return empty_gradients(pairs, needs_z, needs_refs)
+    return empty_gradients(pairs, needs_z=needs_z, needs_refs=needs_refs)
 
 
-def empty_gradients(pairs: Pairs, needs_z: bool, needs_refs: bool) -> Gradients:
+def empty_gradients(pairs: Pairs, *, needs_z: bool, needs_refs: bool) -> Gradients:
     """Return gradients of the shapes of the rows, None where not needed."""
     return Gradients(
         torch.empty_like(pairs.z, memory_format=torch.contiguous_format) if needs_z else None,

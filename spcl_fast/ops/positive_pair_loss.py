@@ -114,7 +114,7 @@ def positive_pair_loss_bwd(
     needs_refs: bool,
 ) -> Gradients:
     """Return dz and drefs with lse held fixed, for c_i = dloss_i / |P(i)|."""
-    return empty_gradients(pairs, needs_z, needs_refs)
+    return empty_gradients(pairs, needs_z=needs_z, needs_refs=needs_refs)
 
 
 def _empty_native(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

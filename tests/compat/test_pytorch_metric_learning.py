@@ -105,7 +105,7 @@ def random_pairs(seed: int, kind: str) -> tuple[Tensor, ...]:
 def test_listed_pairs(
     name: str, kind: str, seed: int, library: Any, assert_same: Check, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(_pairs, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(_pairs, "MAX_ELEMENTS", 100)
     ours, theirs = losses(name, library, 0.1)
     pairs = random_pairs(seed, kind)
     z = make_embeddings(24, 8, seed=seed)

@@ -29,7 +29,7 @@ needs_launches = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _replays(monkeypatch: pytest.MonkeyPatch, is_emulated: bool) -> None:
     monkeypatch.setattr(_replay, "IS_INTERPRETED", False)
-    if is_emulated:  # its launches use operators, which are none of a step
+    if is_emulated:  # its launches use operators, which are not those of a step
         from gpucheck import emu_driver
 
         launch = emu_driver.Launcher.__call__

@@ -120,6 +120,8 @@ NAMED: dict[str, Callable[[], Any]] = {
     "refs must have the dtype of anchors": lambda: InfoNCELoss()(Z, Z.double()),
     r"refs must be \(M, 4\) as anchors": lambda: InfoNCELoss()(Z, Z[:, :3]),
     "pace must be a Pace": lambda: SelfPacedContrastiveLoss(pace=ANY),
+    "group must be a process group or None, got str": lambda: SupConLoss(group=ANY)(Z, Y_),
+    "tau must be a number, got a tensor": lambda: SupConLoss(torch.ones(2)),  # type: ignore[arg-type]
     "steps must be a number": lambda: RelativePace(ANY),
     "start must be a number": lambda: RelativePace(10, start=ANY),
     "num_rows must be None or at least 1, got -8": lambda: RelativePace(10, num_rows=-8),

@@ -191,7 +191,7 @@ def test_learnable_tau() -> None:
     assert log_tau.grad.item() == pytest.approx(numeric, rel=1e-5)
 
 
-# Half types as they come out of a projector, with and without autocast around the call.
+# Half precision as it comes out of a projector, with and without autocast around the call.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_autocast(dtype: torch.dtype) -> None:
     z, labels = make_embeddings(40, 16, dtype=dtype), make_labels(40, 4)

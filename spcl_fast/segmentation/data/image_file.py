@@ -55,7 +55,7 @@ def load(
     if not suffix or not path.is_file():
         raise DataError(f"{path} must be an existing {', '.join(SUFFIXES)} file, got none.")
     if suffix in NIFTI_SUFFIXES:
-        return _load_nifti(path, frame, may_lack_frames)
+        return _load_nifti(path, frame, may_lack_frames=may_lack_frames)
     if frame is not None and not may_lack_frames:
         raise DataError(f"{path} must be a 4-D NIfTI file to have frame {frame}, got {path.name}.")
     if suffix == HDF5_SUFFIX:
@@ -108,7 +108,7 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
-def _load_nifti(path: Path, frame: int | None, may_lack_frames: bool) -> Contents:
+def _load_nifti(path: Path, frame: int | None, *, may_lack_frames: bool) -> Contents:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError

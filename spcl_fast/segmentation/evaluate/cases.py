@@ -35,7 +35,7 @@ class VolumeChoice:
 
 
 @dataclass(frozen=True)
-class Case:
+class InputVolume:
     """One volume.
 
     Attributes:
@@ -68,7 +68,7 @@ def find_images(path: Path) -> Sequence[Path]:
     return found
 
 
-def cases_of(images: Path, out: Path, choice: VolumeChoice) -> dict[str, Case]:
+def cases_of(images: Path, out: Path, choice: VolumeChoice) -> dict[str, InputVolume]:
     """Return the volumes to segment by the name that their output begins with.
 
     Args:
@@ -87,7 +87,7 @@ def cases_of(images: Path, out: Path, choice: VolumeChoice) -> dict[str, Case]:
         raise DataError(f"out must be another folder than images, got {out}")
     if choice.channel is None and not choice.is_asked:
         _refuse_channels(files)
-    cases: dict[str, Case] = {}
+    cases: dict[str, InputVolume] = {}
     for name, group in files.items():
         for case, volume in _volumes(name, _of_channel(name, group, choice), choice).items():
             other = cases.setdefault(case, volume)
@@ -110,17 +110,17 @@ def _same_name(case: str, paths: Sequence[Path]) -> DataError:
     return DataError(f"images must have different names, got {names} for {case}_pred.nii.gz")
 
 
-def _of_channel(name: str, files: Sequence[Path], choice: VolumeChoice) -> Case:
+def _of_channel(name: str, files: Sequence[Path], choice: VolumeChoice) -> InputVolume:
     """Return the file of one case that is read."""
     wanted = f"{name}_{choice.channel or 0:04d}"
     found = [path for path in files if _stem(path) in (name, wanted)]
     if len(found) > 1:
         raise _same_name(name, found)
     if found:
-        return Case(found[0])
+        return InputVolume(found[0])
     others = ", ".join(path.name for path in files)
     lacking = f"channel {choice.channel} of {name}, a file {wanted}"
-    return Case(files[0], error=f"{files[0].parent} must hold {lacking}, got {others}.")
+    return InputVolume(files[0], error=f"{files[0].parent} must hold {lacking}, got {others}.")
 
 
 def _refuse_channels(files: Iterable[str]) -> None:
@@ -137,7 +137,7 @@ def _refuse_channels(files: Iterable[str]) -> None:
             )
 
 
-def _volumes(name: str, case: Case, choice: VolumeChoice) -> dict[str, Case]:
+def _volumes(name: str, case: InputVolume, choice: VolumeChoice) -> dict[str, InputVolume]:
     """Return the volumes of one file by their names."""
     if case.error:
         return {name: case}

@@ -13,7 +13,7 @@ from spcl_fast.segmentation.evaluate.json_values import dict_or_empty, is_number
 from spcl_fast.segmentation.evaluate.record import Evaluation
 
 BOOTSTRAPS = 10_000
-CHUNK = 2**20  # values drawn at a time, 8 MiB
+DRAWN_AT_ONCE = 2**20  # values, 8 MiB
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _bootstrap_means(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     shape = difference.shape
     sizes = np.repeat(shape, shape)
     means = []
-    for count in _chunks(BOOTSTRAPS, max(1, CHUNK // difference.size)):
+    for count in _counts(BOOTSTRAPS, max(1, DRAWN_AT_ONCE // difference.size)):
         drawn = rng.integers(np.broadcast_to(sizes, (count, len(sizes))))
         by_axis = np.split(drawn, np.cumsum(shape)[:-1], axis=1)
         index = tuple(
@@ -156,6 +156,6 @@ def _bootstrap_means(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate(means)
 
 
-def _chunks(total: int, size: int) -> list[int]:
-    """Return the sizes of chunks of at most `size` that add up to `total`."""
-    return [min(size, total - start) for start in range(0, total, size)]
+def _counts(total: int, most: int) -> list[int]:
+    """Return numbers of at most `most` that add up to `total`."""
+    return [min(most, total - start) for start in range(0, total, most)]

@@ -19,7 +19,7 @@ from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.data.volume import stacked, write_labels
 from spcl_fast.segmentation.evaluate.axes import Turning
-from spcl_fast.segmentation.evaluate.cases import Case
+from spcl_fast.segmentation.evaluate.cases import InputVolume
 from spcl_fast.segmentation.evaluate.ensemble import Ensemble, largest_components
 from spcl_fast.segmentation.evaluate.scans import segment_volume
 from spcl_fast.segmentation.networks import UNet
@@ -27,7 +27,7 @@ from spcl_fast.segmentation.runs.progress import progress_bar, say
 
 
 def segment_images(
-    cases: Mapping[str, Case],
+    cases: Mapping[str, InputVolume],
     out: Path,
     model: UNet | Ensemble,
     grid: Grid,
@@ -69,7 +69,7 @@ def out_file(out: Path, case: str) -> Path:
 
 
 def _segment(
-    case: Case, model: UNet | Ensemble, grid: Grid, turning: Turning, *, largest: bool
+    case: InputVolume, model: UNet | Ensemble, grid: Grid, turning: Turning, *, largest: bool
 ) -> tuple[tuple[LabelArray, AffineArray], dict[str, Any]]:
     """Return the labels of one volume with their affine, and its figures."""
     start = time.perf_counter()

@@ -83,7 +83,8 @@ def contrastive_step(
         with torch.autocast(features.device.type, enabled=False):
             head = heads[config.head_of(names[0])]
             z = head(at_least_float32(features))
-        steps.append(paced_step(z, {n: labels[n] for n in names}, progress, config, rows, compiled))
+        own = {n: labels[n] for n in names}
+        steps.append(paced_step(z, own, progress, config, rows, compiled=compiled))
     stats = {k: torch.stack([s.stats[k] for s in steps]).mean() for k in steps[0].stats}
     stats["objective"] = torch.stack([s.stats["objective"] for s in steps]).sum()
     loss = torch.stack([s.loss for s in steps]).sum()
@@ -96,6 +97,7 @@ def paced_step(
     progress: float,
     config: LossConfig,
     rows: Rows | None = None,
+    *,
     compiled: bool = False,
 ) -> ContrastStep:
     """Return the weighted sum of the losses of some meta-labels on the same rows.
@@ -125,7 +127,7 @@ def paced_step(
         loss, objective = (weight["position"] * x for x in (out.loss, out.objective))
     else:
         gamma = {n: gamma_of(n, z, labels[n], progress, config, rows) for n in labels}
-        loss_fn = _loss_of(config, tuple(labels), rows.ranks, compiled)
+        loss_fn = _loss_of(config, tuple(labels), rows.ranks, compiled=compiled)
         if compiled:  # a number that changes would be compiled again
             gamma = {n: torch.full((), float(g), device=z.device) for n, g in gamma.items()}
         out = loss_fn(z, labels, gamma=gamma, weight=weight)
@@ -136,7 +138,7 @@ def paced_step(
 
 @functools.lru_cache(maxsize=8)
 def _loss_of(
-    config: LossConfig, names: tuple[str, ...], ranks: Ranks, compiled: bool
+    config: LossConfig, names: tuple[str, ...], ranks: Ranks, *, compiled: bool
 ) -> SelfPacedContrastiveLoss:
     loss = SelfPacedContrastiveLoss(
         config.tau,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
-from spcl_fast.segmentation.evaluate.cases import Case, VolumeChoice, cases_of
+from spcl_fast.segmentation.evaluate.cases import InputVolume, VolumeChoice, cases_of
 
 FILES = VolumeChoice(channel=1, in_files=True)
 AXIS = VolumeChoice(channel=1, on_axis=True)
@@ -98,4 +98,4 @@ def test_a_frame_takes_no_name_of_another_case(tmp_path):
 
 def test_suffixes_in_capitals(tmp_path):
     path = save(tmp_path / "a.nii.gz").rename(tmp_path / "B.NII.GZ")
-    assert cases_of(tmp_path, tmp_path / "out", VolumeChoice()) == {"B": Case(path)}
+    assert cases_of(tmp_path, tmp_path / "out", VolumeChoice()) == {"B": InputVolume(path)}

@@ -46,7 +46,7 @@ def test_bootstrap_draws_one_axis_after_the_other(shape, monkeypatch):
         means.append(drawn.mean())
     low, high = np.percentile(means, [2.5, 97.5])
     assert paired_difference(difference).interval_95 == (low, high)
-    monkeypatch.setattr(paired, "CHUNK", 1000)
+    monkeypatch.setattr(paired, "DRAWN_AT_ONCE", 1000)
     assert paired_difference(difference).interval_95 == (low, high)
 
 

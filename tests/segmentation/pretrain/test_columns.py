@@ -40,7 +40,7 @@ def test_ages_need_bins_or_a_window(aged, pretrain_config):
     assert years[years >= 0].sort().values.tolist() == list(range(55))
     config = replace(pretrain_config, data=replace(aged, num_val=0), loss=loss, epochs=1)
     row = read_log(pretrain(config).parent / "metrics.jsonl")[0]
-    assert 0 < row["num_anchors"] < row["num_rows"]  # slices without an age are none
+    assert 0 < row["num_anchors"] < row["num_rows"]  # slices without an age are no anchors
 
 
 @pytest.mark.parametrize(
