@@ -3,7 +3,7 @@
     python -m benchmarks.estimate_paper --json benchmarks/results/paper_estimate.json
 
 Counts one step of every training of the comparison, with the preset acdc-paper on random slices,
-on the CPU: flops (torch.utils.flop_counter), operators that are no views, the numbers that these
+on the CPU: flops (torch.utils.flop_counter), operators other than views, the numbers that these
 read and write, and those saved for the backward. From these, two bounds on the time of a step on an
 H100, by the assumptions in ASSUMED:
 
@@ -63,7 +63,7 @@ Step = Callable[[], object]
 
 
 class Traffic(TorchDispatchMode):
-    """Counts operators that are no views, and the numbers that they read and write."""
+    """Counts operators other than views, and the numbers that they read and write."""
 
     operators = numbers = 0
 

@@ -60,7 +60,7 @@ def cached_step(
         model: called as `model(tensor)`, `model(*tuple)` or `model(**dict)`; it returns a tensor,
             or tuples, lists, mappings or dataclasses of them, with a row for every row of the
             batch, computed from that row alone. A 0-dim tensor, such as the scale of the logits,
-            must be the same for all rows; what is no tensor is handed on from the last chunk.
+            must be the same for all rows; anything else is taken from the last chunk.
         batch: a tensor, or a tuple or dict of tensors, all of N rows; cut along dim 0.
         loss: takes what the model would return for the whole batch, in the same types; returns a
             0-dim tensor or a `ContrastiveLossOutput`.

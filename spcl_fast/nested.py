@@ -21,7 +21,7 @@ def with_tensors(value: Any, tensors: Sequence[Tensor]) -> Any:
     """Return what `value` is, of the same types, with other tensors in the order of `tensors_in`.
 
     Args:
-        value: a structure that `tensors_in` takes; what is no tensor in it stays as it is.
+        value: a structure that `tensors_in` takes; anything else in it stays as it is.
         tensors: as many as it holds.
     """
     return _filled(value, iter(tensors))

@@ -87,7 +87,7 @@ class Pace(nn.Module):
         power: the value changes with (step / steps) ** power.
 
     Raises:
-        TypeError: an argument is no number.
+        TypeError: an argument is not a number.
         ValueError: an argument is out of range.
     """
 
@@ -105,7 +105,7 @@ class Pace(nn.Module):
         self.done += 1
 
     def value(self) -> float:
-        """Return what goes from `start` to `end`."""
+        """Return the value of this step, between `start` and `end`."""
         progress = min(1.0, self.done / self.steps)
         return power_schedule(progress, self.start, self.end, self.power)
 
@@ -131,7 +131,7 @@ class AbsolutePace(Pace):
     """The paper's pace: gamma itself goes from `start` to `end`. See `Pace` for the arguments."""
 
     def gamma(self, num_rows: int) -> float:
-        """Return gamma, whatever the number of rows."""
+        """Return gamma, regardless of the number of rows."""
         return self.value()
 
 
@@ -146,7 +146,7 @@ class RelativePace(Pace):
             process group it must be given, the rows of all ranks.
 
     Raises:
-        TypeError: an argument is no number.
+        TypeError: an argument is not a number.
         ValueError: an argument is out of range.
     """
 

@@ -18,7 +18,7 @@ struct SortedLabels {
                std::optional<double> window);
 
   const std::vector<int64_t>& cols() const { return is_square ? row_order : col_order; }
-  // A row is no positive of itself, but lies in its own interval.
+  // A row is not a positive of itself, but lies in its own interval.
   int64_t num_pos(int64_t i) const {
     const int64_t size = positives[i].end - positives[i].begin;
     return size > 0 ? size - is_square : 0;

@@ -26,7 +26,7 @@ def positive_pair_histogram(
     counts = torch.zeros(bins, dtype=torch.int64, device=z.device)
 
     def add(pair_loss: Tensor, positive: Tensor) -> None:
-        # NaN is no index: the loss shows it, counting must survive it
+        # NaN cannot be an index: the loss shows it, and counting goes on
         bin_of_pair = pair_loss.div_(upper).mul_(bins).clamp_(0, bins - 1).nan_to_num_().long()
         counts.scatter_add_(0, bin_of_pair.flatten(), positive.flatten().long())
 

@@ -153,7 +153,7 @@ class SelfPacedSupConLoss(nn.Module):
         """Set the pace, above 0; a compiled loss takes another one without another compilation.
 
         Raises:
-            TypeError: `gamma` is no number.
+            TypeError: `gamma` is not a number.
             ValueError: `gamma` is not above 0.
         """
         self._gamma = positive_number("gamma", gamma, finite=False)

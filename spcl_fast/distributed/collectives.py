@@ -47,7 +47,7 @@ def num_ranks(group: dist.ProcessGroup | None) -> int:
     """Return the number of ranks of `group`, 1 without one.
 
     Raises:
-        TypeError: `group` is no process group.
+        TypeError: `group` is not a process group.
         ValueError: this process is not in `group`.
     """
     if group is None:

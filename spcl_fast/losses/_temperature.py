@@ -19,7 +19,7 @@ class Temperature(nn.Module):
         learnable: keep log tau as a parameter.
 
     Raises:
-        TypeError: `tau` is no number.
+        TypeError: `tau` is not a number.
         ValueError: `tau` is not finite and above 0.
     """
 

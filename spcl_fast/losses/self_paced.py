@@ -55,7 +55,7 @@ class SelfPacedContrastiveLoss(nn.Module):
             label name sets it for some labels only.
         learnable_tau: make log tau a parameter that starts at `tau`.
         pace: `RelativePace` or `AbsolutePace` of `spcl_fast.pacing`, one for all labels or a dict
-            by label name: gamma, which then is no argument of a call. Every call in training mode
+            by label name; gamma is then left out of the calls. Every call in training mode
             with gradients is a step.
         impl: implementation of the ops.
         group: process group whose ranks bring the rows of one batch together; None for this
@@ -65,7 +65,7 @@ class SelfPacedContrastiveLoss(nn.Module):
             the output: if one does not, the others wait for the timeout of the group.
 
     Raises:
-        TypeError: `tau` is no number, `pace` no pace.
+        TypeError: `tau` is not a number, or `pace` is not a pace.
         ValueError: `tau` or `mode` does not fit.
     """
 

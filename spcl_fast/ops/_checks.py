@@ -82,7 +82,7 @@ def positive_scalar(name: str, value: Any, z: Tensor, *, finite: bool) -> float 
     traces, a finite number becomes a tensor, so that another number needs no other graph.
 
     Raises:
-        TypeError: `value` is no number and no tensor.
+        TypeError: `value` is neither a number nor a tensor.
         ValueError: a number is out of range; a tensor is of another kind or elsewhere.
     """
     is_number = type(value) is float and 0 < value < math.inf

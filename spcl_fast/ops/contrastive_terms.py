@@ -135,7 +135,7 @@ def contrastive_terms(
 
 
 class _ContrastiveTerms(FusedFunction):
-    """What is not differentiable is no output: every one costs some microseconds."""
+    """Its outputs are what is differentiable, as each costs some microseconds."""
 
     @staticmethod
     def forward(

@@ -96,7 +96,7 @@ define_native(
 
 
 class _InfoNCETerms(FusedFunction):
-    """What is not differentiable is no output: every one costs some microseconds."""
+    """Its outputs are what is differentiable, as each costs some microseconds."""
 
     @staticmethod
     def forward(

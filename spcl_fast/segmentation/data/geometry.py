@@ -25,7 +25,7 @@ _ROUNDING = 1e-3  # relative, between the voxel size in a header and in its affi
 _FLAT = 1e-6  # volume of a voxel over the product of its sides, below which axes coincide
 _SMALL_MM, _LARGE_MM = 0.02, 100.0  # no clinical scan has voxels beyond
 _SKEW = 0.02  # cosine between axes, 1 degree from a right angle
-_SPACES = (3, 4)  # NIfTI codes of Talairach and MNI: such a sform is no place in the scanner
+_SPACES = (3, 4)  # NIfTI codes of Talairach and MNI: no place in the scanner
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI: metre, millimetre, micron
 
 
@@ -131,7 +131,7 @@ def _coded_form(header: Any, name: str) -> AffineArray | None:
 
     try:
         affine, _ = getattr(header, f"get_{name}")(coded=True)
-    except (HeaderDataError, ValueError):  # a quaternion that is none
+    except (HeaderDataError, ValueError):  # an invalid quaternion
         affine = np.full((4, 4), np.nan)
     return None if affine is None else np.asarray(affine, np.float64)
 

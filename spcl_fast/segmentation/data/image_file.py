@@ -49,7 +49,7 @@ def load(
 
     Raises:
         DataError: The file is missing, of another format, incomplete, not real-valued, not 3-D,
-            has no such frame or array, or a geometry that is none.
+            has no such frame or array, or an invalid geometry.
     """
     suffix = suffix_of(path).lower()
     if not suffix or not path.is_file():
@@ -71,7 +71,7 @@ def load(
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix of an image file as it is written, in any case; "" if it is none."""
+    """Return the suffix of an image file as it is written, in any case, or ""."""
     name = path.name.lower()
     suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
     return path.name[len(name) - len(suffix) :]

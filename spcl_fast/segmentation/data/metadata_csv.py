@@ -76,7 +76,7 @@ def read_metadata_csv(path: Path | str) -> Metadata:
     Raises:
         DataError: The file is unreadable, lacks both key columns, repeats a column or a key,
             uses a reserved name (phase, position, self), has a row of another length than the
-            header, or a slice that is no number.
+            header, or a slice that is not a number.
     """
     path = Path(path)
     table = read_table(path)

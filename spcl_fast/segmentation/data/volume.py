@@ -62,7 +62,7 @@ def read_image(
 
     Raises:
         DataError: The file is missing, unreadable, truncated, not 3-D (4-D with a frame), not
-            real-valued, has a geometry that is none, or holds NaN or infinite values.
+            real-valued, has an invalid geometry, or holds NaN or infinite values.
     """
     array, geometry = image_file.load(Path(path), frame, dataset)
     image, spacing_mm = stacked(array, geometry, stack_axis)

@@ -92,7 +92,7 @@ def turning_to(geometries: Sequence[Geometry]) -> Turning:
 
 
 def common_codes(geometries: Iterable[Geometry]) -> str | None:
-    """Return the axis codes that all images share, None if there is no such."""
+    """Return the axis codes that all images share, None if they differ."""
     codes = {_codes(geometry) if geometry.is_placed else "" for geometry in geometries}
     return (codes.pop() or None) if len(codes) == 1 else None
 

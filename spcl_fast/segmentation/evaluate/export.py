@@ -103,7 +103,7 @@ def torchscript(model: UNet, about: str) -> bytes:
 
 def torch_export(model: UNet, about: str) -> bytes:
     """Return `model` as a file for torch.export.load, with the description `about` inside."""
-    # a side of 16 is no case of this program: a map of one pixel is exported as a size of its own
+    # not for sides of 16: a map of one pixel is exported as a size of its own
     rows, columns = (torch.export.Dim(name, min=2) for name in ("rows", "columns"))
     sides = {0: torch.export.Dim("batch"), 2: STRIDE * rows, 3: STRIDE * columns}
     program = torch.export.export(model, (_example(),), dynamic_shapes=(sides,), strict=False)

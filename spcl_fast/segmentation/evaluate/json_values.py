@@ -32,5 +32,5 @@ def text_or_none(value: Any) -> str | None:
 
 
 def numbers_in(value: Any) -> tuple[float, ...]:
-    """Return the finite numbers in a list; none if value is no list."""
+    """Return the finite numbers in a list; empty if value is not a list."""
     return tuple(float(item) for item in list_or_empty(value) if is_number(item))

@@ -84,7 +84,7 @@ class PairedDifference:
 
 
 def paired_from_json(content: Any) -> dict[str, PairedDifference]:
-    """Read an object of paired differences; what is none is left out."""
+    """Read an object of paired differences; anything else in it is left out."""
     found = {k: PairedDifference.from_json(v) for k, v in dict_or_empty(content).items()}
     return {key: pair for key, pair in found.items() if pair is not None}
 

@@ -35,7 +35,7 @@ def make_encoder(name: str) -> nn.Module:
     """Return a new encoder of the name.
 
     Raises:
-        ValueError: There is no such factory, or it returns no module.
+        ValueError: There is no such factory, or it does not return a module.
     """
     if name in _FACTORIES:
         factory = _FACTORIES[name]
@@ -74,7 +74,7 @@ def map_shapes(encoder: nn.Module, size: int) -> list[tuple[int, ...]]:
     """Return the shapes (2, C, h, w) of the encoder's maps for two images of a size.
 
     Raises:
-        ValueError: One is no map.
+        ValueError: One is not a map.
     """
     with evaluation_mode(encoder):
         maps = all_maps(encoder(torch.zeros(2, 1, size, size)))

@@ -63,7 +63,7 @@ class UNetEncoder(nn.Module):
             Five maps; map k is (B, channels[k], H / 2^k, W / 2^k), the last is Conv5.
 
         Raises:
-            ValueError: If image is not 4-D with C channels or a side is no multiple of 16.
+            ValueError: If image is not 4-D with C channels or a side is not a multiple of 16.
         """
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ValueError(
@@ -173,7 +173,7 @@ class UNet(nn.Module):
             (B, K, H, W) logits in the dtype of the image.
 
         Raises:
-            ValueError: If image is not 4-D with C channels or a side is no multiple of 16.
+            ValueError: If image is not 4-D with C channels or a side is not a multiple of 16.
         """
         return self.decode(self.encode(image))
 

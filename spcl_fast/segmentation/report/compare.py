@@ -21,7 +21,7 @@ from spcl_fast.segmentation.report.runs import RunRecord
 
 SCRATCH = "from scratch"
 TERM_NAMES = {"teacher": "mean teacher"}  # of `semi`, where the name alone says too little
-SETTINGS = ("teacher_decay", "teacher_ramp", "num_scans")  # of `semi`, that are no weights
+SETTINGS = ("teacher_decay", "teacher_ramp", "num_scans")  # of `semi`, other than weights
 MIN_PAIRS = 6  # chance alone gives n pairs the same sign with probability 2^(1 - n): below 5 %
 SEED = re.compile(r"^\d+-")  # before the name of a run that is one of several seeds
 

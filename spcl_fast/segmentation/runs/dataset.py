@@ -40,8 +40,8 @@ class DataConfig:
             `select` "best" only.
         split_seed: Seed of the random split and of the folds.
         folds: Number of folds of a cross-validation. The patients outside the test set are divided
-            into them, and the validation patients are those of `fold`, whatever `num_val` or the
-            protocol says; 0 is none.
+            into them, and the validation patients are those of `fold`, regardless of `num_val` and
+            the protocol; 0 for none.
         fold: The fold for validation, from 0.
         layout: Layout of the folder; "auto" detects it.
         channel: Channel of images that have several (Decathlon, nnU-Net), from 0.

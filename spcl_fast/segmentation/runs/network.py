@@ -28,7 +28,7 @@ class ModelConfig:
     Attributes:
         num_classes: Classes, the background among them.
         max_channels: Channels of its deepest level; 256 in the paper.
-        norm: "batch" as in the paper; "group" sees every image by itself, whatever the batch.
+        norm: "batch" as in the paper; "group" is independent of the batch.
         encoder: "unet"; or "module:factory" or a registered name of another encoder, to which the
             fine-tuning adds a decoder (`spcl_fast.segmentation.networks.encoders`).
     """

@@ -32,7 +32,7 @@ class CopyPaste(Term):
 
     Args:
         teacher: Returns logits (B, K, H, W) for images (B, 1, H, W). It belongs to the caller: it
-            is no submodule, and neither trained nor saved here.
+            is not a submodule, and is neither trained nor saved here.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
