@@ -10,7 +10,12 @@ import triton
 import triton.language as tl
 
 from spcl_fast.kernels._bound import bound
-from spcl_fast.kernels._planes import add_weighted, load_planes, products, products_by_steps
+from spcl_fast.kernels._plane_products import (
+    add_weighted,
+    load_planes,
+    products,
+    products_by_steps,
+)
 from spcl_fast.kernels._row_weights import gradient_scale
 from spcl_fast.kernels._similarities import scalar
 
@@ -33,9 +38,9 @@ def positive_dots(
 ):  # fmt: skip
     """Return z_i . z_j, (rows, cols), read again where z_i and z_j hold a part of a row."""
     if BLOCK_D == DP:
-        return products(z_i, z_j, P, False)
+        return products(z_i, z_j, P, IS_FINITE=False)
     return products_by_steps(
-        z_ptr, i, is_row, plane, cols_ptr, j, is_col, col_plane, DP, STEP, P, False
+        z_ptr, i, is_row, plane, cols_ptr, j, is_col, col_plane, DP, STEP, P, IS_FINITE=False
     )
 
 

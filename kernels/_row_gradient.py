@@ -14,7 +14,7 @@ from torch import Tensor
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._config_tables import ROW_GRADIENT
 from spcl_fast.kernels._configs import pick
-from spcl_fast.kernels._planes import add_weighted, load_planes, products
+from spcl_fast.kernels._plane_products import add_weighted, load_planes, products
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, is_bounded, scalar
 from spcl_fast.kernels.hopper import _choice as hopper
@@ -86,7 +86,8 @@ def row_gradient_kernel(
         for first_col in range(first, last, BLOCK_N):
             dz = _visit(
                 dz, z_i, rows, N, weight_i, lse_i, cols_ptr, col_plane, first_col, M,
-                col_lse_ptr, col_weight_ptr, tau, d, DP, P, BLOCK_M, BLOCK_N, EXCLUDES_SELF, True,
+                col_lse_ptr, col_weight_ptr, tau, d, DP, P, BLOCK_M, BLOCK_N, EXCLUDES_SELF,
+                IS_BOUNDED=True,
             )  # fmt: skip
     else:
         # Both exponentials of a pair need registers.
@@ -95,7 +96,7 @@ def row_gradient_kernel(
             dz = _visit(
                 dz, z_i, rows, N, weight_i, lse_i, cols_ptr, col_plane, first_col, M,
                 col_lse_ptr, col_weight_ptr, tau, d, DP, P, BLOCK_M, SHIFTED_N, EXCLUDES_SELF,
-                False,
+                IS_BOUNDED=False,
             )  # fmt: skip
         # LLVM would merge equal ends of both branches, and ptxas then serialises wgmma.
         tl.debug_barrier()

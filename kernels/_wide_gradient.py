@@ -20,7 +20,7 @@ from torch import Tensor
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._config_tables import H_PANEL, PANEL_PRODUCT
 from spcl_fast.kernels._configs import pick
-from spcl_fast.kernels._planes import products_by_steps, store_planes
+from spcl_fast.kernels._plane_products import products_by_steps, store_planes
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, is_bounded, scalar
 from spcl_fast.kernels.hopper import _choice as hopper
@@ -79,16 +79,18 @@ def h_panel_kernel(
         is_edge = (first_col < first + BLOCK_M) & (first < first_col + BLOCK_N)
     if is_bounded(norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau):
         dots = products_by_steps(
-            z_ptr, rows, rows < N, plane, cols_ptr, cols, cols < M, col_plane, DP, BLOCK_D, P, True
-        )
+            z_ptr, rows, rows < N, plane, cols_ptr, cols, cols < M, col_plane, DP, BLOCK_D, P,
+            IS_FINITE=True,
+        )  # fmt: skip
         h_ij = h_tile(
             dots, rows, cols, N, M, weight_i, lse_i, weight_j, lse_j, tau, is_edge,
             EXCLUDES_SELF=EXCLUDES_SELF, IS_BOUNDED=True,
         )  # fmt: skip
     else:
         dots = products_by_steps(
-            z_ptr, rows, rows < N, plane, cols_ptr, cols, cols < M, col_plane, DP, BLOCK_D, P, False
-        )
+            z_ptr, rows, rows < N, plane, cols_ptr, cols, cols < M, col_plane, DP, BLOCK_D, P,
+            IS_FINITE=False,
+        )  # fmt: skip
         h_ij = h_tile(
             dots, rows, cols, N, M, weight_i, lse_i, weight_j, lse_j, tau, is_edge,
             EXCLUDES_SELF=EXCLUDES_SELF, IS_BOUNDED=False,

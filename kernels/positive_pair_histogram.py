@@ -15,7 +15,7 @@ from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._config_tables import HISTOGRAM
 from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._order import order_of
-from spcl_fast.kernels._planes import load_planes
+from spcl_fast.kernels._plane_products import load_planes
 from spcl_fast.kernels._positive_kernels import columns_to_visit, is_positive, positive_dots
 from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of, scalar
 from spcl_fast.operands import Label, Pairs

@@ -163,7 +163,7 @@ def products(
     a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, zero, P: gl.constexpr,
     IS_FINITE: gl.constexpr,
 ):  # fmt: skip
-    """As `spcl_fast.kernels._planes.products`."""
+    """As `spcl_fast.kernels._plane_products.products`."""
     if IS_FINITE or P == 1:
         dots = begin_products(a, a_tile, b, b_tile, first, count, zero, False, P)
         return warpgroup_mma_wait(num_outstanding=0, deps=(dots,))
@@ -181,7 +181,7 @@ def _weighted(h, z, tile, p: gl.constexpr, first: gl.constexpr, acc, P: gl.const
 
 @gluon.jit
 def add_weighted(h, z, tile, first: gl.constexpr, acc, P: gl.constexpr):
-    """As `spcl_fast.kernels._planes.add_weighted`, for rows of a tile z from `first` on."""
+    """As `spcl_fast.kernels._plane_products.add_weighted`, for rows of a tile z from `first` on."""
     operand: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
     part = h.to(z.dtype)
     large = gl.convert_layout(part, operand)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from spcl_fast.kernels._bound import bound, cdiv
-from spcl_fast.kernels._planes import store_planes
+from spcl_fast.kernels._plane_products import store_planes
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
 from spcl_fast.kernels._similarities import PlanePairs, scalar
 from spcl_fast.kernels.hopper._choice import Tiles, compiles

@@ -226,7 +226,7 @@ def hopper_pair_sums_kernel(
     IS_TRIANGULAR: gl.constexpr,  # each pair is visited for both of its rows
     HAS_VISITED: gl.constexpr,
 ):
-    """As the plain kernel in kernels/_pair_sums.py, with a part of the rows for each group."""
+    """As the plain pair_sums_kernel, with a part of the rows for each group."""
     BLOCK_M: gl.constexpr = rows_desc.block_shape[1]
     BLOCK_N: gl.constexpr = cols_desc.block_shape[1]
     DP: gl.constexpr = cols_desc.block_shape[2]
