@@ -86,8 +86,7 @@ def _draw(runs: Sequence[RunRecord], chosen: Sequence[tuple[str, str]]) -> bytes
     )
     for row in axes:
         for ax in row:
-            figures.style_image(ax)
-            ax.set_facecolor(figures.DARK)
+            ax.set_axis_off()
     for block, (label, name, (arrays, window)) in enumerate(volumes):
         for index, run in enumerate(runs):
             row = axes[block * len(runs) + index]

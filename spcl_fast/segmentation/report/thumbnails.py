@@ -45,8 +45,7 @@ def write_thumbnails(path: Path, scans: Sequence[Scan]) -> None:
     )
     for row, scan, volume in zip(axes, chosen, volumes, strict=True):
         for ax in row:
-            figures.style_image(ax)
-            ax.set_facecolor(figures.DARK)
+            ax.set_axis_off()
         _label(row[0], scan)
         low, high = (float(value) for value in np.percentile(volume.image, (1, 99)))
         levels = low, max(high, low + 1e-6)
