@@ -54,9 +54,12 @@ class Operand {
     return slices_->data() + begin(block) * slice_width();
   }
 
+  // Blocks that are worth a thread.
+  int64_t grain() const { return 1 + (int64_t{1} << 16) / (block_ * std::max<int64_t>(D(), 1)); }
+
   double max_squared_norm() const {
     std::vector<double> largest(num_blocks(), 0.0);
-    parallel_for(0, num_blocks(), grain(int64_t{1} << 16), [&](int64_t first, int64_t last) {
+    parallel_for(0, num_blocks(), grain(), [&](int64_t first, int64_t last) {
       const int64_t count = std::min(size(), begin(last)) - begin(first);
       largest[first] = best_tile_kernels().max_squared_norm(rows_, begin(first), count);
     });
@@ -70,15 +73,13 @@ class Operand {
   Scratch pack(int64_t size, int64_t width, Pack kernel) const {
     Scratch packed(size);
     float* out = packed.data();
-    parallel_for(0, num_blocks(), grain(int64_t{1} << 16), [&](int64_t first, int64_t last) {
+    parallel_for(0, num_blocks(), grain(), [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         kernel(rows_, begin(b), this->size(b), out + begin(b) * width);
       }
     });
     return packed;
   }
-  // Blocks of so many floats, which are worth a thread.
-  int64_t grain(int64_t floats) const { return 1 + floats / (block_ * std::max<int64_t>(D(), 1)); }
 
   Tensor x_;
   Rows rows_;

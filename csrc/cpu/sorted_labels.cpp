@@ -13,6 +13,7 @@ using Keys = std::vector<std::pair<Key, int64_t>>;  // label and row, sorted
 
 template <class Key>
 bool is_known(Key label) {
+  if constexpr (std::is_integral_v<Key>) return label >= 0;
   return label >= 0 && std::isfinite(static_cast<double>(label));
 }
 
@@ -69,6 +70,10 @@ std::vector<Range> intervals(const Keys<Key>& rows, const Keys<Key>& cols, Key w
   int64_t begin = 0, end = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     const Key label = rows[i].first;
+    if (i > 0 && label == rows[i - 1].first) {
+      positives[i] = positives[i - 1];
+      continue;
+    }
     while (begin < num_cols && label - cols[begin].first > window) ++begin;
     end = std::max(begin, end);
     while (end < num_cols && cols[end].first - label <= window) ++end;

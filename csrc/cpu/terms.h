@@ -17,15 +17,25 @@ inline Tensor scalar(double value) {
 inline double collapse_of(const Tensor& z) {
   const Operand operand(z);
   const Rows& rows = operand.rows();
-  const TileKernels& kernels = best_tile_kernels();
-  std::vector<double> sum(rows.D, 0.0);
-  const std::vector<double> zero(rows.D, 0.0);
-  kernels.add_sum_of_rows(rows, 0, rows.size, nullptr, sum.data());
+  const int64_t num_blocks = operand.num_blocks(), D = rows.D;
+  const std::vector<double> zero(D, 0.0);
+  std::vector<double> sums(std::max<int64_t>(num_blocks, 1) * D, 0.0), squares(num_blocks, 0.0);
+  parallel_for(0, num_blocks, operand.grain(), [&](int64_t first, int64_t last) {
+    const TileKernels& kernels = best_tile_kernels();
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t begin = operand.begin(b), size = operand.size(b);
+      kernels.add_sum_of_rows(rows, begin, size, nullptr, &sums[b * D]);
+      for (int64_t i = begin; i < begin + size; ++i) {
+        squares[b] += kernels.product_with_rest(rows.data + i * rows.stride, zero.data(), -1, D);
+      }
+    }
+  });
   double own = 0, pairs = 0;
-  for (int64_t i = 0; i < rows.size; ++i) {
-    own += kernels.product_with_rest(rows.data + i * rows.stride, zero.data(), -1, rows.D);
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    own += squares[b];
+    for (int64_t d = 0; b > 0 && d < D; ++d) sums[d] += sums[b * D + d];
   }
-  for (const double x : sum) pairs += x * x;
+  for (int64_t d = 0; d < D; ++d) pairs += sums[d] * sums[d];
   const double scale = own * static_cast<double>(rows.size - 1);
   return scale == 0 ? 0 : (pairs - own) / scale;
 }
