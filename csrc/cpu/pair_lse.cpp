@@ -214,13 +214,11 @@ std::tuple<Tensor, Tensor, Tensor> pair_lse_fwd_cpu(const Tensor& z,
           float* exponents = index < num_cached ? cached + index * cached_size : nullptr;
           kernels.exp_sums(tile, problem.scale(), row_sum, col_sum, exponents);
           for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_sum[r]);
-          if (tile.is_diagonal) return;
           for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_sum[c]);
         } else {
           kernels.shifted_exp_sums(tile, problem.tau, scratch, row_shift, row_sum, col_shift,
                                    col_sum);
           for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_shift[r], row_sum[r]);
-          if (tile.is_diagonal) return;
           for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_shift[c], col_sum[c]);
         }
       });

@@ -30,10 +30,11 @@ SPCL_INLINE void for_each_positive(const Tile& tile, const PositiveTile& positiv
       tile, used, [&](int64_t i, int64_t num_rows, int64_t j, int64_t width, const float* sims) {
         for (int64_t r = 0; r < num_rows; ++r) {
           const Range p = positive.positives[i + r];
-          const int64_t begin = max_of(p.begin, j), end = min_of(p.end, j + width);
+          const int64_t first = max_of(p.begin, first_column(tile, i + r));
+          const int64_t begin = max_of(first, j), end = min_of(p.end, j + width);
           if (begin >= end) continue;
           for (int64_t c = (begin - j) / kLanes * kLanes; c < end - j; c += kLanes) {
-            const Mask is_pair = in_range(j + c, p.begin, p.end, tile.is_diagonal ? i + r : -1);
+            const Mask is_pair = in_range(j + c, first, p.end);
             visit(i + r, j + c, is_pair, load(sims + r * kCols + c));
           }
         }
@@ -94,6 +95,7 @@ void positive_gradient_as(const Tile& tile, const PositiveTile& positive, float 
     }
     store(h + i * kTileStride + j, select(is_pair, value, Vec{}));
   });
+  mirror(tile, h);
 }
 
 void positive_gradient(const Tile& tile, const PositiveTile& positive, float scale,

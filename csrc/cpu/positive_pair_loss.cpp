@@ -134,9 +134,9 @@ void positive_losses(const PositivePairs& pairs, float* loss, float* weight_sum,
       const Tile tile = problem.tile(at.i, j);
       Range ranges[kTile];
       problem.clip(at.i, j, ranges);
-      const bool serves_columns = sorted.is_square && !tile.is_diagonal;
       const PositiveTile positive = {ranges, &problem.lse[row0],
-                                     serves_columns ? &problem.lse[col0] : nullptr, problem.weight};
+                                     sorted.is_square ? &problem.lse[col0] : nullptr,
+                                     problem.weight};
       float row_loss[kTile], row_weight[kTile], col_loss[kTile], col_weight[kTile];
       kernels.positive_sums(tile, positive, problem.scale(), row_loss, row_weight, col_loss,
                             col_weight);
@@ -144,7 +144,7 @@ void positive_losses(const PositivePairs& pairs, float* loss, float* weight_sum,
         losses[row0 + r] += row_loss[r];
         weights[row0 + r] += row_weight[r];
       }
-      for (int64_t c = 0; serves_columns && c < tile.n; ++c) {
+      for (int64_t c = 0; sorted.is_square && c < tile.n; ++c) {
         losses[col0 + c] += col_loss[c];
         weights[col0 + c] += col_weight[c];
       }

@@ -83,15 +83,21 @@ SPCL_INLINE void fetch(Ahead* ahead) {
   if (panel.begin >= panel.end) --ahead->size;
 }
 
+// The first column that pairs with row i: of a diagonal tile, the first above the diagonal.
+SPCL_INLINE int64_t first_column(const Tile& tile, int64_t i) {
+  return tile.is_diagonal ? i + 1 : 0;
+}
+
 // Calls visit(i, num_rows, j, width) for every micro-tile of the tile: rows [i, i + num_rows),
-// columns [j, j + width).
+// columns [j, j + width). Of a diagonal tile, those wholly below the diagonal are left out.
 //
 // A sliver of columns stays in the first-level cache while all strips of rows pass it.
 template <class Visit>
 SPCL_INLINE void for_each_place(const Tile& tile, Visit visit) {
   for (int64_t j = 0; j < tile.n; j += kCols) {
     const int64_t width = min_of(kCols, tile.n - j);
-    for (int64_t i = 0; i < tile.m; i += kRows) visit(i, min_of(kRows, tile.m - i), j, width);
+    const int64_t end = tile.is_diagonal ? min_of(tile.m, j + kCols) : tile.m;
+    for (int64_t i = 0; i < end; i += kRows) visit(i, min_of(kRows, tile.m - i), j, width);
   }
 }
 
@@ -110,6 +116,14 @@ SPCL_INLINE void for_each_micro_tile(const Tile& tile, const Range* used, Visit 
     fetch(tile.ahead);
     visit(i, num_rows, j, width, sims);
   });
+}
+
+// Makes h of a diagonal tile what it is above the diagonal.
+SPCL_INLINE void mirror(const Tile& tile, float* h) {
+  if (!tile.is_diagonal) return;
+  for (int64_t i = 0; i < tile.m; ++i) {
+    for (int64_t j = 0; j < i; ++j) h[i * kTileStride + j] = h[j * kTileStride + i];
+  }
 }
 
 // Calls f(first vector, number of vectors) for slices of D features as equal as they can be.

@@ -12,7 +12,7 @@ SPCL_INLINE bool has_diagonal(const Tile& tile, int64_t i, int64_t num_rows, int
 
 // The columns [j, j + kLanes) that pair with row i.
 SPCL_INLINE Mask pairs_of(const Tile& tile, int64_t i, int64_t j) {
-  return in_range(j, 0, tile.n, tile.is_diagonal ? i : -1);
+  return in_range(j, first_column(tile, i), tile.n);
 }
 
 void exp_sums(const Tile& tile, Scale scale, float* row_sums, float* col_sums, float* cached) {
@@ -72,7 +72,7 @@ void shifted_exp_sums(const Tile& tile, float tau, float* scratch, float* row_sh
   for (int64_t i = 0; i < tile.m; ++i) {
     row_shifts[i] = finite_or_zero(maximum(row_tops[i]));
     Vec row_sum = {};
-    for (int64_t j = 0; j < tile.n; j += kLanes) {
+    for (int64_t j = first_column(tile, i) / kCols * kCols; j < tile.n; j += kLanes) {
       const Vec s = load(scratch + i * kTileStride + j);
       row_sum += exp_any(s - row_shifts[i]);
       store(sums + j, load(sums + j) + exp_any(s - load(shifts + j)));
@@ -126,6 +126,7 @@ SPCL_INLINE void tile_gradient(const Tile& tile, LabelTiles labels, float* h, Ex
                           row_gradient(tile, i + r, j, width, sims, labels, h, gradient);
                         }
                       });
+  mirror(tile, h);
 }
 
 void softmax_gradient(const Tile& tile, Scale scale, const float* u_i, const float* u_j,
@@ -145,6 +146,7 @@ void cached_softmax_gradient(const Tile& tile, const float* cached, const float*
     }
     cached += kRows * kCols;
   });
+  mirror(tile, h);
 }
 
 void any_softmax_gradient(const Tile& tile, float tau, const float* a_i, const float* a_j,

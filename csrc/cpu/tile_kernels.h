@@ -44,7 +44,7 @@ struct Ahead {
 struct Tile {
   const float *rows, *cols;  // slivers of m and n rows
   int64_t m, n, D;
-  bool is_diagonal;        // leave out the pairs of a row with itself
+  bool is_diagonal;        // rows are columns: pairs above the diagonal count for both
   Ahead* ahead = nullptr;  // null to fetch nothing
 };
 

@@ -57,11 +57,10 @@ SPCL_INLINE Mask indices(int64_t start) {
   return v + static_cast<int32_t>(start);
 }
 
-// Which of columns [j, j + kLanes) lie in [begin, end) and are not `skip`.
-SPCL_INLINE Mask in_range(int64_t j, int64_t begin, int64_t end, int64_t skip) {
+// Which of columns [j, j + kLanes) lie in [begin, end).
+SPCL_INLINE Mask in_range(int64_t j, int64_t begin, int64_t end) {
   const Mask column = indices(j);
-  return (column >= static_cast<int32_t>(begin)) & (column < static_cast<int32_t>(end)) &
-         (column != static_cast<int32_t>(skip));
+  return (column >= static_cast<int32_t>(begin)) & (column < static_cast<int32_t>(end));
 }
 
 // 2^x for -126 <= x < 127, within 1 ulp; NaN stays NaN.

@@ -86,12 +86,13 @@ def test_opcheck(name: str) -> None:
 
 
 def test_opcheck_with_cached_tiles() -> None:
-    # A whole tile: what a ragged one leaves unwritten is arbitrary, and opcheck compares it.
-    size = native.tile_cache.cache_size(144, None)
+    # A whole tile, and not a diagonal one: what others leave unwritten is arbitrary, and opcheck
+    # compares it.
+    size = native.tile_cache.cache_size(144, 144)
     z, row, tau = make_embeddings(144, 4), torch.ones(144), torch.tensor(0.1)
     labels = [make_labels(144, 3)]
     ops = torch.ops.spcl_fast
-    torch.library.opcheck(ops.pair_lse_fwd_native.default, (z, None, tau, size))
+    torch.library.opcheck(ops.pair_lse_fwd_native.default, (z, z.flip(0), tau, size))
     cache = ops.pair_lse_fwd_native(z, None, tau, size)[2]
     torch.library.opcheck(
         ops.pair_lse_bwd_native.default,

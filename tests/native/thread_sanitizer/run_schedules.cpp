@@ -91,7 +91,6 @@ class Rows {
       float row_sums[spcl::kTile], col_sums[spcl::kTile];
       kernels_.exp_sums(tile, scale, row_sums, col_sums, nullptr);
       for (int64_t r = 0; r < kRows; ++r) sums[at.i * kRows + r] += row_sums[r];
-      if (tile.is_diagonal) return;
       for (int64_t r = 0; r < kRows; ++r) sums[at.j * kRows + r] += col_sums[r];
     });
     for (int64_t i = 0; i < num_rows; ++i) {
