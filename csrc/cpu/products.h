@@ -43,6 +43,7 @@ template <int64_t R, int64_t V, int64_t kRowStride, int64_t kDepthStride, int64_
           class F>
 SPCL_INLINE void multiply(int64_t K, const float* a, const float* b, F finish) {
   Vec sums[R][V] = {};
+#pragma GCC unroll 2
   for (const float* end = b + K * kRightStride; b != end; a += kDepthStride, b += kRightStride) {
     Vec right[V];
     for (int64_t v = 0; v < V; ++v) right[v] = load(b + v * kLanes);
