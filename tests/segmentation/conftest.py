@@ -84,3 +84,11 @@ def preset_file(tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text(SMALL)
     return file
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Make the figures of the reports without their pixels, where no test looks at them."""
+    from spcl_fast.segmentation.report import figures
+
+    monkeypatch.setattr(figures, "to_png", lambda figure: b"")

@@ -29,16 +29,12 @@ from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.label_noise import auc
-from spcl_fast.segmentation.report import figures
 from spcl_fast.segmentation.report.reproduction_record import Reproduction
 from spcl_fast.segmentation.runs.config import ConfigError, preset_path, stage_config
 from spcl_fast.segmentation.runs.dataset import protocol_split, split_scans
 
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Make the figures of the reports without their pixels, which the tests of report/ look at."""
-    monkeypatch.setattr(figures, "to_png", lambda figure: b"")
+# The tests of report/ look at the pixels.
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

@@ -123,6 +123,7 @@ def test_first_sentence(full_page):
     assert sentence.startswith("Pre-training gave more, in too few pairs of runs to tell it from")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_only_a_pretraining(pretrain_folder, tmp_path):
     (pretrain_folder / "embedding.npz").unlink()
     page = read(write_report(pretrain_folder, tmp_path / "report.html"))
@@ -150,6 +151,7 @@ def test_only_a_finetuning_that_is_cut_off(finetune_folder, tmp_path):
     assert page.tables[0][1][4] == "100"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_predictions_that_are_not_there(finetune_folder, tmp_path):
     for path in finetune_folder.glob("*_prediction.nii.gz"):
         path.unlink()
@@ -161,12 +163,14 @@ def test_predictions_that_are_not_there(finetune_folder, tmp_path):
     assert page.tables[3][1][0] == "patient002_frame12"  # the lowest Dice
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_predictions_on_file(add_finetune, tmp_path):
     add_finetune("scratch", None, 0.0)
     page = read(write_report(tmp_path / "runs", tmp_path / "report.html"))
     assert any("No evaluated run has predictions on file" in text for text in page.missing)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_scores_is_in_no_mean(add_finetune, tmp_path):
     add_finetune("scratch", None, 0.0)
     evaluation = add_finetune("other", "pre", 0.1) / "evaluation.json"
@@ -182,6 +186,7 @@ def test_a_run_without_scores_is_in_no_mean(add_finetune, tmp_path):
     assert any("other: Its evaluation.json cannot be read" in text for text in read(path).missing)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_data_sets_grids_and_protocols_are_never_joined(add_finetune, tmp_path):
     changes = {
         "a": {"root": "/scans/acdc"},
@@ -222,6 +227,7 @@ def test_one_pair_has_a_figure_of_its_own_and_a_table_of_cases(add_finetune, tmp
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_are_escaped(finetune_folder, tmp_path):
     config = finetune_folder / "config.yaml"
     config.write_text("stage: finetune\nname: <script>alert(1)</script>\n")
@@ -233,6 +239,7 @@ def test_names_are_escaped(finetune_folder, tmp_path):
     assert any("It has no metrics.jsonl" in text for text in page.missing)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_write_keeps_the_old_page(finetune_folder, tmp_path, monkeypatch):
     output = tmp_path / "page" / "report.html"
     output.parent.mkdir()
