@@ -66,7 +66,7 @@ def replayed(
     if not (mode.is_kept and all(map(_can_be_repeated, launches))):
         _tapes[place] = None
         return _kept_apart((results, kept))
-    tape = tape_of(launches, inputs, len(numbers), results, kept)
+    tape = tape_of(launches, inputs, results, kept)
     _tapes[place] = tape
     # as every later call returns them: activation checkpointing counts what is saved
     return results, tape.gathered(kept, given[0])

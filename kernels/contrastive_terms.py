@@ -56,8 +56,8 @@ def contrastive_terms_fwd(
 
     def run(gammas: Sequence[float]) -> tuple[Results, Results]:
         paced = _at(gammas, labels)
-        terms, state = _forward(pairs, paced, factors, mode, correct_grad=correct_grad)
-        return terms, (*state[:-1], *state.orders)
+        results, state = _forward(pairs, paced, factors, mode, correct_grad=correct_grad)
+        return results, (*state[:-1], *state.orders)
 
     tensors, gammas, kind = _arguments(pairs, labels)
     key = "contrastive_terms_fwd", *kind, *map(float, factors), mode, correct_grad
@@ -97,17 +97,18 @@ def _arguments(
     z, bank, tau = pairs
     tensors, gammas = [z, bank], []
     kind: list[Any] = [num_planes(z.dtype)]
-    if isinstance(tau, Tensor):
-        tensors.append(tau)
-    else:
+    if isinstance(tau, float):
         kind.append(tau)
+    else:
+        tensors.append(tau)
     for values, gamma, window, ref_values in labels:
         tensors += values, ref_values
-        if isinstance(gamma, Tensor):
-            tensors.append(gamma)
-        else:
+        if isinstance(gamma, float):
             gammas.append(gamma)
-        kind += window, has_unit_weights(gamma, None), isinstance(gamma, Tensor)
+            kind += window, has_unit_weights(gamma, None)
+        else:
+            tensors.append(gamma)
+            kind += window, None
     return tensors, gammas, kind
 
 
@@ -130,7 +131,7 @@ def _forward(
     lse = torch.empty(N, dtype=torch.float32, device=device)
     loss, weight_sum = lse.new_empty(num_labels, N), lse.new_empty(num_labels, N)
     num_pos = torch.empty(num_labels, N, dtype=torch.int64, device=device)
-    terms = ContrastiveTerms(
+    terms = ContrastiveTerms.of(
         lse.new_empty(()),
         lse.new_empty(num_labels),
         lse,
@@ -153,7 +154,7 @@ def _forward(
                 weight_sum,
                 num_pos,
                 planes.sums,
-                *(terms.loss, terms.losses, terms.info, terms.num_anchors),
+                *(terms.loss, terms.losses, terms.info, terms.label_anchors),
                 slopes,
                 factor_values,
                 as_scalar(label.gamma),

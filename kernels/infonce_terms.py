@@ -206,8 +206,8 @@ def infonce_terms_fwd(
         return _forward(pairs, symmetric=symmetric)
 
     tensors, key = _arguments(pairs)
-    terms, kept = replayed(("infonce_terms_fwd", *key, symmetric), tensors, (), (), run)
-    return InfoNCETerms._make(terms), kept
+    results, kept = replayed(("infonce_terms_fwd", *key, symmetric), tensors, (), (), run)
+    return InfoNCETerms._make(results[:-1]), kept
 
 
 def infonce_terms_bwd(
@@ -237,14 +237,12 @@ def infonce_terms_bwd(
 def _arguments(pairs: Pairs) -> tuple[list[Tensor | None], tuple[Any, ...]]:
     """Return the tensors, and what else `replayed` must know of."""
     z, refs, tau = pairs
-    if isinstance(tau, Tensor):
-        return [z, refs, tau], (num_planes(z.dtype),)
-    return [z, refs], (num_planes(z.dtype), tau)
+    if isinstance(tau, float):
+        return [z, refs], (num_planes(z.dtype), tau)
+    return [z, refs, tau], (num_planes(z.dtype),)
 
 
-def _forward(
-    pairs: Pairs, *, symmetric: bool
-) -> tuple[InfoNCETerms, tuple[Tensor | None, Tensor, Tensor]]:
+def _forward(pairs: Pairs, *, symmetric: bool) -> tuple[Results, Results]:
     z, refs, tau = pairs
     assert refs is not None
     N, D = z.shape
@@ -275,8 +273,9 @@ def _forward(
             DP=planes.padded_dim,
             BLOCK=_REDUCED,
         )
-    terms = InfoNCETerms(loss, lse, info, count)
-    return terms, (refs_lse, planes.data, planes.norms)
+    objective, mean_weight, collapse = info.unbind()
+    terms = InfoNCETerms(loss, objective, mean_weight, count, collapse, lse)
+    return (*terms, info), (refs_lse, planes.data, planes.norms)
 
 
 def _backward(

@@ -59,32 +59,52 @@ class PositivePairLoss(NamedTuple):
 
 
 class ContrastiveTerms(NamedTuple):
-    """What a loss over K labels of N rows comes to."""
+    """What a loss over K labels of N rows comes to; first what `ContrastiveLossOutput` has."""
 
     loss: Tensor
     """(), the sum over the labels of lambda times their loss; differentiable."""
+    objective: Tensor
+    """(), detached, as all that follows but `losses`; of all labels together."""
+    mean_weight: Tensor
+    """()."""
+    num_anchors: Tensor
+    """() int64: rows with positives under any label."""
+    collapse: Tensor
+    """()."""
+    lse: Tensor
+    """(N,)."""
     losses: Tensor
     """(K,), the mean over the anchors of each label; differentiable."""
-    lse: Tensor
-    """(N,), detached."""
     info: Tensor
-    """(K + 1, 3), detached: objective, mean weight, and collapse in the last line; that is of all
-    labels together."""
-    num_anchors: Tensor
+    """(K + 1, 3): objective and mean weight of each label; the last line is that of all."""
+    label_anchors: Tensor
     """(K + 1,) int64: rows with positives under each label, and under any."""
+
+    @classmethod
+    def of(
+        cls, loss: Tensor, losses: Tensor, lse: Tensor, info: Tensor, label_anchors: Tensor
+    ) -> ContrastiveTerms:
+        """Return the terms, what is of all labels together as views."""
+        objective, mean_weight, collapse = info[-1].unbind()
+        total = loss, objective, mean_weight, label_anchors[-1], collapse
+        return cls(*total, lse, losses, info, label_anchors)
 
 
 class InfoNCETerms(NamedTuple):
-    """What InfoNCE comes to."""
+    """What InfoNCE comes to, as `ContrastiveLossOutput` has it."""
 
     loss: Tensor
     """(), differentiable."""
-    lse: Tensor
-    """(N,), of the anchors, detached."""
-    info: Tensor
-    """(3,), detached: objective, which is the loss, mean weight, 1, and collapse of the anchors."""
+    objective: Tensor
+    """(), the loss, detached, as all that follows."""
+    mean_weight: Tensor
+    """(), 1."""
     num_anchors: Tensor
     """() int64, N."""
+    collapse: Tensor
+    """(), of the anchors."""
+    lse: Tensor
+    """(N,), of the anchors."""
 
 
 class Piece(NamedTuple):

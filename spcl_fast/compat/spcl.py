@@ -141,8 +141,7 @@ class SelfPacedSupConLoss(nn.Module):
             options: Any = {"mode": mode, "correct_grad": self._correct_grad, "impl": self.impl}
             terms = contrastive_terms(z, self._t, [label], [1.0], **options)
             if terms is not None:
-                mean_weight = terms.info[-1, 1]
-                self._last = _Last(z.detach(), terms.lse, positive, gamma, mean_weight)
+                self._last = _Last(z.detach(), terms.lse, positive, gamma, terms.mean_weight)
                 return terms.loss
             lse, (pairs,) = contrastive_rows(z, self._t, [label], mode=mode, impl=self.impl)
         term = label_term(pairs, gamma, mode, correct_grad=self._correct_grad)

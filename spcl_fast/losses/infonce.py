@@ -98,11 +98,7 @@ class InfoNCELoss(nn.Module):
             return _output(rows.anchors, rows.lse, rows.pairs)
         terms = infonce_terms(anchors, refs, tau, symmetric=is_symmetric, impl=self.impl)
         if terms is not None:
-            loss, lse, info, num_anchors = terms
-            objective, mean_weight, collapse = info.unbind()
-            return ContrastiveLossOutput(
-                loss, objective, mean_weight, num_anchors, collapse, lse, {}
-            )
+            return ContrastiveLossOutput(*terms, {})
         check_rows("anchors", anchors)
         check_refs(anchors, refs, rows="anchors")
         name = resolve_for(self.impl, anchors)

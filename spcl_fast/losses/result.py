@@ -78,15 +78,11 @@ def output_of(terms: ContrastiveTerms, names: Sequence[str]) -> ContrastiveLossO
                 terms.losses.unbind(),
                 terms.info[:-1, 0].unbind(),
                 terms.info[:-1, 1].unbind(),
-                terms.num_anchors[:-1].unbind(),
+                terms.label_anchors[:-1].unbind(),
                 strict=True,
             )
         }
-    objective, mean_weight, collapse = terms.info[-1].unbind()
-    num_anchors = terms.num_anchors[-1]
-    return ContrastiveLossOutput(
-        terms.loss, objective, mean_weight, num_anchors, collapse, terms.lse, of_labels
-    )
+    return ContrastiveLossOutput(*terms[:6], of_labels)
 
 
 def mean_over_anchors(row_values: Tensor, num_pos: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def contrastive_terms_fwd(
         correct_grad,
         cache_size(z.shape[0], None) if has_backward else 0,
     )
-    return ContrastiveTerms(loss, losses, lse, info, num_anchors), Kept(tuple(kept))
+    return ContrastiveTerms.of(loss, losses, lse, info, num_anchors), Kept(tuple(kept))
 
 
 def contrastive_terms_bwd(

@@ -27,7 +27,9 @@ def infonce_terms_fwd(
         symmetric,
         cache_size(z.shape[0], refs.shape[0]) if has_backward else 0,
     )
-    return InfoNCETerms(loss, lse, info, num_anchors), Kept(tuple(kept))
+    objective, mean_weight, collapse = info.unbind()
+    terms = InfoNCETerms(loss, objective, mean_weight, num_anchors, collapse, lse)
+    return terms, Kept(tuple(kept))
 
 
 def infonce_terms_bwd(

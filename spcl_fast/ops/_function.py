@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,7 +61,9 @@ class OpFunction(torch.autograd.Function):
 class FusedFunction(torch.autograd.Function):
     """A Function of a whole loss, which neither torch.compile nor torch.func sees.
 
-    So `forward` takes the context, as torch.func does not allow: one call less.
+    So `forward` takes the context, as torch.func does not allow: one call less. It is given all
+    that is no tensor first, in one value, and what is not differentiable is in a tuple among its
+    results: every argument and every output that is a tensor costs the host.
     """
 
     _apply: Callable[..., Any]
@@ -70,17 +73,25 @@ class FusedFunction(torch.autograd.Function):
         cls._apply = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
 
     @classmethod
-    def apply(cls, *args: Any) -> Any:
+    def apply(cls, how: Any, *tensors: Tensor | None) -> Any:
         """Apply as torch does, without asking for transforms of torch.func."""
-        return cls._apply(*[unwrap_if_dead(x) if isinstance(x, Tensor) else x for x in args])
+        return cls._apply(how, *[None if x is None else unwrap_if_dead(x) for x in tensors])
 
 
-def needs_gradient(*values: object) -> bool:
-    """Return whether any is a tensor that requires a gradient."""
-    for x in values:  # noqa: SIM110 (a generator costs as much again)
-        if isinstance(x, Tensor) and x.requires_grad:
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Return whether any requires a gradient."""
+    for x in tensors:  # noqa: SIM110 (a generator costs as much again)
+        if x is not None and x.requires_grad:
             return True
     return False
+
+
+def number_or_tensor(x: float | Tensor) -> tuple[float, Tensor | None]:
+    """Return a number, NaN where x is a tensor, and that tensor.
+
+    Whether a number is a tensor must not be asked: the answer takes as long as half a launch.
+    """
+    return (x, None) if isinstance(x, float) else (math.nan, x)
 
 
 def save(ctx: Any, *values: Any) -> None:

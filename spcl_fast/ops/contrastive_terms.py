@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +25,7 @@ from spcl_fast.ops._function import (
     in_dtype_of,
     is_transformed,
     needs_gradient,
-    save,
-    saved,
+    number_or_tensor,
     tau_gradient,
 )
 from spcl_fast.ops._impl import Impl, fused, fusing, takes_bank
@@ -64,8 +63,9 @@ define_native(
 
 
 class _How(NamedTuple):
-    forward: Callable[..., tuple[ContrastiveTerms, Kept]]
-    backward: Callable[..., Tensor]
+    name: str
+    tau: float  # unless it is a tensor
+    factors: tuple[float, ...]
     mode: Mode
     correct_grad: bool
     has_backward: bool
@@ -109,71 +109,76 @@ def contrastive_terms(
     name = fusing(impl, "contrastive_terms", z)
     if name is None:
         return None
-    if any(isinstance(x, Tensor) for x in factors):
+    numbers = tuple([x for x in factors if isinstance(x, (int, float))])
+    if len(numbers) < len(factors):
         return None
-    if bank is not None and (not takes_bank(name) or needs_gradient(bank, tau)):
+    number, tensor = number_or_tensor(positive_scalar("tau", tau, z, finite=True))
+    if bank is not None and (not takes_bank(name) or needs_gradient(bank, tensor)):
         return None
-    tau = positive_scalar("tau", tau, z, finite=True)
     if bank is not None:
         check_bank(z, bank, labels)
     else:
         for label in labels:
             check_no_references(label)
-    paced = tuple(checked(label, z) for label in labels)
-    how = _How(
-        fused(name, "contrastive_terms_fwd"),
-        fused(name, "contrastive_terms_bwd"),
-        mode,
-        correct_grad,
-        # the Function cannot see it: it runs without gradients
-        torch.is_grad_enabled() and needs_gradient(z, tau),
-    )
-    done: list[ContrastiveTerms] = []
-    loss, losses = _ContrastiveTerms.apply(z, bank, tau, paced, tuple(factors), how, done)
-    _, _, lse, info, num_anchors = done[0]
-    return ContrastiveTerms(loss, losses, lse, info, num_anchors)
+    paced = [checked(label, z) for label in labels]
+    # the Function cannot see it: it runs without gradients
+    has_backward = torch.is_grad_enabled() and needs_gradient(z, tensor)
+    how = _How(name, number, numbers, mode, correct_grad, has_backward)
+    terms: ContrastiveTerms
+    _, _, terms = _ContrastiveTerms.apply((how, paced), z, bank, tensor)
+    return terms
 
 
 class _ContrastiveTerms(FusedFunction):
-    """Its outputs are what is differentiable, as each costs some microseconds."""
-
     @staticmethod
     def forward(
         ctx: Any,
+        how_and_labels: tuple[_How, list[Label]],
         z: Tensor,
         bank: Tensor | None,
-        tau: float | Tensor,
-        labels: tuple[Label, ...],
-        factors: tuple[float, ...],
-        how: _How,
-        done: list[ContrastiveTerms],
-    ) -> tuple[Tensor, Tensor]:
-        pairs = Pairs(z, bank, tau)
-        options = {"correct_grad": how.correct_grad, "has_backward": how.has_backward}
-        terms, kept = how.forward(pairs, labels, factors, how.mode, **options)
-        done.append(terms)
+        tau: Tensor | None,
+    ) -> tuple[Tensor, Tensor, ContrastiveTerms]:
+        how, labels = how_and_labels
+        terms: ContrastiveTerms
+        terms, kept = fused(how.name, "contrastive_terms_fwd")(
+            Pairs(z, bank, how.tau if tau is None else tau),
+            labels,
+            how.factors,
+            how.mode,
+            correct_grad=how.correct_grad,
+            has_backward=how.has_backward,
+        )
+        values, gammas = [], []
+        ctx.paces = []
+        for label in labels:
+            number, tensor = number_or_tensor(label.gamma)
+            ctx.paces.append((number, label.window))
+            gammas.append(tensor)
+            values.append(label.values)
         ctx.how, ctx.pieces = how, kept.pieces
-        ctx.windows = [label.window for label in labels]
         ctx.set_materialize_grads(False)
-        gammas = [label.gamma for label in labels]
-        values = [label.values for label in labels]
-        save(ctx, z, bank, tau, terms.lse, *gammas, *values, *kept.memory)
-        return terms.loss, terms.losses
+        ctx.save_for_backward(z, bank, tau, terms.lse, *values, *gammas, *kept.memory)
+        return terms.loss, terms.losses, terms
 
     @staticmethod
     @first_order_only
     def backward(
-        ctx: Any, dloss: Tensor | None, dlosses: Tensor | None
+        ctx: Any, dloss: Tensor | None, dlosses: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
         if dloss is None and dlosses is None:
-            return (None,) * 7
-        z, bank, tau, lse, *rest = saved(ctx)
-        count = len(ctx.windows)
-        paces = zip(rest[count : 2 * count], rest[:count], ctx.windows, strict=True)
-        labels = [Label(*pace) for pace in paces]
+            return (None,) * 4
+        z, bank, tau, lse, *rest = ctx.saved_tensors
+        how, count = ctx.how, len(ctx.paces)
+        labels = [
+            Label(values, number if gamma is None else gamma, window)
+            for values, gamma, (number, window) in zip(
+                rest[:count], rest[count : 2 * count], ctx.paces, strict=True
+            )
+        ]
         kept = Kept(tuple(rest[2 * count :]), ctx.pieces)
-        pairs = Pairs(z, bank, tau)
-        dz = ctx.how.backward(pairs, labels, lse, kept, dloss, dlosses, ctx.how.mode)
-        needs_z, _, needs_tau, *_ = ctx.needs_input_grad
+        pairs = Pairs(z, bank, how.tau if tau is None else tau)
+        backward = fused(how.name, "contrastive_terms_bwd")
+        dz = backward(pairs, labels, lse, kept, dloss, dlosses, how.mode)
+        _, needs_z, _, needs_tau = ctx.needs_input_grad
         dtau = tau_gradient(pairs, dz) if needs_tau else None
-        return in_dtype_of(z, dz) if needs_z else None, None, dtau, None, None, None, None
+        return None, in_dtype_of(z, dz) if needs_z else None, None, dtau

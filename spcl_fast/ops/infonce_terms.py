@@ -9,7 +9,7 @@ dr_j = sum_i h_ij a_i / tau - c a_j / tau      (not symmetric: dlse = c, dlse^r 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ from spcl_fast.ops._function import (
     in_dtype_of,
     is_transformed,
     needs_gradient,
-    save,
-    saved,
+    number_or_tensor,
     tau_gradient,
 )
 from spcl_fast.ops._impl import Impl, fused, fusing
@@ -62,13 +61,13 @@ def infonce_terms(
     name = fusing(impl, "infonce_terms", anchors)
     if name is None:
         return None
-    tau = positive_scalar("tau", tau, anchors, finite=True)
-    done: list[InfoNCETerms] = []
+    number, tensor = number_or_tensor(positive_scalar("tau", tau, anchors, finite=True))
     # the Function cannot see it: it runs without gradients
-    has_backward = torch.is_grad_enabled() and needs_gradient(anchors, refs, tau)
-    loss = _InfoNCETerms.apply(anchors, refs, tau, symmetric, name, has_backward, done)
-    _, lse, info, num_anchors = done[0]
-    return InfoNCETerms(loss, lse, info, num_anchors)
+    has_backward = torch.is_grad_enabled() and needs_gradient(anchors, refs, tensor)
+    how = _How(name, number, symmetric, has_backward)
+    terms: InfoNCETerms
+    _, terms = _InfoNCETerms.apply(how, anchors, refs, tensor)
+    return terms
 
 
 def _empty_native_fwd(anchors: Tensor, refs: Tensor) -> tuple[Tensor, ...]:
@@ -95,46 +94,45 @@ define_native(
 )
 
 
-class _InfoNCETerms(FusedFunction):
-    """Its outputs are what is differentiable, as each costs some microseconds."""
+class _How(NamedTuple):
+    name: str
+    tau: float  # unless it is a tensor
+    symmetric: bool
+    has_backward: bool
 
+
+class _InfoNCETerms(FusedFunction):
     @staticmethod
     def forward(
-        ctx: Any,
-        anchors: Tensor,
-        refs: Tensor,
-        tau: float | Tensor,
-        symmetric: bool,
-        name: str,
-        has_backward: bool,
-        done: list[InfoNCETerms],
-    ) -> Tensor:
-        forward = fused(name, "infonce_terms_fwd")
+        ctx: Any, how: _How, anchors: Tensor, refs: Tensor, tau: Tensor | None
+    ) -> tuple[Tensor, InfoNCETerms]:
         terms: InfoNCETerms
-        terms, kept = forward(
-            Pairs(anchors, refs, tau), symmetric=symmetric, has_backward=has_backward
+        terms, kept = fused(how.name, "infonce_terms_fwd")(
+            Pairs(anchors, refs, how.tau if tau is None else tau),
+            symmetric=how.symmetric,
+            has_backward=how.has_backward,
         )
-        done.append(terms)
-        ctx.symmetric, ctx.name, ctx.pieces = symmetric, name, kept.pieces
-        save(ctx, anchors, refs, tau, terms.lse, *kept.memory)
-        return terms.loss
+        ctx.how, ctx.pieces = how, kept.pieces
+        ctx.save_for_backward(anchors, refs, tau, terms.lse, *kept.memory)
+        return terms.loss, terms
 
     @staticmethod
     @first_order_only
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, refs, tau, lse, *memory = saved(ctx)
-        needs_anchors, needs_refs, needs_tau, *_ = ctx.needs_input_grad
-        pairs = Pairs(anchors, refs, tau)
-        da, drefs = fused(ctx.name, "infonce_terms_bwd")(
+    def backward(ctx: Any, dloss: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        anchors, refs, tau, lse, *memory = ctx.saved_tensors
+        _, needs_anchors, needs_refs, needs_tau = ctx.needs_input_grad
+        how = ctx.how
+        pairs = Pairs(anchors, refs, how.tau if tau is None else tau)
+        da, drefs = fused(how.name, "infonce_terms_bwd")(
             pairs,
             lse,
             Kept(tuple(memory), ctx.pieces),
             dloss,
-            symmetric=ctx.symmetric,
+            symmetric=how.symmetric,
             needs_z=needs_anchors or needs_tau,
             needs_refs=needs_refs,
         )
         dtau = tau_gradient(pairs, da) if needs_tau else None
         da = in_dtype_of(anchors, da) if needs_anchors else None
         drefs = in_dtype_of(refs, drefs) if needs_refs else None
-        return da, drefs, dtau, None, None, None, None
+        return None, da, drefs, dtau

@@ -132,6 +132,30 @@ def test_what_is_kept_is_one_memory_from_the_first_call_on() -> None:
         assert len(alone.kept.memory) == 3
 
 
+def test_results_that_are_parts_of_another() -> None:
+    runs, key = [], (object(),)
+    for k in range(3):
+        x = torch.full((N,), 1.0 + k)
+
+        def run(_: Sequence[float], x: Tensor = x) -> tuple[Results, Results]:
+            runs.append(1)
+            both = torch.empty(2, N)
+            launch(x, 2.0, both[0])
+            launch(x, 3.0, both[1])
+            return (both[1], both, both[0, 2]), ()
+
+        (third, both, element), _ = replayed(key, [x], (), [], run)
+        assert third is not None
+        assert both is not None
+        assert element is not None
+        assert torch.equal(both, torch.stack([2 * x, 3 * x]))
+        assert third.data_ptr() == both[1].data_ptr()
+        assert torch.equal(third, 3 * x)
+        assert element.shape == ()
+        assert element.item() == 2 * (1 + k)
+    assert len(runs) == 1
+
+
 def test_other_results_of_before_run_again() -> None:
     runs = []
 
