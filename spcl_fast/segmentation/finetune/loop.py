@@ -30,7 +30,7 @@ from spcl_fast.segmentation.evaluate.scans import (
 )
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.step import Finetuning
-from spcl_fast.segmentation.runs.config import ConfigError
+from spcl_fast.segmentation.runs.config import ConfigError, check_choices
 from spcl_fast.segmentation.runs.dataset import Split, pick_labelled, split_scans, training_slices
 from spcl_fast.segmentation.runs.device import set_up_device
 from spcl_fast.segmentation.runs.network import segmenter_metadata
@@ -55,6 +55,7 @@ def finetune(
     Raises:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
     """
+    check_choices(config, "finetune")
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     ranks = Ranks.current()
     data = ranks.first_then_others(lambda: _prepare(config, device))

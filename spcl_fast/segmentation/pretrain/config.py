@@ -89,12 +89,15 @@ class LossConfig:
             length = len(getattr(self, name))
             if length not in (1, len(self.labels)):
                 raise ValueError(f"{name} must have 1 or {len(self.labels)} values, got {length}")
+        self._check_numbers()
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise ValueError(f"labels must be different names, at least one, got {self.labels}")
         if self.position_kernel and self.pace != "none":
             raise ValueError(f"pace must be none with position_kernel, got {self.pace}")
         if self.position_kernel and self.position_window:
-            raise ValueError("give position_window or position_kernel, not both")
+            raise ValueError(
+                f"position_window must be 0 with position_kernel, got {self.position_window}"
+            )
         if self.position_kernel and len(self.labels) > 1 and not self.own_projector:
             raise ValueError("own_projector must be true with position_kernel and several labels")
         bins, windows = self.bins_of_columns, self.windows_of_columns
@@ -104,6 +107,17 @@ class LossConfig:
                     f"bins or windows must be of a column in labels ({', '.join(self.labels)}), "
                     f"one of both, got {name}"
                 )
+
+    def _check_numbers(self) -> None:
+        for name in ("tau", "power", "start", "end"):
+            value = getattr(self, name)
+            if not all(x > 0 for x in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"{name} must be above 0, got {value}")
+        for name in ("position_window", "position_kernel"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        if self.num_partitions < 1:
+            raise ValueError(f"num_partitions must be at least 1, got {self.num_partitions}")
 
     @property
     def bins_of_columns(self) -> dict[str, str]:

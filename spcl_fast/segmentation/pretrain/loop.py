@@ -19,6 +19,7 @@ from spcl_fast.native import is_built
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import plain_gamma
 from spcl_fast.segmentation.pretrain.step import ENCODER_FILE, Pretraining
+from spcl_fast.segmentation.runs.config import check_choices
 from spcl_fast.segmentation.runs.dataset import split_scans, training_slices
 from spcl_fast.segmentation.runs.device import set_up_device
 from spcl_fast.segmentation.runs.optim import finite_loss
@@ -47,6 +48,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, log: Listener | No
     Raises:
         DataError, ConfigError, CheckpointError, ValueError: One sentence for the user.
     """
+    check_choices(config, "pretrain")
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     if device.type == "cpu" and not is_built():
         say(f"slower than it need be: the extension is {not_built()}")

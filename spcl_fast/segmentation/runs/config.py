@@ -101,6 +101,25 @@ def dump_config(config: Any, stage: str, name: str) -> str:
     return str(yaml.safe_dump(content, sort_keys=False))
 
 
+def check_choices(config: Any, where: str) -> None:
+    """Check the options that are one of some words: code may give any, and a typo must not train.
+
+    Args:
+        config: A configuration, and those in it.
+        where: Its name in messages.
+
+    Raises:
+        ConfigError: An option is none of its words.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name in hints:
+        value, path = getattr(config, name), f"{where}.{name}"
+        if dataclasses.is_dataclass(value):
+            check_choices(value, path)
+        elif typing.get_origin(hints[name]) is Literal:
+            _coerce(hints[name], value, path)
+
+
 def plain(value: Any) -> Any:
     """Return dataclasses, tuples and paths as the dicts, lists and strings that YAML can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

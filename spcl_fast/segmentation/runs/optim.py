@@ -29,6 +29,16 @@ class OptimConfig:
     weight_decay: float = 1e-5
     warmup: float = 0.125
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be finite and above 0, got {self.lr}")
+        for name in ("lr_final", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup must be in [0, 1], got {self.warmup}")
+
 
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter], config: OptimConfig

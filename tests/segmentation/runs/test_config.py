@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from spcl_fast.segmentation import finetune, pretrain
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.finetune.semi.config import SemiConfig
+from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.runs.config import (
     ConfigError,
     dump_config,
@@ -14,6 +16,7 @@ from spcl_fast.segmentation.runs.config import (
     preset_path,
     stage_config,
 )
+from spcl_fast.segmentation.runs.optim import OptimConfig
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -63,6 +66,40 @@ def test_mistakes_get_one_sentence(tmp_path, text, message):
         stage_config(PretrainConfig, "pretrain", write(tmp_path, text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# What code gives no parser has read: an unknown pace would be the quantile one.
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            PretrainConfig(loss=LossConfig(pace="quantil")),
+            "pretrain.loss.pace must be one of none, ",
+        ),
+        (PretrainConfig(optim=OptimConfig("adam")), "pretrain.optim.name must be one of radam, "),
+        (FinetuneConfig(select="bset"), "finetune.select must be one of last, best, got 'bset'"),
+        (FinetuneConfig(semi=SemiConfig(loss=LossConfig(mode="soft"))), "finetune.semi.loss.mode"),
+    ],
+)
+def test_words_that_code_gives(config, message):
+    with pytest.raises(ConfigError, match=message):
+        pretrain(config) if isinstance(config, PretrainConfig) else finetune(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *((LossConfig, name, -1.0) for name in ("tau", "power", "position_window")),
+        *((LossConfig, name, (1.0, float("nan"))) for name in ("start", "end")),
+        (LossConfig, "num_partitions", 0),
+        *((OptimConfig, name, -1.0) for name in ("lr", "lr_final", "weight_decay", "warmup")),
+        (OptimConfig, "lr", float("nan")),
+    ],
+)
+def test_numbers_out_of_range(kind, name, value):
+    labels = {"labels": ("position", "patient")} if kind is LossConfig else {}
+    with pytest.raises(ValueError, match=f"{name} must be "):
+        kind(**labels, **{name: value})
 
 
 def test_missing_file_and_preset(tmp_path):
