@@ -218,7 +218,7 @@ def _by_name(
     name: str, value: T | Mapping[str, T], labels: Mapping[str, Tensor], *, is_dict: bool
 ) -> dict[str, T]:
     """Return one value for every label; `is_dict` if they were given as a dict."""
-    if not isinstance(value, Mapping):
+    if isinstance(value, float) or not isinstance(value, Mapping):  # which takes longer to ask
         return dict.fromkeys(labels, value)
     if not is_dict:
         raise ValueError(f"{name} must be a single value for a single label, got a dict")

@@ -85,7 +85,7 @@ def positive_scalar(name: str, value: Any, z: Tensor, *, finite: bool) -> float 
         TypeError: `value` is neither a number nor a tensor.
         ValueError: a number is out of range; a tensor is of another kind or elsewhere.
     """
-    is_number = type(value) is float and 0 < value < math.inf
+    is_number = type(value) is float and value > 0 and (value < math.inf or not finite)
     if is_number and not torch.compiler.is_compiling():
         return value  # type: ignore[no-any-return]
     value = as_number(name, value, z)

@@ -90,9 +90,9 @@ def positive_pair_loss(
 
 def constant(gamma: float | Tensor) -> float | Tensor:
     """Return the pace, detached, and not so small that float32 cannot divide by it."""
-    if isinstance(gamma, Tensor):
-        return gamma.detach().clamp_min(MIN_GAMMA)
-    return max(gamma, MIN_GAMMA)
+    if isinstance(gamma, float):
+        return max(gamma, MIN_GAMMA)
+    return gamma.detach().clamp_min(MIN_GAMMA)
 
 
 @implemented
