@@ -6,8 +6,8 @@
 The self-paced loss of a batch: `lse`, `loss` and `dz` for every dtype, precision and some
 temperatures and norms, of random rows and of clusters. An error is the largest one, relative to
 the largest value. Eager float32 has products in float32 for "highest" and in tf32 for "high" and
-"medium", which have the same planes. Without a GPU kernels run in the interpreter, and tf32 is
-float32 of operands cut to 10 bits.
+"medium", which have the same planes. Without a GPU kernels run in the interpreter, with products
+added as tensor cores do, and tf32 is float32 of operands cut to 10 bits.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main() -> None:
         from tests import interpreter
 
         interpreter.repair()
+        interpreter.add_in_steps()
     rows = []
     for (dtype, precision), batch in itertools.product(PRECISIONS, BATCHES):
         if str(dtype).removeprefix("torch.") in options.dtype:
