@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from spcl_fast.distributed import rank_in
+from spcl_fast.distributed import num_ranks, rank_in
 from spcl_fast.losses.result import ContrastiveLossOutput
 from spcl_fast.losses.supcon import SupConLoss
 from spcl_fast.ops import Impl
@@ -76,7 +76,7 @@ class NTXentLoss(nn.Module):
                 f"got {tuple(view2.shape)} {view2.dtype} {view2.device}"
             )
         images = torch.arange(view1.shape[0], device=view1.device)
-        if self.group is not None:
+        if num_ranks(self.group) > 1:
             images += IMAGES_PER_RANK * rank_in(self.group)
         labels = images.repeat(2)
         out: ContrastiveLossOutput = self.supcon(torch.cat([view1, view2]), labels)

@@ -104,6 +104,8 @@ def contrastive_terms(
     """
     check_rows("z", z)
     check_mode(mode)
+    if len(factors) != len(labels):
+        raise ValueError(f"factors must have one value a label, {len(labels)}, got {len(factors)}")
     if is_transformed() or z.numel() == 0:
         return None
     name = fusing(impl, "contrastive_terms", z)

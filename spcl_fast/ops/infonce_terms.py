@@ -56,6 +56,10 @@ def infonce_terms(
     """
     check_rows("anchors", anchors)
     check_refs(anchors, refs, rows="anchors")
+    N, M = anchors.shape[0], refs.shape[0]
+    if M < N or (symmetric and M > N):
+        count = f"{N} rows as anchors, being symmetric" if symmetric else f"at least {N} rows"
+        raise ValueError(f"refs must have {count}, got {M}")
     if is_transformed() or anchors.numel() == 0:
         return None
     name = fusing(impl, "infonce_terms", anchors)

@@ -21,6 +21,7 @@ from spcl_fast import (
     native,
 )
 from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
+from spcl_fast.ops import Label, contrastive_terms, infonce_terms
 from spcl_fast.pacing import RelativePace, quantile_gamma
 
 Z = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
@@ -112,6 +113,7 @@ def gamma_of(z: Any, lse: Any, **options: Any) -> Any:
 
 
 ANY: Any = "any"
+ONE: Any = 1
 LSE = Z[:, 0]
 PAIRS = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([0]), torch.tensor([5, 7])
 # Errors name an argument of the function that was called.
@@ -130,6 +132,13 @@ NAMED: dict[str, Callable[[], Any]] = {
     r"lse must be float32 or float64 \(8,\)": lambda: gamma_of(Z, LSE[:3]),
     "z must be a tensor, got list": lambda: gamma_of(Z.tolist(), LSE),
     "window must be a number": lambda: gamma_of(Z, LSE, window="1"),
+    "refs must have 8 rows as anchors, being symmetric, got 16": lambda: infonce_terms(
+        Z, torch.cat([Z, Z]), 0.1, symmetric=True
+    ),
+    "factors must have one value a label, 2, got 1": lambda: contrastive_terms(
+        Z, 0.1, [Label(Y_), Label(Y_)], [1.0], mode="hard"
+    ),
+    "group must be a process group or None, got int": lambda: NTXentLoss(group=ONE)(Z, Z),
     "mib must be an int, got float": lambda: native.set_tile_cache_mib(math.nan),  # type: ignore[arg-type]
     "dim must be an int, got bool": lambda: MemoryQueue(4, True),
     "label_dtype must be a torch.dtype": lambda: MemoryQueue(4, 2, label_dtype=ANY),
