@@ -140,8 +140,17 @@ def count(step: Step, device: str, launches: Launches, dim: int = 32) -> Counter
     return launches.seen
 
 
-@pytest.mark.breadth
-@pytest.mark.parametrize("name", list(steps("cpu")))
+# CI runs one of sixteen of what is marked breadth: not enough for the counts that docs promise.
+PROMISED = {"one label", "three labels", "SupCon", "InfoNCE", "bank", "open_clip"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[pytest.mark.interpreted if x in PROMISED else pytest.mark.breadth])
+        for x in steps("cpu")
+    ],
+)
 def test_launches_of_a_step(name: str, device: str, launches: Launches) -> None:
     most, step = steps(device)[name]
     seen = count(step, device, launches)
