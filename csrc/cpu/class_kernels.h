@@ -1,7 +1,7 @@
 // Sums of rows in double precision: a class can hold most rows, and one running sum of them in
 // float32 would lose digits.
 //
-// Included inside the namespace of an instruction set, after operands.h.
+// Included inside the namespace of an instruction set, after packing.h.
 
 void add_sum_of_rows(const Rows& rows, int64_t begin, int64_t count, const double* factors,
                      double* total) {

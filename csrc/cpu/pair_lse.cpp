@@ -117,8 +117,8 @@ struct Problem {
     index += num_workers(static_cast<int64_t>(tiles.size()));
     if (index >= static_cast<int64_t>(tiles.size())) return ahead;
     const int64_t i = row_block(tiles[index]), j = col_block(tiles[index]);
-    const auto add = [&](const float* panel, int64_t num_rows) {
-      ahead.panels[ahead.size++] = {panel, panel + num_rows * rows.D()};
+    const auto add = [&](const float* operand, int64_t num_rows) {
+      ahead.operands[ahead.size++] = {operand, operand + num_rows * rows.D()};
     };
     if (has_slices) {
       add(packed_rows().slices(i), rows.size(i));

@@ -72,16 +72,16 @@ SPCL_INLINE const float* strip_of(const float* slivers, int64_t D, int64_t i) {
   return slivers + i / kCols * kCols * D + i % kCols;
 }
 
-// Begins to fetch a few lines of what a later tile reads, of which there are two panels a product:
-// enough for 128 features, and few enough at once for the products to go on.
+// Begins to fetch a few lines of what a later tile reads, two operands for a product: enough for
+// 128 features, and few enough at once for the products to go on.
 SPCL_INLINE void fetch(Ahead* ahead) {
   constexpr int64_t kLines = 12;
   if (!ahead || ahead->size == 0) return;
-  Ahead::Panel& panel = ahead->panels[ahead->size - 1];
+  Ahead::Packed& packed = ahead->operands[ahead->size - 1];
 #pragma GCC unroll 16
-  for (int64_t k = 0; k < kLines; ++k) __builtin_prefetch(panel.begin + k * Ahead::kLine, 0, 2);
-  panel.begin += kLines * Ahead::kLine;
-  if (panel.begin >= panel.end) --ahead->size;
+  for (int64_t k = 0; k < kLines; ++k) __builtin_prefetch(packed.begin + k * Ahead::kLine, 0, 2);
+  packed.begin += kLines * Ahead::kLine;
+  if (packed.begin >= packed.end) --ahead->size;
 }
 
 // The first column that pairs with row i: of a diagonal tile, the first above the diagonal.

@@ -33,12 +33,12 @@ struct Rows {
 
 // Packed rows that a later tile reads, fetched into the second-level cache while one is computed.
 struct Ahead {
-  static constexpr int64_t kLine = 16, kMostPanels = 4;
-  struct Panel {
+  static constexpr int64_t kLine = 16, kMostOperands = 4;
+  struct Packed {
     const float *begin, *end;
   };
-  Panel panels[kMostPanels];
-  int64_t size = 0;  // panels that are left; the last is fetched first
+  Packed operands[kMostOperands];
+  int64_t size = 0;  // operands that are left; the last is fetched first
 };
 
 struct Tile {

@@ -12,7 +12,7 @@ namespace {
 
 #include "products.h"
 
-#include "operands.h"
+#include "packing.h"
 
 #include "class_kernels.h"
 
