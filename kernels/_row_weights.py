@@ -104,10 +104,13 @@ def h_tile(
     is_edge,
     EXCLUDES_SELF: tl.constexpr,
     IS_BOUNDED: tl.constexpr,
+    scale=None,  # exponent_scale(tau), if a loop has it
 ):
     """Return h_ij = dlse_i p_ij + dlse_j p_ji, scaled; 0 for pairs that are excluded."""
     if IS_BOUNDED:
-        h_ij = tl.exp2(dots * exponent_scale(tau)) * (weight_i[:, None] + weight_j[None, :])
+        if scale is None:
+            scale = exponent_scale(tau)
+        h_ij = tl.exp2(dots * scale) * (weight_i[:, None] + weight_j[None, :])
     else:
         sim = rounded_sim(dots, tau)
         h_ij = _softmax(sim, lse_i[:, None]) * weight_i[:, None]

@@ -64,7 +64,7 @@ ROW_GRADIENT: Table = {
     (1, 256): Tiles(128, 64, 3, parts=2, shifted_parts=4),
     (2, 64): Tiles(128, 128, 3),
     (2, 128): Tiles(128, 64, 3),
-    (2, 256): Tiles(128, 32, 2),
+    (2, 256): Tiles(128, 32, 2, shifted_parts=1),
     (3, 64): Tiles(128, 64, 3),
     (3, 128): Tiles(128, 64, 2),
 }

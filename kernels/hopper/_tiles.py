@@ -116,8 +116,10 @@ def plane(tiles, place, P: gl.constexpr, p: gl.constexpr):
 @gluon.jit
 def _product(
     a, a_tile, a_plane: gl.constexpr, b, b_tile, b_plane: gl.constexpr, first: gl.constexpr,
-    count: gl.constexpr, acc, adds: gl.constexpr, P: gl.constexpr,
+    count: gl.constexpr, acc, adds: gl.constexpr, P: gl.constexpr, SPARES: gl.constexpr = False,
 ):  # fmt: skip
+    if SPARES:  # registers: addresses of all products would take more
+        a_tile = behind(a_tile)
     left = plane(a, a_tile, P, a_plane)
     right = plane(b, b_tile, P, b_plane).slice(first, count)
     return warpgroup_mma(left, right.permute((1, 0)), acc, use_acc=adds, is_async=True)
@@ -132,43 +134,43 @@ def add_first_planes(a, a_tile, b, b_tile, acc, P: gl.constexpr):
 @gluon.jit
 def small_products(
     a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, acc, adds: gl.constexpr,
-    P: gl.constexpr,
+    P: gl.constexpr, SPARES: gl.constexpr = False,
 ):  # fmt: skip
     """Begin a b^T over all pairs of planes but the first, P > 1, added to acc or not."""
     if P == 3:
-        acc = _product(a, a_tile, 0, b, b_tile, 2, first, count, acc, adds, P)
-        acc = _product(a, a_tile, 1, b, b_tile, 1, first, count, acc, True, P)
-        acc = _product(a, a_tile, 2, b, b_tile, 0, first, count, acc, True, P)
-    acc = _product(a, a_tile, 0, b, b_tile, 1, first, count, acc, adds or P == 3, P)
-    return _product(a, a_tile, 1, b, b_tile, 0, first, count, acc, True, P)
+        acc = _product(a, a_tile, 0, b, b_tile, 2, first, count, acc, adds, P, SPARES)
+        acc = _product(a, a_tile, 1, b, b_tile, 1, first, count, acc, True, P, SPARES)
+        acc = _product(a, a_tile, 2, b, b_tile, 0, first, count, acc, True, P, SPARES)
+    acc = _product(a, a_tile, 0, b, b_tile, 1, first, count, acc, adds or P == 3, P, SPARES)
+    return _product(a, a_tile, 1, b, b_tile, 0, first, count, acc, True, P, SPARES)
 
 
 @gluon.jit
 def begin_products(
     a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, acc, adds: gl.constexpr,
-    P: gl.constexpr,
+    P: gl.constexpr, SPARES: gl.constexpr = False,
 ):  # fmt: skip
     """Begin a b^T, for `count` rows of b, over all pairs of planes, added to acc or not.
 
     The smallest come first; `warpgroup_mma_wait` ends it.
     """
     if P == 1:
-        return _product(a, a_tile, 0, b, b_tile, 0, first, count, acc, adds, P)
-    small = small_products(a, a_tile, b, b_tile, first, count, acc, adds, P)
-    return _product(a, a_tile, 0, b, b_tile, 0, first, count, small, True, P)
+        return _product(a, a_tile, 0, b, b_tile, 0, first, count, acc, adds, P, SPARES)
+    small = small_products(a, a_tile, b, b_tile, first, count, acc, adds, P, SPARES)
+    return _product(a, a_tile, 0, b, b_tile, 0, first, count, small, True, P, SPARES)
 
 
 @gluon.jit
 def products(
     a, a_tile, b, b_tile, first: gl.constexpr, count: gl.constexpr, zero, P: gl.constexpr,
-    IS_FINITE: gl.constexpr,
+    IS_FINITE: gl.constexpr, SPARES: gl.constexpr = False,
 ):  # fmt: skip
     """As `spcl_fast.kernels._plane_products.products`."""
     if IS_FINITE or P == 1:
-        dots = begin_products(a, a_tile, b, b_tile, first, count, zero, False, P)
+        dots = begin_products(a, a_tile, b, b_tile, first, count, zero, False, P, SPARES)
         return warpgroup_mma_wait(num_outstanding=0, deps=(dots,))
-    small = small_products(a, a_tile, b, b_tile, first, count, zero, False, P)
-    large = _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P)
+    small = small_products(a, a_tile, b, b_tile, first, count, zero, False, P, SPARES)
+    large = _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P, SPARES)
     small, large = warpgroup_mma_wait(num_outstanding=0, deps=(small, large))
     return gl.where(gl.abs(large) < float("inf"), large + small, large)
 

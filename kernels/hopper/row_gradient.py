@@ -6,7 +6,7 @@ from torch import Tensor
 
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._row_weights import RowWeights, gradient_scale, h_tile
-from spcl_fast.kernels._similarities import PlanePairs, scalar
+from spcl_fast.kernels._similarities import PlanePairs, exponent_scale, scalar
 from spcl_fast.kernels.hopper._choice import Tiles, compiles
 from spcl_fast.kernels.hopper._gluon import (
     MAX_REGISTERS,
@@ -36,11 +36,20 @@ from spcl_fast.kernels.hopper._tiles import (
 GROUPS = gl.constexpr(2)
 
 
+@gluon.constexpr_function
+def spares_registers(P: int, DP: int) -> bool:
+    """Return whether addresses are computed for one product at a time, and log2(e) / tau once.
+
+    Otherwise Triton 3.9 spills.
+    """
+    return P == 2 and DP == 256
+
+
 @gluon.jit
 def _visit(
     dz, k, tile, group, z_i, z_j, ready, empty, first_row, N, lse_ptr, weight_ptr, M, col_lse_ptr,
     col_weight_ptr, tau, is_edge: gl.constexpr, P: gl.constexpr, STAGES: gl.constexpr,
-    PARTS: gl.constexpr, EXCLUDES_SELF: gl.constexpr, IS_BOUNDED: gl.constexpr,
+    PARTS: gl.constexpr, EXCLUDES_SELF: gl.constexpr, IS_BOUNDED: gl.constexpr, scale=None,
 ):  # fmt: skip
     """Return dz with h_ij z_j of one tile added, some of its columns at a time."""
     ROWS: gl.constexpr = z_i.shape[2]
@@ -63,11 +72,14 @@ def _visit(
         if not IS_BOUNDED:
             lse_j = gl.load(col_lse_ptr + first_col + in_part, mask=is_col, other=0.0)
         zero = gl.zeros((ROWS, COLS), gl.float32, layout=layout)
-        dots = products(z_i, behind(group), z_j, stage, part * COLS, COLS, zero, P, IS_BOUNDED)
+        dots = products(
+            z_i, behind(group), z_j, stage, part * COLS, COLS, zero, P, IS_BOUNDED,
+            spares_registers(P, z_j.shape[3]),
+        )  # fmt: skip
         h_ij = h_tile(
             dots, in_group + (first_row - first_col), in_part, N - first_col, M - first_col,
             weight_i, lse_i, weight_j, lse_j, tau, is_edge, EXCLUDES_SELF=EXCLUDES_SELF,
-            IS_BOUNDED=IS_BOUNDED,
+            IS_BOUNDED=IS_BOUNDED, scale=scale,
         )  # fmt: skip
         dz = add_weighted(h_ij, z_j, stage, part * COLS, dz, P)
     mbarrier.arrive(empty.index(stage), count=1)
@@ -132,6 +144,9 @@ def _multiply(
     DP: gl.constexpr = z_i.shape[3]
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DP, 16])
     first_row = (gl.program_id(0) * GROUPS + group) * ROWS
+    scale = None
+    if spares_registers(P, DP):
+        scale = exponent_scale(tau)
     dz = gl.zeros((ROWS, DP), gl.float32, layout=layout)
     mbarrier.wait(ready.index(STAGES), 0)
     if bounded != 0:
@@ -147,12 +162,14 @@ def _multiply(
                 dz = _visit(
                     dz, k, tile, group, z_i, z_j, ready, empty, first_row, N, lse_ptr, weight_ptr,
                     M, col_lse_ptr, col_weight_ptr, tau, False, P, STAGES, PARTS, False, True,
+                    scale,
                 )  # fmt: skip
         for k in range(whole, tiles):
             tile = tile_at(k, first, lead, diagonal, whole)
             dz = _visit(
                 dz, k, tile, group, z_i, z_j, ready, empty, first_row, N, lse_ptr, weight_ptr, M,
                 col_lse_ptr, col_weight_ptr, tau, True, P, STAGES, PARTS, EXCLUDES_SELF, True,
+                scale,
             )  # fmt: skip
     else:
         for k in range(tiles):
