@@ -14,9 +14,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from emulated import leave_out_assembler
 from gpucheck import aot
 from resources import resources
 from triton import knobs
+from triton.compiler.compiler import make_backend
+from triton.runtime.cache import get_cache_manager
 
 from tests.kernels import compiled
 
@@ -37,27 +40,38 @@ def is_common(name: str) -> bool:
     return not is_long and any(size in name for size in COMMON_SIZES)
 
 
-compile_kernel, assemble_again, run_case = aot.jit_compile, aot.serialized, aot.run_case
-printed = io.StringIO()
+compile_kernel, run_case = aot.jit_compile, aot.run_case
 code: dict[str, str] = {}
 
 
 def compile_and_note(*how: Any) -> Any:
-    """Return what Triton makes of a kernel; what its assembler says of it is in `printed`."""
-    printed.seek(0)
-    printed.truncate()
-    with redirect_stdout(printed):
-        compiled_kernel = compile_kernel(*how)
-    code["ptx"] = compiled_kernel.asm.get("ptx", "")
-    return compiled_kernel
+    """Return a kernel; its PTX is in Triton's cache where a test on an emulator has compiled it."""
+    kernel = compile_kernel(*how)
+    if "ptx" in kernel.asm:
+        code["ptx"] = kernel.asm["ptx"]
+        kernel.asm["cubin"], code["log"] = assembled(kernel)
+    return kernel
 
 
-def serialized(*how: Any) -> list[tuple[str, str]]:
-    """Return what gpucheck.aot.serialized does, of the log if the kernel was assembled just now."""
-    log = printed.getvalue()
-    if "ptxas info" not in log:  # Triton had it in its cache
-        return assemble_again(*how)  # type: ignore[no-any-return]
-    return re.findall(r"\((C75\d\d)\)[^\n]*?(wgmma[^\n]*serialized[^\n]*)", log)
+def assembled(kernel: Any) -> tuple[bytes, str]:
+    """Return machine code and what the assembler says of it; both stay beside the PTX."""
+    cache = get_cache_manager(kernel.hash)
+    paths = [cache.get_file(name) for name in ("assembled.cubin", "assembled.log")]
+    if None in paths:
+        target, printed = kernel.metadata.target, io.StringIO()
+        with redirect_stdout(printed):
+            how = {}, kernel.metadata, target.arch
+            cubin = make_backend(target).make_cubin(kernel.asm["ptx"], *how)
+        paths = [
+            cache.put(cubin, "assembled.cubin"),
+            cache.put(printed.getvalue(), "assembled.log", binary=False),
+        ]
+    return Path(paths[0]).read_bytes(), Path(paths[1]).read_text(encoding="utf-8")
+
+
+def serialized(*_how: Any) -> list[tuple[str, str]]:
+    """Return what gpucheck.aot.serialized does, without assembling again."""
+    return re.findall(r"\((C75\d\d)\)[^\n]*?(wgmma[^\n]*serialized[^\n]*)", code["log"])
 
 
 def budgets() -> dict[str, tuple[int, ...]]:
@@ -88,5 +102,6 @@ if __name__ == "__main__":
     aot.run_case = run_within_budget
     aot.cubin_stats, aot.serialized, aot.jit_compile = resources, serialized, compile_and_note
     knobs.nvidia.dump_ptxas_log = True
+    knobs.runtime.add_stages_inspection_hook = leave_out_assembler
     factory = {"all": "tests.kernels.compiled:cases", "common": "__main__:common"}[sys.argv[1]]
     sys.exit(aot.main([factory, "--json", sys.argv[2]]))
