@@ -102,9 +102,8 @@ class SupConLoss(nn.Module):
             raise ValueError(f"contrast_mode must be all or one, got {self.contrast_mode!r}")
         B, V = features.shape[:2]
         views = features.flatten(2)
-        z = views.transpose(0, 1).reshape(
-            B * V, views.shape[2]
-        )  # all rows of view 0, then of view 1, ...
+        # All rows of view 0, then of view 1, ...
+        z = views.transpose(0, 1).reshape(B * V, views.shape[2])
         check_rows("features", z)
         z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
         if mask is not None:
