@@ -31,10 +31,10 @@ from benchmarks.measure import time_steps
 from spcl_fast.segmentation.data.augment import augment
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.finetune.step import FinetuneTrainer
 from spcl_fast.segmentation.finetune.supervised import supervised_loss
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.config import preset_path, stage_config
 from spcl_fast.segmentation.runs.device import autocast
 
@@ -80,23 +80,23 @@ def random_slices(size: int, num_scans: int) -> Slices:
 def pretraining(config: PretrainConfig, device: torch.device) -> Work:
     """Return the step and its parts."""
     slices = random_slices(config.data.grid.size, 2 * config.num_scans).to(device)
-    training = Pretraining(config, slices, device)
-    training.train_step()
-    batch = training._batch(training.sample(), 0.5)
+    trainer = PretrainTrainer(config, slices, device)
+    trainer.train_step()
+    batch = trainer._batch(trainer.sample(), 0.5)
     images = batch.views.images
-    maps = [x.detach().requires_grad_() for x in training.network(images)]
+    maps = [x.detach().requires_grad_() for x in trainer.network(images)]
     upstream = [torch.randn_like(x) for x in maps]
 
     def loss() -> None:
-        parts = training.losses(tuple(maps), batch)
+        parts = trainer.losses(tuple(maps), batch)
         torch.autograd.backward(torch.stack([part.loss for part in parts]).sum())
 
     steps: Steps = {
-        "step": training.train_step,
-        "network": lambda: torch.autograd.backward(training.network(images), upstream),
+        "step": trainer.train_step,
+        "network": lambda: torch.autograd.backward(trainer.network(images), upstream),
         "loss": loss,
-        "batch": lambda: training._batch(training.sample(), 0.5),
-        "optimiser": training.optimizer.step,
+        "batch": lambda: trainer._batch(trainer.sample(), 0.5),
+        "optimiser": trainer.optimizer.step,
     }
     return Work(len(images), steps)
 
@@ -104,26 +104,26 @@ def pretraining(config: PretrainConfig, device: torch.device) -> Work:
 def finetuning(config: FinetuneConfig, device: torch.device) -> Work:
     """Return the step and its parts."""
     slices = random_slices(config.data.grid.size, 4).to(device)
-    training = Finetuning(config, slices, device)
-    training.train_step(slices.images, slices.masks)
+    trainer = FinetuneTrainer(config, slices, device)
+    trainer.train_step(slices.images, slices.masks)
     index = torch.arange(config.batch_size, device=device)
     images, masks = slices.images[index], slices.masks[index].long()
 
     def forward() -> Tensor:
         with autocast(device, config.precision):
-            logits: Tensor = training.segmenter(images)
+            logits: Tensor = trainer.segmenter(images)
         return logits
 
     logits = forward().detach().requires_grad_()
     upstream = torch.randn_like(logits)
     steps: Steps = {
-        "step": lambda: training.train_step(slices.images, slices.masks),
+        "step": lambda: trainer.train_step(slices.images, slices.masks),
         "network": lambda: torch.autograd.backward(forward(), upstream),
         "loss": lambda: torch.autograd.backward(
             supervised_loss(logits.float(), masks, config.dice_weight)
         ),
-        "batch": lambda: augment(images, masks, config.augment, training.generator),
-        "optimiser": training.optimizer.step,
+        "batch": lambda: augment(images, masks, config.augment, trainer.generator),
+        "optimiser": trainer.optimizer.step,
     }
     return Work(config.batch_size, steps)
 

@@ -43,9 +43,9 @@ from spcl_fast.segmentation.commands.methods import (
 )
 from spcl_fast.segmentation.evaluate.metrics import scores_per_class
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.finetune.step import FinetuneTrainer
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.config import preset
 from spcl_fast.segmentation.runs.network import encoder_metadata, make_network
 from spcl_fast.segmentation.runs.run import save_weights
@@ -128,10 +128,10 @@ def pretrainings(config: ReproduceConfig, folder: Path) -> Iterator[tuple[str, T
     size = first.data.grid.size
     for name in {**below, **used}:
         one = replace(encoder_config(first, name, folder), precision="float32")
-        training = Pretraining(one, random_slices(size, 2 * one.num_scans), torch.device("cpu"))
+        trainer = PretrainTrainer(one, random_slices(size, 2 * one.num_scans), torch.device("cpu"))
         steps = one.epochs * one.steps_per_epoch
         losses = len(one.loss.labels)
-        kept = (training.train_step, training.optimizer)
+        kept = (trainer.train_step, trainer.optimizer)
         yield name, Training(*kept, losses, steps, config.seeds)
 
 
@@ -141,9 +141,9 @@ def finetunings(config: ReproduceConfig) -> Iterator[tuple[str, Training]]:
     slices = random_slices(second.data.grid.size, 4)
     for method in config.methods:
         two = replace(method_config(second, METHODS[method]), precision="float32")
-        training = Finetuning(two, slices, torch.device("cpu"))
-        step = functools.partial(training.train_step, slices.images, slices.masks)
-        kept, losses = (step, training.optimizer), int(two.semi.contrast > 0)
+        trainer = FinetuneTrainer(two, slices, torch.device("cpu"))
+        step = functools.partial(trainer.train_step, slices.images, slices.masks)
+        kept, losses = (step, trainer.optimizer), int(two.semi.contrast > 0)
         yield method, Training(*kept, losses, two.steps, config.seeds * COUNTS)
 
 

@@ -17,7 +17,7 @@ from spcl_fast.cli import main
 from spcl_fast.segmentation.commands.table import COMMANDS, CommandGroup, Program, load
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.config import stage_config
 
 TINY = [
@@ -81,7 +81,7 @@ def test_stages_in_a_row(root, tmp_path, capsys):
 
 def test_a_run_is_resumed_from_its_folder(root, tmp_path, capsys, monkeypatch):
     out = tmp_path / "pre"
-    step, calls = Pretraining.train_step, []
+    step, calls = PretrainTrainer.train_step, []
 
     def interrupted(self):
         calls.append(self.step)
@@ -89,7 +89,7 @@ def test_a_run_is_resumed_from_its_folder(root, tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return step(self)
 
-    monkeypatch.setattr(Pretraining, "train_step", interrupted)
+    monkeypatch.setattr(PretrainTrainer, "train_step", interrupted)
     assert run("pretrain", root, out, "--epochs", "2", "--steps-per-epoch", "2") == 130
     told = capsys.readouterr().err.splitlines()[-1]
     assert (

@@ -29,7 +29,7 @@ from spcl_fast.segmentation.evaluate.scans import (
     slice_dice,
 )
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.finetune.step import FinetuneTrainer
 from spcl_fast.segmentation.runs.config import ConfigError, check_choices
 from spcl_fast.segmentation.runs.dataset import Split, pick_labelled, split_scans, training_slices
 from spcl_fast.segmentation.runs.device import set_up_device
@@ -59,14 +59,14 @@ def finetune(
     device = set_up_device(config.device, config.threads, deterministic=config.deterministic)
     ranks = Ranks.current()
     data = ranks.first_then_others(lambda: _prepare(config, device))
-    training = Finetuning(config, data.slices, device)
+    trainer = FinetuneTrainer(config, data.slices, device)
     run = ranks.on_first(lambda: Run.start(config.out, config, "finetune", resume=resume))
     if run is not None:
         run.listener = log
     if resume and (state := ranks.told(ranks.on_first(lambda: run.load_state() if run else None))):
-        training.load(state)
-    _train(config, training, data, run)
-    evaluation = ranks.on_first(lambda: _result(config, training, data))
+        trainer.load(state)
+    _train(config, trainer, data, run)
+    evaluation = ranks.on_first(lambda: _result(config, trainer, data))
     if run is not None:
         run.close()
     return ranks.told(evaluation)  # type: ignore[return-value]
@@ -107,13 +107,15 @@ def _prepare(config: FinetuneConfig, device: torch.device) -> Prepared:
     return Prepared(split, chosen, seen, slices, labelled, val, reading)
 
 
-def _train(config: FinetuneConfig, training: Finetuning, data: Prepared, run: Run | None) -> None:
+def _train(
+    config: FinetuneConfig, trainer: FinetuneTrainer, data: Prepared, run: Run | None
+) -> None:
     """Take the steps that are left; the first rank, which has the run, logs and keeps states."""
-    step, val, labelled = training.step, data.val, data.labelled
+    step, val, labelled = trainer.step, data.val, data.labelled
     with progress_bar(f"finetune {config.out.name}", config.steps, step) as show:
         while step < config.steps:
-            losses = training.train_step(labelled.images, labelled.masks)
-            step = training.step
+            losses = trainer.train_step(labelled.images, labelled.masks)
+            step = trainer.step
             is_saved = step % config.save_every == 0 or step == config.steps
             if is_saved or step % config.log_every == 0:  # on every rank: all of them stop
                 finite_loss(losses["loss"], step)
@@ -121,23 +123,23 @@ def _train(config: FinetuneConfig, training: Finetuning, data: Prepared, run: Ru
                 continue
             if step % config.log_every == 0:  # the only device-to-host copy in the loop
                 values = {name: float(value) for name, value in losses.items()}
-                run.log("step", step, **values, lr=training.lr)
+                run.log("step", step, **values, lr=trainer.lr)
                 show(step, f"loss {values['loss']:.3f}")
             if val is not None and step % config.val_every == 0:
-                dice = slice_dice(training.evaluated, val, absent=config.absent_class)
+                dice = slice_dice(trainer.evaluated, val, absent=config.absent_class)
                 mean = sum(dice.values()) / max(1, len(dice))
                 run.log("val", step, dice=dice, dice_mean=mean)
-                training.keep_best(mean)
+                trainer.keep_best(mean)
             if is_saved:
-                run.save_state(step, **training.state())
+                run.save_state(step, **trainer.state())
 
 
-def _result(config: FinetuneConfig, training: Finetuning, data: Prepared) -> Evaluation:
+def _result(config: FinetuneConfig, trainer: FinetuneTrainer, data: Prepared) -> Evaluation:
     """Save the network that is selected; return its scores, and write and tell them."""
-    training.select()
+    trainer.select()
     split = data.split
     evaluation = replace(
-        _evaluate(config, training.evaluated, data.reading, split),
+        _evaluate(config, trainer.evaluated, data.reading, split),
         labelled_scans=tuple(split.train[i].name for i in data.chosen),
         num_training_scans=len(split.train),
         initialised_from=None if config.init is None else run_name(config.init),

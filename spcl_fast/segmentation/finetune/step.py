@@ -58,7 +58,7 @@ class FinetuneLosses(nn.Module):
         return parts
 
 
-class Finetuning:
+class FinetuneTrainer:
     """The state that a step of the fine-tuning changes."""
 
     def __init__(self, config: FinetuneConfig, slices: Slices, device: torch.device) -> None:

@@ -18,7 +18,7 @@ from spcl_fast.losses.result import LEAST_MEAN_WEIGHT, UNUSED_POSITIVES
 from spcl_fast.native import is_built
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import plain_gamma
-from spcl_fast.segmentation.pretrain.step import ENCODER_FILE, Pretraining
+from spcl_fast.segmentation.pretrain.step import ENCODER_FILE, PretrainTrainer
 from spcl_fast.segmentation.runs.config import check_choices
 from spcl_fast.segmentation.runs.dataset import split_scans, training_slices
 from spcl_fast.segmentation.runs.device import set_up_device
@@ -58,47 +58,47 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, log: Listener | No
     ).to(device)
     for scan in slices.scans_without_foreground():
         say(f"problem: {scan.mask} holds background only on the grid")
-    training = Pretraining(config, slices, device)
+    trainer = PretrainTrainer(config, slices, device)
     steps, is_warned = config.epochs * config.steps_per_epoch, False
 
     run = ranks.on_first(lambda: Run.start(config.out, config, "pretrain", resume=resume))
     if run is not None:
         run.listener = log
     if resume and (state := ranks.told(ranks.on_first(lambda: run.load_state() if run else None))):
-        training.load(state)
-    if run and training.step == 0:
-        training.keep_first_weights(run)
-    with progress_bar(f"pretrain {config.out.name}", steps, training.step) as show:
-        while training.step < steps:
-            epoch, began = training.step // config.steps_per_epoch, time.perf_counter()
+        trainer.load(state)
+    if run and trainer.step == 0:
+        trainer.keep_first_weights(run)
+    with progress_bar(f"pretrain {config.out.name}", steps, trainer.step) as show:
+        while trainer.step < steps:
+            epoch, began = trainer.step // config.steps_per_epoch, time.perf_counter()
             sums = torch.zeros(3, device=device)
             for _ in range(config.steps_per_epoch):
-                out = training.train_step()
-                step, stats = training.step, out.stats
+                out = trainer.train_step()
+                step, stats = trainer.step, out.stats
                 sums += torch.stack([out.loss, stats["mean_weight"], stats["collapse"]])
                 if step % config.log_every == 0:  # the only device-to-host copy in the loop
                     values = {name: float(value) for name, value in stats.items()}
                     values["loss"] = finite_loss(out.loss, step)
-                    gamma, rows = plain_gamma(out.gamma), training.num_rows
-                    line = {"gamma": gamma, "num_rows": rows, "lr": training.lr, **values}
+                    gamma, rows = plain_gamma(out.gamma), trainer.num_rows
+                    line = {"gamma": gamma, "num_rows": rows, "lr": trainer.lr, **values}
                     if run:
                         run.log("step", step, epoch=epoch, **line)
                     if values["mean_weight"] < LEAST_MEAN_WEIGHT and not is_warned:
                         say(f"warning: {UNUSED_POSITIVES}")
                         is_warned = True
                     show(step, f"loss {values['loss']:.3f} w {values['mean_weight']:.2f}")
-            finite_loss(sums[0], training.step)  # before the state is saved
+            finite_loss(sums[0], trainer.step)  # before the state is saved
             if run is None:  # the first rank looks at the epoch and keeps it
                 continue
             means = (sums / config.steps_per_epoch).tolist()
-            health = dict(zip(EPOCH_MEANS, means, strict=True)) | training.health(run, epoch)
+            health = dict(zip(EPOCH_MEANS, means, strict=True)) | trainer.health(run, epoch)
             seconds = time.perf_counter() - began
-            run.log("epoch", training.step, epoch=epoch, seconds=seconds, **health)
+            run.log("epoch", trainer.step, epoch=epoch, seconds=seconds, **health)
             report_health(epoch, health, seconds)
-            run.save_state(training.step, **training.state())
+            run.save_state(trainer.step, **trainer.state())
     if run is None:
         return config.out / ENCODER_FILE
-    path = training.save(run)
+    path = trainer.save(run)
     run.close()
     return path
 

@@ -51,7 +51,7 @@ AUDIT_BATCHES = 16
 ENCODER_FILE = "encoder.safetensors"
 
 
-class Pretraining:
+class PretrainTrainer:
     """The state that a step of the pre-training changes."""
 
     def __init__(self, config: PretrainConfig, slices: Slices, device: torch.device) -> None:

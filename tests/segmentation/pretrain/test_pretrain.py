@@ -19,7 +19,7 @@ from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.contrast import contrastive_step, make_heads, paced_step
 from spcl_fast.segmentation.pretrain.health import knn_position_accuracy
 from spcl_fast.segmentation.pretrain.loop import pretrain
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
 from spcl_fast.segmentation.runs.dataset import all_scans, split_scans
 from spcl_fast.segmentation.runs.ranks import Ranks
@@ -180,12 +180,10 @@ def test_the_network_alone_has_the_precision_of_a_run(pretrain_config, dense_wei
     for precision in ("float32", "bfloat16"):
         config = replace(pretrain_config, precision=precision, dense_weight=dense_weight)
         config = replace(config, dense=replace(config.dense, size=4, cells=2))
-        training = Pretraining(config, slices, torch.device("cpu"))
+        trainer = PretrainTrainer(config, slices, torch.device("cpu"))
         kept = seen.setdefault(precision, [])
-        training.encoder.register_forward_hook(
-            lambda _, x, y, kept=kept: kept.extend((x[0], y[-1]))
-        )
-        out = training.train_step()
+        trainer.encoder.register_forward_hook(lambda _, x, y, kept=kept: kept.extend((x[0], y[-1])))
+        out = trainer.train_step()
         assert out.loss.dtype == torch.float32
         kept.append(out.loss)
     views, maps, loss = zip(*seen.values(), strict=True)
@@ -208,8 +206,8 @@ def test_a_compiled_step_is_the_step_in_one_graph(pretrain_config, monkeypatch):
     losses = {}
     for is_compiled in (False, True):
         config = replace(pretrain_config, compile=is_compiled)
-        training = Pretraining(config, slices, torch.device("cpu"))
-        losses[is_compiled] = [float(training.train_step().loss) for _ in range(2)]
+        trainer = PretrainTrainer(config, slices, torch.device("cpu"))
+        losses[is_compiled] = [float(trainer.train_step().loss) for _ in range(2)]
     assert compiled == ["PretrainNetwork", "ProjectionHead", "SelfPacedContrastiveLoss"]
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 

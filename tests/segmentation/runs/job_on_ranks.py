@@ -11,11 +11,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from spcl_fast import SupConLoss
 from spcl_fast.segmentation.commands import method_table
 from spcl_fast.segmentation.finetune.loop import finetune
-from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.finetune.step import FinetuneTrainer
 from spcl_fast.segmentation.networks import UNetEncoder
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.loop import pretrain
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.dataset import split_scans, training_slices
 from spcl_fast.segmentation.runs.ranks import Ranks
 from spcl_fast.segmentation.runs.sync_batch_norm import synchronised
@@ -52,14 +52,14 @@ def steps(rank, world, config, count):
         slices = training_slices(config.data, split_scans(config.data).train)
         slices = replace(slices, images=slices.images.double())
         if isinstance(config, PretrainConfig):
-            training = Pretraining(config, slices, CPU)
-            losses = [training.train_step().loss for _ in range(count)]
+            trainer = PretrainTrainer(config, slices, CPU)
+            losses = [trainer.train_step().loss for _ in range(count)]
         else:
             labelled = slices.select([0, 1])
-            training = Finetuning(config, slices, CPU)
+            trainer = FinetuneTrainer(config, slices, CPU)
             draws = (labelled.images, labelled.masks)
-            losses = [training.train_step(*draws)["loss"] for _ in range(count)]
-        return [float(x) for x in losses], tensors(training.state())
+            losses = [trainer.train_step(*draws)["loss"] for _ in range(count)]
+        return [float(x) for x in losses], tensors(trainer.state())
     finally:
         torch.set_default_dtype(torch.float32)
 

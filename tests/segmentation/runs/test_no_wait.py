@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
-from spcl_fast.segmentation.finetune.step import Finetuning
+from spcl_fast.segmentation.finetune.step import FinetuneTrainer
 from spcl_fast.segmentation.pretrain.config import DenseConfig
-from spcl_fast.segmentation.pretrain.step import Pretraining
+from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.dataset import split_scans, training_slices
 
 META = torch.device("meta")
@@ -56,10 +56,10 @@ def columns_on_device(owner):
 @pytest.mark.parametrize("dense_weight", [0.0, 1.0])
 def test_a_step_of_the_pretraining(pretrain_config, dense_weight):
     config = replace(pretrain_config, dense_weight=dense_weight, dense=DENSE)
-    training = Pretraining(config, slices_on_device(config), META)
-    columns_on_device(training)
+    trainer = PretrainTrainer(config, slices_on_device(config), META)
+    columns_on_device(trainer)
     with Copies() as copies:
-        out = training.train_step()
+        out = trainer.train_step()
     assert out.loss.device == META
     assert copies.count == (5 if dense_weight else 3)
 
@@ -69,11 +69,11 @@ def test_a_step_of_the_finetuning(finetune_config, term):
     semi = SemiConfig(dense=DENSE, num_scans=2)
     semi = semi if term is None else replace(semi, **{term: 1.0})
     slices = slices_on_device(finetune_config)
-    training = Finetuning(replace(finetune_config, semi=semi), slices, META)
+    trainer = FinetuneTrainer(replace(finetune_config, semi=semi), slices, META)
     if term == "contrast":
-        columns_on_device(training.semi.terms[term])
+        columns_on_device(trainer.semi.terms[term])
     with Copies() as copies:
-        parts = training.train_step(slices.images, slices.masks)
+        parts = trainer.train_step(slices.images, slices.masks)
     assert parts["loss"].device == META
     assert copies.count >= (3 if term is None else 6)
 
