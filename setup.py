@@ -45,8 +45,9 @@ STABLE_ABI = f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02
 # Python without a global lock has no limited API.
 HAS_LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED_API = {"py_limited_api": "cp310"} if HAS_LIMITED_API else {}
-# Lines in the reports, and the overflows that Python's own -fwrapv defines away.
-SANITIZE = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv"]
+# Lines in the reports, and the overflows that Python's own -fwrapv defines away. What the optimiser
+# takes to compile is more than what the tests gain by it.
+SANITIZE = ["-O0", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv"]
 SANITIZE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # One of each generation, which the later ones of the same generation run too, and what is newer
 # still compiles for itself from the last. 10.0 and 12.0 need a toolkit that knows them.

@@ -262,7 +262,7 @@ print("done")
     assert run(program).strip() == "done"
 
 
-# About a minute of work, interrupted after half a second of it, in the forward and the backward.
+# About a minute of work, interrupted after a quarter of a second, in the forward and the backward.
 INTERRUPTED = """
 import signal, torch
 from spcl_fast import native, pair_lse
@@ -293,7 +293,7 @@ def test_ctrl_c() -> None:
     assert process.stdout is not None
     for _ in range(4):
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.5)
+        time.sleep(0.25)
         process.send_signal(signal.SIGINT)
         start = time.perf_counter()
         assert process.stdout.readline() == "interrupted\n"
