@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -129,7 +130,7 @@ def smooth(values: Sequence[float], width: int) -> np.ndarray:
 def to_png(figure: Figure) -> bytes:
     """Encode a figure."""
     buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=DOTS_PER_INCH, facecolor=figure.get_facecolor(), metadata={}
-    )
+    figure.dpi = DOTS_PER_INCH
+    # savefig would lay it out twice, the second time from where the first one left the axes
+    FigureCanvasAgg(figure).print_png(buffer, metadata={})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
