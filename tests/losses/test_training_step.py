@@ -109,10 +109,13 @@ def test_autocast(kind: Any, impl: str, dtype: torch.dtype, scale: float | None)
         assert (actual - truth).abs().max() < 20 * torch.finfo(dtype).eps * truth.abs().max()
 
 
-# One loss of each op, and what auto is on a CPU: each compilation takes a second.
-@pytest.mark.parametrize("impl", [pytest.param("chunked", marks=pytest.mark.slow), "auto"])
+# One loss of each op, and each of what auto may be on a CPU once: a compilation takes seconds.
 @pytest.mark.parametrize(
-    "kind", [SelfPacedContrastiveLoss, pytest.param(InfoNCELoss, marks=pytest.mark.slow)]
+    ("kind", "impl"),
+    [
+        (SelfPacedContrastiveLoss, "auto"),
+        pytest.param(InfoNCELoss, "chunked", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_step(kind: Any, impl: str) -> None:
     step = Step(kind, impl)
