@@ -13,9 +13,7 @@ void release_cache_memory() {}
 #include <mutex>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "huge_pages.h"
 
 // Of PyTorch 2.11 and later: null before, when nothing says that a tensor has been freed.
 extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
@@ -26,8 +24,6 @@ extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
 
 namespace spcl {
 namespace {
-
-constexpr size_t kHugePage = size_t{1} << 21;
 
 struct Piece {
   void* memory = nullptr;
@@ -75,9 +71,7 @@ Tensor cache_memory(int64_t size) {
   if (!piece.memory) {
     piece = {std::aligned_alloc(kHugePage, bytes), bytes};
     if (!piece.memory) return empty({size});  // which says what is missing
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    madvise(piece.memory, bytes, MADV_HUGEPAGE);  // only advice: it may be turned off
-#endif
+    advise_huge_pages(piece.memory, bytes);
   }
   return tensor_of(piece, size);
 }

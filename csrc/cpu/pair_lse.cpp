@@ -110,11 +110,10 @@ struct Problem {
     const bool is_diagonal = is_square && i == j;
     return {row_slivers, col_slivers, rows.size(i), cols.size(j), rows.D(), is_diagonal, ahead};
   }
-  // What the tile reads that this worker takes after tile `index`, if all are as fast.
+  // What tile `index` reads, if there is one.
   Ahead ahead(int64_t index, bool has_slivers, bool has_slices) const {
     Ahead ahead;
     const auto& tiles = schedule.tiles();
-    index += num_workers(static_cast<int64_t>(tiles.size()));
     if (index >= static_cast<int64_t>(tiles.size())) return ahead;
     const int64_t i = row_block(tiles[index]), j = col_block(tiles[index]);
     const auto add = [&](const float* operand, int64_t num_rows) {
@@ -203,11 +202,11 @@ std::tuple<Tensor, Tensor, Tensor> pair_lse_fwd_cpu(const Tensor& z,
   LogSums& col_sums = problem.is_square ? row_sums : own_col_sums;
 
   run(problem.schedule, problem.is_bounded ? 0 : kTile * kTileStride,
-      [&](const ScheduledTile& at, int64_t index, float* scratch) {
+      [&](const ScheduledTile& at, int64_t index, int64_t next, float* scratch) {
         const int64_t i = problem.row_block(at), j = problem.col_block(at);
         const int64_t row0 = problem.span(at) * num_rows + problem.rows.begin(i);
         const int64_t col0 = problem.cols.begin(j);
-        Ahead ahead = problem.ahead(index, true, false);
+        Ahead ahead = problem.ahead(next, true, false);
         const Tile tile = problem.tile(i, j, &ahead);
         float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
         if (problem.is_bounded) {
@@ -267,10 +266,10 @@ std::tuple<Tensor, Tensor> pair_lse_bwd_cpu(
   float* dcols_data = problem.is_square ? dz_data : drefs.mutable_data_ptr<float>();
   const bool needs_cols = problem.is_square ? needs_z : needs_refs;
 
-  run(problem.schedule, kTile * kTileStride, [&](const ScheduledTile& at, int64_t index, float* h) {
+  const auto visit = [&](const ScheduledTile& at, int64_t index, int64_t next, float* h) {
     const int64_t i = problem.row_block(at), j = problem.col_block(at);
     const int64_t row0 = problem.rows.begin(i), col0 = problem.cols.begin(j);
-    Ahead ahead = problem.ahead(index, num_cached < num_tiles, true);
+    Ahead ahead = problem.ahead(next, num_cached < num_tiles, true);
     const Tile tile = problem.tile(i, j, &ahead, num_cached < num_tiles);
     const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
     const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
@@ -292,7 +291,8 @@ std::tuple<Tensor, Tensor> pair_lse_bwd_cpu(
       row_pointers(dcols_data, D, col0, tile.n, out);
       kernels.add_columns(tile, h, problem.packed_rows().slices(i), nullptr, out);
     }
-  });
+  };
+  run(problem.schedule, kTile * kTileStride, visit);
   const int64_t spans = 0;
   return {problem.num_spans == 1 ? torch::stable::select(dz, spans, 0)
                                  : torch::stable::sum(dz, Sizes(&spans, 1)), drefs};

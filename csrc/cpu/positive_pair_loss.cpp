@@ -128,7 +128,7 @@ void positive_losses(const PositivePairs& pairs, float* loss, float* weight_sum,
     }
   } else {
     const TileKernels& kernels = best_tile_kernels();
-    const auto visit = [&](const ScheduledTile& at, int64_t, float*) {
+    const auto visit = [&](const ScheduledTile& at, int64_t, int64_t, float*) {
       const int64_t j = sorted.is_square ? at.j : at.j - rows.num_blocks();
       const int64_t row0 = rows.begin(at.i), col0 = cols.begin(j);
       const Tile tile = problem.tile(at.i, j);
@@ -176,7 +176,7 @@ void add_positive_gradients(const PositivePairs& pairs, const Tensor& c, float* 
   for (float& f : factor) f = -f / problem.tau;
   problem.pack_slices();
   const TileKernels& kernels = best_tile_kernels();
-  const auto visit = [&](const ScheduledTile& at, int64_t, float* h) {
+  const auto visit = [&](const ScheduledTile& at, int64_t, int64_t, float* h) {
     const int64_t j = sorted.is_square ? at.j : at.j - rows.num_blocks();
     const int64_t row0 = rows.begin(at.i), col0 = cols.begin(j);
     const Tile tile = problem.tile(at.i, j);

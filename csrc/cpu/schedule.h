@@ -10,9 +10,12 @@
 // once, and each sees all that was written before. A worker waits only for tiles that were taken
 // before its own, so the earliest unfinished tile never waits, and none waits for ever.
 //
-// The list is ordered so that neighbours share no block, which makes waiting rare.
+// The list is ordered so that neighbours share no block, which makes waiting rare. Of a large
+// matrix the tiles of two blocks by two follow each other: a worker takes them together and reads
+// each block once, unless so many workers would wait for each other.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -45,19 +48,26 @@ class Schedule {
 
   const std::vector<ScheduledTile>& tiles() const { return tiles_; }
   int64_t num_blocks() const { return static_cast<int64_t>(counts_.size()); }
+  // The tiles after which a worker takes others, from 0 to tiles().size().
+  std::vector<int64_t> shares(int64_t num_workers) const;
 
  private:
   explicit Schedule(int64_t num_blocks) : counts_(num_blocks, 0) {}
   void add(int64_t i, int64_t j);
+  // Blocks [i, min(i + side, i_end)) against [j, min(j + side, j_end)); where both are the same
+  // those on and above the diagonal.
+  void add_group(int64_t side, int64_t i, int64_t i_end, int64_t j, int64_t j_end);
 
   std::vector<ScheduledTile> tiles_;
   std::vector<int32_t> counts_;
+  std::vector<int64_t> groups_;        // the first tile of each
+  int64_t num_concurrent_groups_ = 0;  // that share no block
 };
 
 // Throws if the user has pressed Ctrl-C; set by the Python module, null without one.
 extern void (*check_interrupt)();
 
-// Floats aligned to a cache line.
+// Floats aligned to a cache line, in huge pages where they fill some.
 class Scratch {
  public:
   explicit Scratch(int64_t size);
@@ -70,7 +80,8 @@ class Scratch {
 
 int64_t num_workers(int64_t num_tasks);
 
-// Calls body(tile, its index, scratch of the worker) for every tile.
+// Calls body(tile, its index, the index of the worker's next tile or that of none, scratch of the
+// worker) for every tile; the next one is a guess: as if all workers were as fast.
 template <class Body>
 void run(const Schedule& schedule, int64_t scratch_size, const Body& body) {
   const auto& tiles = schedule.tiles();
@@ -78,6 +89,8 @@ void run(const Schedule& schedule, int64_t scratch_size, const Body& body) {
   const int64_t workers = num_workers(num_tiles);
   std::vector<Scratch> scratch;  // before any worker waits: an allocation can fail
   for (int64_t w = 0; w < workers; ++w) scratch.emplace_back(scratch_size);
+  const std::vector<int64_t> shares = schedule.shares(workers);
+  const int64_t num_shares = static_cast<int64_t>(shares.size()) - 1;
   const std::unique_ptr<std::atomic<int32_t>[]> done(
       new std::atomic<int32_t>[schedule.num_blocks()]);
   for (int64_t b = 0; b < schedule.num_blocks(); ++b) done[b].store(0, std::memory_order_relaxed);
@@ -98,13 +111,16 @@ void run(const Schedule& schedule, int64_t scratch_size, const Body& body) {
     const bool checks = check_interrupt && std::this_thread::get_id() == caller;
     auto last_check = Clock::now();
     for (;;) {
-      const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
-      if (index >= num_tiles || stop.load(std::memory_order_relaxed)) return;
-      const ScheduledTile& tile = tiles[index];
-      if (!wait(tile.i, tile.before_i) || !wait(tile.j, tile.before_j)) return;
-      body(tile, index, scratch[worker].data());
-      done[tile.i].store(tile.before_i + 1, std::memory_order_release);
-      if (tile.i != tile.j) done[tile.j].store(tile.before_j + 1, std::memory_order_release);
+      const int64_t share = next.fetch_add(1, std::memory_order_relaxed);
+      if (share >= num_shares || stop.load(std::memory_order_relaxed)) return;
+      const int64_t end = shares[share + 1], after = shares[std::min(share + workers, num_shares)];
+      for (int64_t index = shares[share]; index < end; ++index) {
+        const ScheduledTile& tile = tiles[index];
+        if (!wait(tile.i, tile.before_i) || !wait(tile.j, tile.before_j)) return;
+        body(tile, index, index + 1 < end ? index + 1 : after, scratch[worker].data());
+        done[tile.i].store(tile.before_i + 1, std::memory_order_release);
+        if (tile.i != tile.j) done[tile.j].store(tile.before_j + 1, std::memory_order_release);
+      }
       if (checks && Clock::now() - last_check > kBetweenChecks) {
         check_interrupt();
         last_check = Clock::now();

@@ -30,11 +30,15 @@ def test_equals_float64(mib: int, num_rows: int, dim: int) -> None:
     compare(compute, 0.1, factor=3)
 
 
-# Blocks of 144 rows, the last one ragged.
-@pytest.mark.parametrize("num_rows", [1600, 3100])
-def test_larger_blocks(num_rows: int) -> None:
+# Blocks of 144 rows, the last one ragged; 3500 and 3600 rows are 25 blocks, in groups of two by two.
+@pytest.mark.parametrize(("num_rows", "num_refs"), [(1600, None), (3500, None), (3500, 3600)])
+def test_larger_blocks(num_rows: int, num_refs: int | None) -> None:
+    native.set_tile_cache_mib(16)  # of some tiles
+
     def compute(dtype: torch.dtype, impl: str) -> Results:
-        return lse_results(make_embeddings(num_rows, 5).to(dtype), 0.1, impl)
+        z = make_embeddings(num_rows, 5).to(dtype)
+        refs = None if num_refs is None else make_embeddings(num_refs, 5, seed=1).to(dtype)
+        return lse_results(z, 0.1, impl, refs)
 
     compare(compute, 0.1)
 
@@ -152,14 +156,17 @@ def test_bitwise_reproducible(refs: Tensor | None) -> None:
             assert torch.equal(value, results[0][key]), key
 
 
-def test_square_does_not_depend_on_the_number_of_threads() -> None:
-    z = make_embeddings(900, 16)
+# Of 3500 rows one and three workers take groups of tiles, five take single ones.
+@pytest.mark.parametrize("num_rows", [900, 3500])
+def test_square_does_not_depend_on_the_number_of_threads(num_rows: int) -> None:
+    z = make_embeddings(num_rows, 16)
     single = lse_results(z, 0.1, "native")
-    torch.set_num_threads(3)
-    several = lse_results(z, 0.1, "native")
-    torch.set_num_threads(1)
-    assert torch.equal(single["lse"], several["lse"])
-    assert torch.equal(single["dz"], several["dz"])
+    for threads in (3, 5):
+        torch.set_num_threads(threads)
+        several = lse_results(z, 0.1, "native")
+        torch.set_num_threads(1)
+        assert torch.equal(single["lse"], several["lse"])
+        assert torch.equal(single["dz"], several["dz"])
 
 
 def test_workers_wait_for_each_other() -> None:

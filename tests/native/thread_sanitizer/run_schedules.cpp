@@ -29,7 +29,8 @@ struct Case {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (int64_t n : {1, 2, 3, 4, 7, 12}) {  // any two tiles of 3 share a block
+  // Any two tiles of 3 share a block; those of 25 are in groups.
+  for (int64_t n : {1, 2, 3, 4, 7, 12, 25}) {
     std::vector<int32_t> last(n), first(n), end(n);
     for (int64_t i = 0; i < n; ++i) {
       last[i] = static_cast<int32_t>(std::min(n - 1, i + 2 + i % 3));
@@ -46,13 +47,14 @@ std::vector<Case> cases() {
       all.push_back({name + ", turned", Schedule::rectangle(2, n + 2, spans), false});
     }
   }
+  all.push_back({"rectangle of 25 by 51, spans: 2", Schedule::rectangle(25, 51, 2), false});
   return all;
 }
 
 // Two numbers a block, updated so that another order of the tiles gives another result.
 std::vector<float> mix(const Case& c) {
   std::vector<float> state(2 * c.schedule.num_blocks(), 1.0f);
-  spcl::run(c.schedule, 1, [&](const ScheduledTile& tile, int64_t index, float* scratch) {
+  spcl::run(c.schedule, 1, [&](const ScheduledTile& tile, int64_t index, int64_t, float* scratch) {
     scratch[0] = 1.0f + static_cast<float>(index % 7);
     for (int64_t block : {tile.i, tile.j}) {
       state[2 * block] = state[2 * block] * 0.75f + scratch[0];
@@ -86,7 +88,7 @@ class Rows {
     std::vector<int32_t> y(num_rows + spcl::kPad, -1);
     float *sums = out.data(), *dz = sums + num_rows;
     const spcl::Scale scale(1.4426950408889634);
-    spcl::run(c.schedule, 0, [&](const ScheduledTile& at, int64_t, float*) {
+    spcl::run(c.schedule, 0, [&](const ScheduledTile& at, int64_t, int64_t, float*) {
       const Tile tile = tile_of(c, at);
       float row_sums[spcl::kTile], col_sums[spcl::kTile];
       kernels_.exp_sums(tile, scale, row_sums, col_sums, nullptr);
@@ -98,7 +100,7 @@ class Rows {
       y[i] = static_cast<int32_t>(i % 5);
     }
     const int64_t h_size = spcl::kTile * spcl::kTileStride;
-    spcl::run(c.schedule, h_size, [&](const ScheduledTile& at, int64_t, float* h) {
+    spcl::run(c.schedule, h_size, [&](const ScheduledTile& at, int64_t, int64_t, float* h) {
       const Tile tile = tile_of(c, at);
       const float *u_i = &u[at.i * kRows], *u_j = &u[at.j * kRows];
       const spcl::LabelTile label = {&y[at.i * kRows], &y[at.j * kRows], u_i, u_j, u_i, u_j, 0.5f};
@@ -140,7 +142,7 @@ class Rows {
 bool error_is_passed_on(const Case& c) {
   const int64_t last = static_cast<int64_t>(c.schedule.tiles().size()) - 1;
   try {
-    spcl::run(c.schedule, 1, [&](const ScheduledTile&, int64_t index, float*) {
+    spcl::run(c.schedule, 1, [&](const ScheduledTile&, int64_t index, int64_t, float*) {
       if (index == last / 2) throw std::runtime_error("planted");
     });
   } catch (const std::runtime_error&) {
