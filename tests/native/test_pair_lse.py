@@ -30,7 +30,7 @@ def test_equals_float64(mib: int, num_rows: int, dim: int) -> None:
     compare(compute, 0.1, factor=3)
 
 
-# Blocks of 144 rows, the last one ragged; 3500 and 3600 rows are 25 blocks, in groups of two by two.
+# Blocks of 144 rows, the last one ragged; 3500 and 3600 rows: 25 blocks, in groups of two by two.
 @pytest.mark.parametrize(("num_rows", "num_refs"), [(1600, None), (3500, None), (3500, 3600)])
 def test_larger_blocks(num_rows: int, num_refs: int | None) -> None:
     native.set_tile_cache_mib(16)  # of some tiles
