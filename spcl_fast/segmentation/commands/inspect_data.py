@@ -12,7 +12,8 @@ import yaml
 from spcl_fast.atomic_file import atomic_file
 from spcl_fast.segmentation.data.field_of_view import Proposal
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.data.inspect import Inspection, inspect, render
+from spcl_fast.segmentation.data.inspect import Inspection, inspect
+from spcl_fast.segmentation.data.inspection_text import render
 from spcl_fast.segmentation.data.layouts import LayoutName
 from spcl_fast.segmentation.data.layouts.layout import Choice
 from spcl_fast.segmentation.pretrain.config import PretrainConfig

@@ -8,7 +8,8 @@ import pytest
 
 from spcl_fast.segmentation.data.errors import DataError
 from spcl_fast.segmentation.data.grid import Grid
-from spcl_fast.segmentation.data.inspect import inspect, render
+from spcl_fast.segmentation.data.inspect import inspect
+from spcl_fast.segmentation.data.inspection_text import render
 from spcl_fast.segmentation.data.layouts.layout import Choice
 from spcl_fast.segmentation.data.metaimage import write_metaimage
 
