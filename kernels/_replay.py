@@ -8,12 +8,13 @@ out again what to launch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spcl_fast.alike import Alike
 from spcl_fast.kernels._bound import Noted, Number, is_descriptor, noted_launches
 from spcl_fast.kernels._configs import IS_INTERPRETED
 from spcl_fast.kernels._tape import Results, Tape, tape_of
@@ -34,16 +35,16 @@ _ALLOCATIONS = frozenset(
 
 def replayed(
     key: tuple[Any, ...],
-    given: Sequence[Tensor | None],
-    own: Sequence[Tensor | None],
+    given: Sequence[Tensor],
+    own: Sequence[Tensor],
     numbers: Sequence[float],
     run: Run,
 ) -> tuple[Results, Kept]:
     """Return what `run(numbers)` returns, from its launches of before where there are any.
 
     Args:
-        key: what else decides which kernels `run` launches.
-        given: tensors that `run` reads, of any kind, on one device; the first one is not None.
+        key: what else decides which kernels `run` launches, and which tensors it is given.
+        given: tensors that `run` reads, of any kind, on one device.
         own: more of them, results of before for such as `given`.
         numbers: that `run` passes to kernels and otherwise compares with inf alone; `key` says
             which ones are inf.
@@ -51,48 +52,37 @@ def replayed(
     """
     if IS_INTERPRETED:
         return _kept_apart(run(numbers))
-    assert given[0] is not None
-    place = _place(given[0].device, key, given, own)
-    tape = _tapes.get(place)
     inputs = *given, *own
-    if tape is not None:
+    place = (*key, len(inputs), given[0].numel(), *[x.data_ptr() % 16 for x in given])
+    tape = _tapes.get(place, inputs)
+    if tape is None:
+        # launches for one tensor in two places are not those for two
+        different = tuple({id(x): x for x in inputs}.values())
+        place += _twins(given)
+        tape = _tapes.get(place, different)
+    if isinstance(tape, Tape):
         return tape.play(inputs, numbers)
-    if place in _tapes:
+    if tape == "none":
         return _kept_apart(run(numbers))
     if len(_tapes) >= _MOST_REMEMBERED:
         _tapes.clear()
     with _OnlyAllocations() as mode, noted_launches() as launches:
         results, kept = run([Number(x, k) for k, x in enumerate(numbers)])
     if not (mode.is_kept and all(map(_can_be_repeated, launches))):
-        _tapes[place] = None
+        _tapes.put(place, different, "none")
         return _kept_apart((results, kept))
     tape = tape_of(launches, inputs, results, kept)
-    _tapes[place] = tape
+    _tapes.put(place, different, tape)
     # as every later call returns them: activation checkpointing counts what is saved
     return results, tape.gathered(kept, given[0])
 
 
-def _place(
-    device: torch.device,
-    key: tuple[Any, ...],
-    given: Sequence[Tensor | None],
-    own: Sequence[Tensor | None],
-) -> tuple[Any, ...]:
-    """Return all that decides which kernels are launched, and with which arguments."""
-    place: list[Any] = [device, *key]
-    addresses: list[int] = []
-    for x in given:
-        if x is None:
-            place.append(None)
-        else:
-            address = x.data_ptr()
-            addresses.append(address)
-            place += x.dtype, x.shape, x.stride(), address % 16
-    for x in own:
-        place.append(None if x is None else x.shape)
-    if len({*addresses}) < len(addresses):  # the same tensor twice
-        place += [addresses.index(address) for address in addresses]
-    return tuple(place)
+def _twins(given: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return how many tensors there are and which begin at the same place, () if none do."""
+    addresses = [x.data_ptr() for x in given]
+    if len({*addresses}) == len(addresses):
+        return ()
+    return len({*map(id, given)}), *[addresses.index(x) for x in addresses]
 
 
 def _kept_apart(results: tuple[Results, Results]) -> tuple[Results, Kept]:
@@ -106,7 +96,7 @@ def _can_be_repeated(noted: Noted) -> bool:
     return launcher is not None and all(is_known)
 
 
-_tapes: dict[tuple[Any, ...], Tape | None] = {}
+_tapes: Alike[Tape | Literal["none"]] = Alike()
 
 
 class _OnlyAllocations(TorchDispatchMode):

@@ -44,19 +44,14 @@ class Tape(NamedTuple):
     allocate: Allocate
     begin: Callable[[Tensor], Any]
 
-    def play(
-        self, inputs: Sequence[Tensor | None], numbers: Sequence[float]
-    ) -> tuple[Results, Kept]:
+    def play(self, inputs: Sequence[Tensor], numbers: Sequence[float]) -> tuple[Results, Kept]:
         """Launch the kernels on other tensors."""
-        assert inputs[0] is not None
         if inputs[0].is_cuda:
             with device_of(inputs[0]):
                 return self._play(inputs, numbers)
         return self._play(inputs, numbers)
 
-    def _play(
-        self, inputs: Sequence[Tensor | None], numbers: Sequence[float]
-    ) -> tuple[Results, Kept]:
+    def _play(self, inputs: Sequence[Tensor], numbers: Sequence[float]) -> tuple[Results, Kept]:
         allocate, begin = self.allocate, self.begin
         new = [None if x is None else allocate(*x) for x in self.new]
         tensors = [None, *inputs, *new]
@@ -119,7 +114,7 @@ def begins_at(device: torch.device) -> Callable[[Tensor], Any]:
 class _Owners:
     """Tells which tensor of a tape an argument belongs to, 0 for none."""
 
-    def __init__(self, inputs: Sequence[Tensor | None], results: Results, kept: Results) -> None:
+    def __init__(self, inputs: Sequence[Tensor], results: Results, kept: Results) -> None:
         self.inputs = inputs
         self.sizes = [0, 0]  # bytes of what is kept, and of scratch
         self.new: list[Tensor] = []
@@ -178,7 +173,7 @@ class _Owners:
         found = [
             (address - y.data_ptr(), k)
             for k, y in enumerate(self.inputs)
-            if y is not None and _begin(y) == begin and y.data_ptr() <= address
+            if _begin(y) == begin and y.data_ptr() <= address
         ]
         offset, k = min(found, default=(0, None))
         return None if k is None else (1 + k, offset)
@@ -190,7 +185,7 @@ def _begin(x: Tensor) -> int:
 
 def tape_of(
     launches: Sequence[Noted],
-    inputs: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
     results: Results,
     kept: Results,
 ) -> Tape:
@@ -220,7 +215,6 @@ def tape_of(
             else:
                 is_constant = True
             arguments.append(x if is_constant else None)
-    assert inputs[0] is not None
     device = inputs[0].device
     memories = [((n,), (1,), torch.uint8) if n else None for n in owners.sizes]
     return Tape(

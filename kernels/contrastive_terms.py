@@ -62,7 +62,7 @@ def contrastive_terms_fwd(
     tensors, gammas, kind = _arguments(pairs, labels)
     key = "contrastive_terms_fwd", *kind, *map(float, factors), mode, correct_grad
     terms, kept = replayed(key, tensors, (), gammas, run)
-    return ContrastiveTerms._make(terms), kept
+    return ContrastiveTerms(*terms), kept  # type: ignore[arg-type]
 
 
 def contrastive_terms_bwd(
@@ -83,26 +83,30 @@ def contrastive_terms_bwd(
         return (_backward(pairs, _at(gammas, labels), lse, state, dloss, dlosses, mode),), ()
 
     tensors, gammas, kind = _arguments(pairs, labels)
-    key = "contrastive_terms_bwd", *kind, mode
-    given = *tensors, dloss, dlosses
-    (dz,), _ = replayed(key, given, (lse, *kept.memory), gammas, run)
+    key = "contrastive_terms_bwd", *kind, mode, dloss is None, dlosses is None
+    given = [*tensors, *[x for x in (dloss, dlosses) if x is not None]]
+    (dz,), _ = replayed(key, given, (lse, *kept.present), gammas, run)
     assert dz is not None
     return dz
 
 
 def _arguments(
     pairs: Pairs, labels: Sequence[Label]
-) -> tuple[list[Tensor | None], list[float], list[Any]]:
+) -> tuple[list[Tensor], list[float], list[Any]]:
     """Return the tensors, the numbers and what else `replayed` must know of."""
     z, bank, tau = pairs
-    tensors, gammas = [z, bank], []
-    kind: list[Any] = [num_planes(z.dtype)]
+    tensors, gammas = [z], []
+    kind: list[Any] = [num_planes(z.dtype), bank is None]
+    if bank is not None:
+        tensors.append(bank)
     if isinstance(tau, float):
         kind.append(tau)
     else:
         tensors.append(tau)
     for values, gamma, window, ref_values in labels:
-        tensors += values, ref_values
+        tensors.append(values)
+        if ref_values is not None:
+            tensors.append(ref_values)
         if isinstance(gamma, float):
             gammas.append(gamma)
             kind += window, has_unit_weights(gamma, None)

@@ -56,7 +56,7 @@ def infonce_terms_fwd(
 
     tensors, key = _arguments(pairs)
     results, kept = replayed(("infonce_terms_fwd", *key, symmetric), tensors, (), (), run)
-    return InfoNCETerms._make(results[:-1]), kept
+    return InfoNCETerms(*results[:-1]), kept  # type: ignore[arg-type]
 
 
 def infonce_terms_bwd(
@@ -79,13 +79,14 @@ def infonce_terms_bwd(
 
     tensors, key = _arguments(pairs)
     key = "infonce_terms_bwd", *key, symmetric, needs_z, needs_refs
-    gradients, _ = replayed(key, [*tensors, dloss], (lse, *kept.memory), (), run)
-    return Gradients._make(gradients)
+    gradients, _ = replayed(key, [*tensors, dloss], (lse, *kept.present), (), run)
+    return Gradients(*gradients)
 
 
-def _arguments(pairs: Pairs) -> tuple[list[Tensor | None], tuple[Any, ...]]:
+def _arguments(pairs: Pairs) -> tuple[list[Tensor], tuple[Any, ...]]:
     """Return the tensors, and what else `replayed` must know of."""
     z, refs, tau = pairs
+    assert refs is not None
     if isinstance(tau, float):
         return [z, refs], (num_planes(z.dtype), tau)
     return [z, refs, tau], (num_planes(z.dtype),)

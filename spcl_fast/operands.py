@@ -124,6 +124,11 @@ class Kept(NamedTuple):
     pieces: tuple[Piece | None, ...] | None = None
     """Where, in one memory."""
 
+    @property
+    def present(self) -> tuple[Tensor, ...]:
+        """What there is of the memory."""
+        return tuple([x for x in self.memory if x is not None])
+
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Return the tensors."""
         if self.pieces is None:

@@ -23,12 +23,14 @@ IMPORTS: dict[str, set[str]] = {
     "pair_weights": set(),
     "precision": set(),
     "operands": set(),
+    "alike": set(),
     "class_sums": {"devices", "precision"},
     "reference": OPERANDS,
     "chunked": OPERANDS | {"class_sums", "devices"},
     "native": OPERANDS | {"chunked"},
-    "kernels": OPERANDS,
-    "ops": OPERANDS | {"reference", "chunked", "native"},  # kernels: by name, when they are run
+    "kernels": OPERANDS | {"alike"},
+    "ops": OPERANDS
+    | {"alike", "reference", "chunked", "native"},  # kernels: by name, when they are run
     "pacing": {"ops", "pair_weights", "precision"},
     "distributed": {"ops", "pair_weights", "precision"},
     "losses": OPERANDS | {"ops", "distributed", "pacing"},

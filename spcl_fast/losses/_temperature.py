@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,5 +44,6 @@ class Temperature(nn.Module):
 
 def tau_of(loss: nn.Module) -> float | Tensor:
     """Return tau of a loss; `loss.temperature` is looked for everywhere else first."""
-    temperature = cast("Temperature", loss._modules["temperature"])
-    return temperature()
+    temperature: Any = loss._modules["temperature"]
+    tau: float | Tensor = temperature()
+    return tau

@@ -66,16 +66,11 @@ class FusedFunction(torch.autograd.Function):
     results: every argument and every output that is a tensor costs the host.
     """
 
-    _apply: Callable[..., Any]
+    apply_to_plain: Callable[..., Any]
 
     def __init_subclass__(cls) -> None:
-        """Find once what `apply` of torch ends in."""
-        cls._apply = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
-
-    @classmethod
-    def apply(cls, how: Any, *tensors: Tensor | None) -> Any:
-        """Apply as torch does, without asking for transforms of torch.func."""
-        return cls._apply(how, *[None if x is None else unwrap_if_dead(x) for x in tensors])
+        """Find once what `apply` of torch ends in, which takes no wrappers of torch.func."""
+        cls.apply_to_plain = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -91,7 +86,7 @@ def number_or_tensor(x: float | Tensor) -> tuple[float, Tensor | None]:
 
     Whether a number is a tensor must not be asked: the answer takes as long as half a launch.
     """
-    return (x, None) if isinstance(x, float) else (math.nan, x)
+    return (x, None) if isinstance(x, float) else (math.nan, unwrap_if_dead(x))
 
 
 def save(ctx: Any, *values: Any) -> None:

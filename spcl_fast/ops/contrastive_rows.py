@@ -71,7 +71,8 @@ def contrastive_rows(
     check_mode(mode)
     for label in labels:
         check_no_references(label)
-    paced = tuple(checked(label, z) for label in labels)
+        check_labels("labels", label.values, z.shape[0], z, label.window)
+    paced = tuple(with_pace(label, z) for label in labels)
     name = resolve_for(impl, z)
     z, _ = rows_for(name, z, None)  # once, so that the gradients of all parts add up in float32
     if name == "reference":
@@ -89,9 +90,8 @@ def contrastive_rows(
     return lse, _tuples(PositivePairLoss, rows[: 3 * len(paced)])
 
 
-def checked(label: Label, z: Tensor) -> Label:
-    """Return the label with its pace as the implementations take it."""
-    check_labels("labels", label.values, z.shape[0], z, label.window)
+def with_pace(label: Label, z: Tensor) -> Label:
+    """Return the label with its pace as the implementations take it; raise if that is wrong."""
     gamma = positive_scalar("gamma", label.gamma, z, finite=False)
     return Label(label.values, constant(gamma), label.window, label.ref_values)
 

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 
+from spcl_fast.alike import Alike
 from spcl_fast.operands import ContrastiveTerms, Kept, Label, Pairs
-from spcl_fast.ops._checks import check_rows, positive_scalar
+from spcl_fast.ops._checks import check_labels, check_rows, positive_scalar
 from spcl_fast.ops._contract import define_native
 from spcl_fast.ops._function import (
     FusedFunction,
@@ -30,7 +32,7 @@ from spcl_fast.ops._function import (
 )
 from spcl_fast.ops._impl import Impl, fused, fusing, takes_bank
 from spcl_fast.ops.composed.bank_rows import check_bank
-from spcl_fast.ops.contrastive_rows import check_no_references, checked
+from spcl_fast.ops.contrastive_rows import check_no_references, with_pace
 from spcl_fast.pair_weights import Mode, check_mode
 
 
@@ -60,6 +62,9 @@ define_native(
     " Tensor weight_sum, Tensor num_pos, Tensor slopes, Tensor cache) -> Tensor dz",
     lambda z: z.new_empty(z.shape),
 )
+
+
+_checked: Alike[bool] = Alike()
 
 
 class _How(NamedTuple):
@@ -102,12 +107,16 @@ def contrastive_terms(
         TypeError: a dtype does not fit; floating labels without a window.
         ValueError: a shape, a device, a range, `mode` or `impl` does not fit.
     """
-    check_rows("z", z)
     check_mode(mode)
     if len(factors) != len(labels):
         raise ValueError(f"factors must have one value a label, {len(labels)}, got {len(factors)}")
-    if is_transformed() or z.numel() == 0:
-        return None
+    kind, tensors = _kind(z, bank, labels)
+    is_checked = not torch.compiler.is_compiling() and _checked.get(kind, tensors)
+    if not is_checked:
+        check_rows("z", z)
+        if is_transformed() or z.numel() == 0:
+            return None
+        z = unwrap_if_dead(z)
     name = fusing(impl, "contrastive_terms", z)
     if name is None:
         return None
@@ -117,18 +126,36 @@ def contrastive_terms(
     number, tensor = number_or_tensor(positive_scalar("tau", tau, z, finite=True))
     if bank is not None and (not takes_bank(name) or needs_gradient(bank, tensor)):
         return None
-    if bank is not None:
-        check_bank(z, bank, labels)
-    else:
+    if not is_checked:
+        if bank is not None:
+            check_bank(z, bank, labels)
+            bank = unwrap_if_dead(bank)
         for label in labels:
-            check_no_references(label)
-    paced = [checked(label, z) for label in labels]
+            if bank is None:
+                check_no_references(label)
+            check_labels("labels", label.values, z.shape[0], z, label.window)
+        _checked.put(*_kind(z, bank, labels), True)
+    paced = [with_pace(label, z) for label in labels]
     # the Function cannot see it: it runs without gradients
     has_backward = torch.is_grad_enabled() and needs_gradient(z, tensor)
     how = _How(name, number, numbers, mode, correct_grad, has_backward)
     terms: ContrastiveTerms
-    _, _, terms = _ContrastiveTerms.apply((how, paced), z, bank, tensor)
+    _, _, terms = _ContrastiveTerms.apply_to_plain((how, paced), z, bank, tensor)
     return terms
+
+
+def _kind(
+    z: Tensor, bank: Tensor | None, labels: Sequence[Label]
+) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """Return all that is checked but numbers, the tensors apart."""
+    kind: list[Any] = [bank is None]
+    tensors = [z] if bank is None else [z, bank]
+    for values, _, window, ref_values in labels:
+        kind += window, ref_values is None
+        tensors.append(values)
+        if ref_values is not None:
+            tensors.append(ref_values)
+    return tuple(kind), tensors
 
 
 class _ContrastiveTerms(FusedFunction):
