@@ -57,7 +57,7 @@ def is_positive(i, j, col, first, last, EXCLUDES_SELF: tl.constexpr):
 def _pair_weight(loss_ij, gamma, IS_HARD: tl.constexpr):
     """Return w_ij of spcl_fast/pair_weights.py, in [0, 1] or NaN where it has NaN."""
     if IS_HARD:
-        return tl.where(loss_ij <= gamma, 1.0, 0.0)
+        return tl.where(loss_ij <= gamma, 1.0, tl.where(gamma == gamma, 0.0, float("nan")))
     return tl.clamp(1.0 - loss_ij * (1.0 / gamma), 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
 
 

@@ -31,7 +31,7 @@ def pair_weights(pair_loss: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor
 
     Returns:
         w_ij in [0, 1], shape and dtype of `pair_loss`, detached: a weight is a constant for the
-        gradient.
+        gradient. NaN where gamma is.
 
     Raises:
         ValueError: `mode` is neither "hard" nor "linear".
@@ -41,7 +41,8 @@ def pair_weights(pair_loss: Tensor, gamma: float | Tensor, mode: Mode) -> Tensor
     if not isinstance(gamma, Tensor):
         gamma = max(gamma, MIN_GAMMA)
     if mode == "hard":
-        return (pair_loss <= gamma).to(pair_loss.dtype)
+        weight = (pair_loss <= gamma).to(pair_loss.dtype)
+        return weight.masked_fill(gamma.isnan(), math.nan) if isinstance(gamma, Tensor) else weight
     return pair_loss.div(gamma).neg_().add_(1).clamp_(0, 1)  # a loss can round to below 0
 
 

@@ -111,7 +111,8 @@ class SelfPacedContrastiveLoss(nn.Module):
             labels: (N,), integer (any real dtype with a window), below 0 where unknown; or a
                 non-empty dict of them by name.
             gamma: pace, above 0, inf for plain SupCon; one for all labels or a dict by name. The
-                gamma of the step where the loss has a `pace`.
+                gamma of the step where the loss has a `pace`. A tensor is not read: if it is not
+                above 0, the loss is NaN.
             weight: lambda; one for all labels or a dict by name.
             bank: (M, D), dtype and device of `z`: memory of further rows that the anchors, the rows
                 of `z`, are compared with, as negatives and positives. The same on every rank.

@@ -58,6 +58,7 @@ def positive_pair_loss(
             0, unknown, has no positives and is a positive of no row.
         tau: temperature, finite and above 0, or a 0-dim floating tensor on the device of `z`.
         gamma: pace, above 0, inf for weights of 1, or a 0-dim floating tensor on the device of `z`.
+            A tensor is not read: if it is not above 0, the loss is NaN.
         mode: "hard" or "linear".
         window: positive means `|y_i - y_j| <= window`, in float64, for labels of any real dtype;
             below 0 and NaN are unknown.

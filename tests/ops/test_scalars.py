@@ -68,6 +68,17 @@ def test_tensors_that_are_not_above_0(impl: Impl, value: float) -> None:
         pair_lse(Z, value, impl=impl)
 
 
+@pytest.mark.parametrize("impl", ["reference", "chunked", "triton"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_hard_weights_of_such_a_gamma(impl: Impl, value: float) -> None:
+    lse, label = torch.full((20,), 4.0), Label(Y, torch.tensor(value))
+    out = positive_pair_loss(Z, lse, Y, tau=0.1, gamma=label.gamma, mode="hard", impl=impl)
+    _, (rows,) = contrastive_rows(Z, 0.1, [label], mode="hard", impl=impl)
+    loss = SelfPacedContrastiveLoss(0.1, mode="hard", impl=impl)(Z, Y, label.gamma)
+    for x in (out.loss, out.weight_sum, rows.loss, loss.loss, loss.objective, loss.mean_weight):
+        assert x.isnan().all()
+
+
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 def test_tensors_are_not_read(impl: Impl, forbid_waiting: Any, no_host_values: None) -> None:
     tau, gamma = torch.tensor(0.1, requires_grad=True), torch.tensor(3.0)
