@@ -36,8 +36,8 @@ class Tiles:
     block_n: int  # rows of a tile that is visited
     stages: int  # tiles in the ring
     groups: int = 2  # of warps that multiply
-    parts: int = 1  # of a tile, visited one after the other
-    shifted_parts: int = 2  # the same for shifted sums, which need more registers
+    parts: int = 1  # of a tile of the gradient, visited one after the other
+    shifted_parts: int = 2  # the same where sums are shifted, which takes more registers
 
 
 WIDE = 0  # longer rows than a program holds

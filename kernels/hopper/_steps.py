@@ -87,18 +87,3 @@ def step_products(
     if IS_FINITE or P == 1:
         return large
     return gl.where(gl.abs(large) < float("inf"), large + small, large)
-
-
-@gluon.jit
-def halves(tile):
-    """Return the columns of a tile in two halves: what is computed of one takes few registers."""
-    return tile.reshape([tile.shape[0], 2, tile.shape[1] // 2]).permute((0, 2, 1)).split()
-
-
-@gluon.jit
-def quarters(tile):
-    """Return the columns of a tile in four parts."""
-    left, right = halves(tile)
-    first, second = halves(left)
-    third, fourth = halves(right)
-    return first, second, third, fourth

@@ -200,3 +200,18 @@ def add_weighted(h, z, tile, first: gl.constexpr, acc, P: gl.constexpr):
         acc = _weighted(large, z, tile, 1, first, acc, P)
     acc = _weighted(large, z, tile, 0, first, acc, P)
     return warpgroup_mma_wait(num_outstanding=0, deps=(acc,))
+
+
+@gluon.jit
+def halves(tile):
+    """Return the columns of a tile in two halves: what is computed of one takes few registers."""
+    return tile.reshape([tile.shape[0], 2, tile.shape[1] // 2]).permute((0, 2, 1)).split()
+
+
+@gluon.jit
+def quarters(tile):
+    """Return the columns of a tile in four parts."""
+    left, right = halves(tile)
+    first, second = halves(left)
+    third, fourth = halves(right)
+    return first, second, third, fourth

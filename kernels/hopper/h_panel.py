@@ -22,10 +22,9 @@ from spcl_fast.kernels.hopper._steps import (
     STEP,
     load_steps,
     new_ring,
-    quarters,
     step_products,
 )
-from spcl_fast.kernels.hopper._tiles import behind, is_bounded
+from spcl_fast.kernels.hopper._tiles import behind, is_bounded, quarters
 
 # M says how wide stores may be.
 _UNSPECIALISED = ["num_norms", "num_col_norms", "N", "h_plane", "first_row"]

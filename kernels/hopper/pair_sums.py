@@ -8,10 +8,8 @@ from spcl_fast.kernels._bound import bound
 from spcl_fast.kernels._similarities import (
     FLOAT32_MAX,
     LN_2,
-    LOG2_E,
     PlanePairs,
     exponent_scale,
-    finite,
     rounded_sim,
     scalar,
 )
@@ -28,8 +26,16 @@ from spcl_fast.kernels.hopper._gluon import (
     gluon,
     mbarrier,
 )
+from spcl_fast.kernels.hopper._sums import (
+    add_rows,
+    in_threads,
+    log_sums_of_columns,
+    masked,
+    over_threads,
+)
 from spcl_fast.kernels.hopper._tiles import (
     behind,
+    halves,
     is_bounded,
     load_tiles,
     products,
@@ -37,27 +43,6 @@ from spcl_fast.kernels.hopper._tiles import (
     tile_at,
     tile_order,
 )
-
-
-@gluon.jit
-def masked(dots, rows, cols, N, M, EXCLUDES_SELF: gl.constexpr):
-    """Return products, -inf for pairs that are excluded."""
-    valid = (rows < N) & (cols < M)
-    if EXCLUDES_SELF:
-        valid &= rows != cols
-    return gl.where(valid, dots, -float("inf"))
-
-
-@gluon.jit
-def in_threads(x):
-    """Return a tile (64, owned) as (4, 2, 8, owned): one thread holds both of axis 1."""
-    return x.reshape([4, 2, 8, x.shape[1]])
-
-
-@gluon.jit
-def over_threads(x):
-    """Return (4, 8, owned) as (32, owned)."""
-    return x.reshape([32, x.shape[2]])
 
 
 @gluon.jit
@@ -132,44 +117,41 @@ def _sum(
 def _sum_shifted(
     group: gl.constexpr, GROUPS: gl.constexpr, z_i, z_j, ready, empty, first_row, first, whole,
     tiles, N, M, tau, own_ptr, own_stride, visited_parts, P: gl.constexpr, STAGES: gl.constexpr,
-    PARTS: gl.constexpr, EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
+    EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
 ):  # fmt: skip
-    """Store log-sum-exps for the rows and for the columns, some columns of a tile at a time.
+    """Store log-sum-exps for the rows and for the columns, half the columns of a tile at a time.
 
     Here a tile is (owned, visited): shifts and sums of all owned rows then fit into registers.
     """
     BLOCK_M: gl.constexpr = z_i.shape[2]
     BLOCK_N: gl.constexpr = z_j.shape[2]
-    COLS: gl.constexpr = BLOCK_N // PARTS
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLS, 16])
-    in_block = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, layout))
-    in_part = gl.arange(0, COLS, layout=gl.SliceLayout(0, layout))
-    zero = gl.zeros((BLOCK_M, COLS), gl.float32, layout=layout)
-    sums = gl.zeros((BLOCK_M,), gl.float32, layout=gl.SliceLayout(1, layout))
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    COLS: gl.constexpr = BLOCK_N // 2
+    half: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLS, 16])
+    in_block = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, half))
+    in_half = gl.arange(0, COLS, layout=gl.SliceLayout(0, half))
+    zero = gl.zeros((BLOCK_M, BLOCK_N), gl.float32, layout=layout)
+    sums = gl.zeros((BLOCK_M,), gl.float32, layout=gl.SliceLayout(1, half))
     shift = sums - FLOAT32_MAX
     for k in range(group, tiles, GROUPS):
         stage = k % STAGES
         mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
-        for part in gl.static_range(PARTS):
+        # 0, as no tile is whole here, which the compiler does not know: it would keep all addresses
+        # of products for the next tile.
+        at = whole * k
+        parts = halves(products(z_i, at, z_j, stage + at, 0, BLOCK_N, zero, P, False))
+        mbarrier.arrive(empty.index(stage), count=1)
+        for part in gl.static_range(2):
             first_col = behind((first + k) * BLOCK_N + part * COLS)
-            # 0, as no tile is whole here, which the compiler does not know: it would keep all
-            # addresses of products for the next part or tile.
-            at = whole * (k + part)
-            dots = products(z_i, at, z_j, stage + at, part * COLS, COLS, zero, P, False)
             rows = (in_block + (first_row - first_col))[:, None]
-            cols = in_part[None, :]
+            cols = in_half[None, :]
+            dots = gl.convert_layout(parts[part], half, assert_trivial=True)
             dots = masked(dots, rows, cols, N - first_col, M - first_col, EXCLUDES_SELF)
             sim = rounded_sim(dots, tau)
             if HAS_VISITED:
-                shift_j = finite(gl.max(sim, 0))
-                sum_j = gl.sum(gl.exp2((sim - shift_j[None, :]) * LOG2_E), 0)
-                part_j = shift_j + gl.log2(sum_j) * LN_2
-                gl.store(visited_parts + first_col + in_part, part_j, mask=in_part < M - first_col)
-            larger = gl.maximum(shift, finite(gl.max(sim, 1)))
-            sums *= gl.exp2((shift - larger) * LOG2_E)
-            sums += gl.sum(gl.exp2((sim - larger[:, None]) * LOG2_E), 1)
-            shift = larger
-        mbarrier.arrive(empty.index(stage), count=1)
+                part_j = log_sums_of_columns(sim)
+                gl.store(visited_parts + first_col + in_half, part_j, mask=in_half < M - first_col)
+            shift, sums = add_rows(sim, shift, sums)
     own = shift + gl.log2(sums) * LN_2
     _store_own(group, GROUPS, own, first_row, N, own_ptr, own_stride)
 
@@ -177,7 +159,7 @@ def _sum_shifted(
 @gluon.jit
 def _multiply(
     group: gl.constexpr, GROUPS: gl.constexpr, given, P: gl.constexpr, STAGES: gl.constexpr,
-    PARTS: gl.constexpr, EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
+    EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
 ):  # fmt: skip
     """Sum over every tile that is one group's: they take turns."""
     (
@@ -196,7 +178,7 @@ def _multiply(
     else:
         _sum_shifted(
             group, GROUPS, z_i, z_j, ready, empty, first_row, first, whole, tiles, N, M, tau,
-            own_ptr, own_stride, visited_parts, P, STAGES, PARTS, EXCLUDES_SELF, HAS_VISITED,
+            own_ptr, own_stride, visited_parts, P, STAGES, EXCLUDES_SELF, HAS_VISITED,
         )  # fmt: skip
 
 
@@ -221,7 +203,6 @@ def hopper_pair_sums_kernel(
     P: gl.constexpr,
     STAGES: gl.constexpr,
     GROUPS: gl.constexpr,  # 2 or 3
-    SHIFTED_PARTS: gl.constexpr,
     EXCLUDES_SELF: gl.constexpr,
     IS_TRIANGULAR: gl.constexpr,  # each pair is visited for both of its rows
     HAS_VISITED: gl.constexpr,
@@ -263,8 +244,8 @@ def hopper_pair_sums_kernel(
         gl.warp_specialize(
             [
                 (load_tiles, (loads, P, STAGES)),
-                (_multiply, (0, 2, given, P, STAGES, SHIFTED_PARTS, EXCLUDES_SELF, HAS_VISITED)),
-                (_multiply, (1, 2, given, P, STAGES, SHIFTED_PARTS, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (0, 2, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (1, 2, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
             ],
             WORKERS_2,
             REGISTERS_2,
@@ -273,9 +254,9 @@ def hopper_pair_sums_kernel(
         gl.warp_specialize(
             [
                 (load_tiles, (loads, P, STAGES)),
-                (_multiply, (0, 3, given, P, STAGES, SHIFTED_PARTS, EXCLUDES_SELF, HAS_VISITED)),
-                (_multiply, (1, 3, given, P, STAGES, SHIFTED_PARTS, EXCLUDES_SELF, HAS_VISITED)),
-                (_multiply, (2, 3, given, P, STAGES, SHIFTED_PARTS, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (0, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (1, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (2, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
             ],
             WORKERS_3,
             REGISTERS_3,
@@ -307,7 +288,6 @@ def fills_sums(
         P=pairs.rows.num_planes,
         STAGES=tiles.stages,
         GROUPS=tiles.groups,
-        SHIFTED_PARTS=tiles.shifted_parts,
         EXCLUDES_SELF=pairs.excludes_self,
         IS_TRIANGULAR=pairs.is_square,
         HAS_VISITED=visited.shape[0] > 0,

@@ -8,10 +8,8 @@ from spcl_fast.kernels._bound import bound
 from spcl_fast.kernels._similarities import (
     FLOAT32_MAX,
     LN_2,
-    LOG2_E,
     PlanePairs,
     exponent_scale,
-    finite,
     rounded_sim,
     scalar,
 )
@@ -28,13 +26,18 @@ from spcl_fast.kernels.hopper._gluon import (
 from spcl_fast.kernels.hopper._steps import (
     GROUPS,
     STEP,
-    halves,
     load_steps,
     new_ring,
     step_products,
 )
-from spcl_fast.kernels.hopper._tiles import behind, is_bounded
-from spcl_fast.kernels.hopper.pair_sums import in_threads, masked, over_threads
+from spcl_fast.kernels.hopper._sums import (
+    add_rows,
+    in_threads,
+    log_sums_of_columns,
+    masked,
+    over_threads,
+)
+from spcl_fast.kernels.hopper._tiles import behind, halves, is_bounded
 
 
 @gluon.jit
@@ -94,14 +97,9 @@ def _sum_shifted(
             dots = masked(dots, rows[:, None], cols[None, :], N, M, EXCLUDES_SELF)
             sim = rounded_sim(dots, tau)
             if HAS_VISITED:
-                shift_j = finite(gl.max(sim, 0))
-                sum_j = gl.sum(gl.exp2((sim - shift_j[None, :]) * LOG2_E), 0)
-                part_j = shift_j + gl.log2(sum_j) * LN_2
+                part_j = log_sums_of_columns(sim)
                 gl.store(visited_parts + cols, part_j, mask=cols < M)
-            larger = gl.maximum(shift, finite(gl.max(sim, 1)))
-            sums *= gl.exp2((shift - larger) * LOG2_E)
-            sums += gl.sum(gl.exp2((sim - larger[:, None]) * LOG2_E), 1)
-            shift = larger
+            shift, sums = add_rows(sim, shift, sums)
     in_block = gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, half))
     own = shift + gl.log2(sums) * LN_2
     gl.store(own_parts + in_block, own, mask=in_block < N - first_row)

@@ -184,6 +184,8 @@ PROBLEMS = {
     "sm_90": [
         *COMMON,
         *((rows, (without_hopper(call),)) for rows, calls in COMMON for call in calls[:2]),
+        # What takes most registers.
+        (Rows("3 planes", 128, has_refs=True), (forward,)),
     ],
     # What else than code for sm_90 and sm_80 the compiler makes: few sizes tell.
     "sm_100": [(Rows(dtype, 128), (forward, backward)) for dtype in ("bf16", "2 planes")],
