@@ -7,6 +7,7 @@ and at most how much shared memory with any of the Tritons.
 
 from __future__ import annotations
 
+import gc
 import io
 import re
 import sys
@@ -103,5 +104,6 @@ if __name__ == "__main__":
     aot.cubin_stats, aot.serialized, aot.jit_compile = resources, serialized, compile_and_note
     knobs.nvidia.dump_ptxas_log = True
     knobs.runtime.add_stages_inspection_hook = leave_out_assembler
+    gc.freeze()  # what is imported stays
     factory = {"all": "tests.kernels.compiled:cases", "common": "__main__:common"}[sys.argv[1]]
     sys.exit(aot.main([factory, "--json", sys.argv[2]]))
