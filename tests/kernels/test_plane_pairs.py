@@ -72,7 +72,7 @@ def check(z: Tensor, bank: Tensor, tau: float) -> None:
 @pytest.mark.parametrize(
     ("num_rows", "num_more", "dim", "tau"),
     [
-        (97, 150, 20, 0.07),
+        (97, 150, 50, 0.07),
         pytest.param(97, 150, 20, 0.005, marks=pytest.mark.breadth),
         pytest.param(150, 33, 128, 0.07, marks=pytest.mark.breadth),
         pytest.param(70, 60, 300, 0.07, marks=pytest.mark.breadth),
@@ -109,11 +109,11 @@ def test_a_bank_of_long_rows(dtype: torch.dtype, device: str) -> None:
 
 
 # Parts that several programs of a block give add up to the gradient of one.
-@pytest.mark.parametrize("dtype", [BF16, FP32])
+@pytest.mark.parametrize("dtype", [FP32, FP16])
 def test_parts_of_a_gradient(
     dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    z, bank = (make_embeddings(n, 20, dtype=dtype, device=device, seed=n) for n in (97, 150))
+    z, bank = (make_embeddings(n, 50, dtype=dtype, device=device, seed=n) for n in (97, 150))
     pairs = plane_pairs(z, bank, 0.07)
     lse, dlse = torch.empty(97, device=device), upstream(z)
     fill_lse(pairs, lse, None)
@@ -125,7 +125,7 @@ def test_parts_of_a_gradient(
     assert parts.dtype == FP32
     monkeypatch.setattr(PlanePairs, "num_programs", 1)
     whole = row_gradient_parts(pairs, weights, dtype)
-    assert whole.shape == (1, 97, 20)
+    assert whole.shape == (1, 97, 50)
     assert whole.dtype == dtype
     torch.testing.assert_close(
         parts.sum(0).to(dtype), whole[0], rtol=4 * torch.finfo(dtype).eps, atol=1e-6

@@ -173,10 +173,10 @@ def test_other_results_of_before_run_again() -> None:
 @needs_launches
 def test_a_backward_at_another_precision(device: str) -> None:
     loss = SelfPacedContrastiveLoss(0.1, impl="triton")
-    y = make_labels(40, 5, device=device)
+    y = make_labels(43, 5, device=device)
     gradients = []
     for backward in ("highest", "high", "high", "highest"):
-        z = make_embeddings(40, 24, device=device).requires_grad_()
+        z = make_embeddings(43, 24, device=device).requires_grad_()
         torch.set_float32_matmul_precision("high" if len(gradients) == 1 else "highest")
         out = loss(z, y, 6.0).loss
         torch.set_float32_matmul_precision(backward)
@@ -262,25 +262,33 @@ def check_repeated(
 
 
 @needs_launches
-@pytest.mark.parametrize("gamma", [6.0, pytest.param(math.inf, marks=pytest.mark.breadth)])
-def test_a_step_of_a_loss(gamma: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gamma", "dim", "dtype"),
+    [
+        (6.0, 24, torch.float32),
+        (6.0, 64, torch.bfloat16),  # with descriptors on an H100
+        pytest.param(math.inf, 24, torch.float32, marks=pytest.mark.breadth),
+    ],
+)
+def test_a_step_of_a_loss(
+    gamma: float, dim: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loss = SelfPacedContrastiveLoss(0.1, impl="triton")
     first, second = (
         (
-            make_embeddings(40, 24, seed=k, device=device),
-            make_labels(40, 5, seed=k, device=device),
+            make_embeddings(43, dim, dtype=dtype, seed=k, device=device),
+            make_labels(43, 5, seed=k, device=device),
             gamma + k,
         )
         for k in range(2)
     )
+    if dtype == torch.bfloat16:
+        monkeypatch.setattr(_choice, "MIN_PAIRS", 0)
     check_repeated(loss, first, second, monkeypatch)
 
 
 @needs_launches
 def test_a_step_of_infonce(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_choice, "MIN_PAIRS", 0)  # with descriptors on an H100
     loss = InfoNCELoss(0.1, impl="triton")
-    first, second = (
-        make_embeddings(40, 64, dtype=torch.bfloat16, seed=k, device=device) for k in range(2)
-    )
-    check_repeated(lambda z: loss(z[:20], z[20:]), (first,), (second,), monkeypatch)
+    first, second = (make_embeddings(66, 24, seed=k, device=device) for k in range(2))
+    check_repeated(lambda z: loss(z[:33], z[33:]), (first,), (second,), monkeypatch)
