@@ -9,7 +9,7 @@ interval; more by torch.sort and bisection. No value is copied to the host.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -20,8 +20,8 @@ from spcl_fast.kernels._bound import bound, cdiv
 
 # N^2 comparisons of integers cost less than the launches of a sort up to here.
 MAX_COUNTED = 8192
-_BLOCK = 32
-_STEP = 256
+_BLOCK = tl.constexpr(32)  # rows of a program
+_STEP = tl.constexpr(64)  # of the others, compared at a time
 _BISECTED_BLOCK = 128
 
 
@@ -36,6 +36,30 @@ class Order(NamedTuple):
     """(3, N)."""
     cols: Tensor
     """(3, M)."""
+
+
+class Counted(NamedTuple):
+    """Labels that planes_kernel orders on its way, which needs no launch of its own."""
+
+    labels: Tensor  # (N,)
+    window: float | None
+    side: Tensor  # (3, N), out
+
+    @classmethod
+    def of(cls, labels: Tensor, window: float | None) -> Counted | None:
+        """Return the labels of the rows and a side for them, None if they are too many to count."""
+        if labels.shape[0] > MAX_COUNTED:
+            return None
+        return cls(labels, window, _new_side(labels))
+
+    @property
+    def num_programs(self) -> int:
+        """Return how many programs order them."""
+        return cdiv(self.labels.shape[0], _BLOCK.value)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return labels, side, bits of the window and stride."""
+        return self.labels, self.side, _bits(self.window), self.labels.stride(0)
 
 
 def order_of(
@@ -66,9 +90,9 @@ def _side(
 ) -> Tensor:
     """Return one side, (3, N)."""
     num_rows, num_others = labels.shape[0], others.shape[0]
-    side = torch.empty(3, num_rows, dtype=torch.int32, device=labels.device)
+    side = _new_side(labels)
     if max(num_rows, num_others) <= MAX_COUNTED:
-        _count_kernel[(cdiv(num_rows, _BLOCK),)](
+        _count_kernel[(cdiv(num_rows, _BLOCK.value),)](
             labels,
             others,
             side,
@@ -80,8 +104,6 @@ def _side(
             num_own,
             IS_SQUARE=is_square,
             HAS_WINDOW=window is not None,
-            BLOCK=_BLOCK,
-            STEP=_STEP,
         )
         return side
     keys, order = torch.sort(_keys(labels, window), stable=True)
@@ -100,6 +122,10 @@ def _side(
         BLOCK=_BISECTED_BLOCK,
     )
     return side
+
+
+def _new_side(labels: Tensor) -> Tensor:
+    return torch.empty(3, labels.shape[0], dtype=torch.int32, device=labels.device)
 
 
 def _bits(window: float | None) -> int:
@@ -166,28 +192,41 @@ def _count_kernel(
     num_own,  # rows below are in their own interval
     IS_SQUARE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STEP: tl.constexpr,
 ):
+    count_rows(
+        tl.program_id(0), labels_ptr, others_ptr, side_ptr, window_bits, N, M, stride,
+        other_stride, num_own, IS_SQUARE, HAS_WINDOW,
+    )  # fmt: skip
+
+
+@triton.jit
+def count_rows(
+    block, labels_ptr, others_ptr, side_ptr, window_bits, N, M, stride, other_stride, num_own,
+    IS_SQUARE: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Fill the side at the sorted positions of a block of rows, for arguments as above."""
+    BLOCK: tl.constexpr = _BLOCK
+    STEP: tl.constexpr = _STEP
     window = window_bits.to(tl.int64).to(tl.float64, bitcast=True)
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = block * BLOCK + tl.arange(0, BLOCK)
     key = _key(labels_ptr, row * stride, row < N, HAS_WINDOW)[:, None]
-    position, first, last = (tl.zeros((BLOCK,), tl.int32),) * 3
+    position, first, last = (tl.zeros((BLOCK, STEP), tl.int32),) * 3  # added up at the end
     for begin in range(0, M, STEP):
         j = begin + tl.arange(0, STEP)
         other = _key(others_ptr, j * other_stride, j < M, HAS_WINDOW)[None, :]
         is_other = (j < M)[None, :]
-        first += tl.sum((is_other & _is_before(other, key, window, HAS_WINDOW)).to(tl.int32), 1)
-        last += tl.sum((is_other & _is_before_end(other, key, window, HAS_WINDOW)).to(tl.int32), 1)
+        first += (is_other & _is_before(other, key, window, HAS_WINDOW)).to(tl.int32)
+        last += (is_other & _is_before_end(other, key, window, HAS_WINDOW)).to(tl.int32)
         if IS_SQUARE:
             before = _comes_first(other, j[None, :], key, row[:, None], HAS_WINDOW)
-            position += tl.sum((is_other & before).to(tl.int32), 1)
+            position += (is_other & before).to(tl.int32)
     if not IS_SQUARE:
         for begin in range(0, N, STEP):
             j = begin + tl.arange(0, STEP)
             other = _key(labels_ptr, j * stride, j < N, HAS_WINDOW)[None, :]
             before = _comes_first(other, j[None, :], key, row[:, None], HAS_WINDOW)
-            position += tl.sum(((j < N)[None, :] & before).to(tl.int32), 1)
+            position += ((j < N)[None, :] & before).to(tl.int32)
+    position, first, last = tl.sum(position, 1), tl.sum(first, 1), tl.sum(last, 1)
     tl.store(side_ptr + position, row, mask=row < N)
     known = tl.max((key >= 0).to(tl.int32), 1) > 0
     _store_interval(side_ptr, position, row < N, known, first, last, N, row < num_own)

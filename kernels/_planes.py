@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spcl_fast.kernels._bound import bound, cdiv
+from spcl_fast.kernels._order import Counted, count_rows
 
 # Rows of one program, which writes the largest of their norms and their sum.
 ROWS_OF_PLANES = 128
@@ -78,10 +79,11 @@ def padded_features(dim: int) -> int:
     return cdiv(dim, STEP) * STEP
 
 
-def planes_of(z: Tensor, others: Tensor | None = None) -> Planes:
+def planes_of(z: Tensor, others: Tensor | None = None, counted: Counted | None = None) -> Planes:
     """Return the planes of the rows of z (N, D), followed by those of others (M, D), in one launch.
 
-    Half-precision rows that are such a matrix already are not copied.
+    Half-precision rows that are such a matrix already are not copied. The labels of the rows of z
+    may be ordered in the same launch.
     """
     dim, padded = z.shape[1], padded_features(z.shape[1])
     blocks = cdiv(z.shape[0], ROWS_OF_PLANES)
@@ -100,7 +102,11 @@ def planes_of(z: Tensor, others: Tensor | None = None) -> Planes:
     norms = torch.empty(blocks_in_all, dtype=torch.float32, device=z.device)
     sums = torch.empty(blocks_in_all, padded + 1, dtype=torch.float32, device=z.device)
     second = z if others is None else others
-    planes_kernel[(blocks_in_all,)](
+    programs, order, has_window = blocks_in_all, (None, None, 0, 0), False
+    if counted is not None:
+        programs += counted.num_programs
+        order, has_window = counted.arguments(), counted.window is not None
+    planes_kernel[(programs,)](
         z,
         second,
         data,
@@ -113,11 +119,14 @@ def planes_of(z: Tensor, others: Tensor | None = None) -> Planes:
         data.stride(0),
         *z.stride(),
         *second.stride(),
+        *order,
         DP=padded,
         ROWS=ROWS_OF_PLANES,
         BLOCK_D=_MAX_BLOCK_D,
         P=data.shape[0],
         IS_COPIED=not is_one_already,
+        ORDERS=counted is not None,
+        HAS_WINDOW=has_window,
         num_warps=8,
     )
     return Planes(data, norms, sums, dim, blocks)
@@ -143,7 +152,7 @@ def product(x, y):
 
 
 @bound
-@triton.jit
+@triton.jit(do_not_specialize=["window_bits"])
 def planes_kernel(
     first_ptr,  # (N, D)
     second_ptr,  # (M, D)
@@ -159,14 +168,40 @@ def planes_kernel(
     stride_d,
     second_stride_n,
     second_stride_d,
+    labels_ptr,  # (N,), or None
+    side_ptr,  # (3, N), out, or None
+    window_bits,
+    label_stride,
     DP: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     P: tl.constexpr,
     IS_COPIED: tl.constexpr,
+    ORDERS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
 ):
-    """Write the planes, the largest norm and the sums of ROWS rows."""
+    """Write the planes, the largest norm and the sums of ROWS rows, or order some labels."""
     block = tl.program_id(0)
+    num_blocks = first_blocks + tl.cdiv(M, ROWS)
+    if block < num_blocks:
+        _write_planes(
+            block, first_ptr, second_ptr, data_ptr, norms_ptr, sums_ptr, first_blocks, N, M, D,
+            plane, stride_n, stride_d, second_stride_n, second_stride_d, DP, ROWS, BLOCK_D, P,
+            IS_COPIED,
+        )  # fmt: skip
+    elif ORDERS:
+        count_rows(
+            block - num_blocks, labels_ptr, labels_ptr, side_ptr, window_bits, N, N, label_stride,
+            label_stride, N, IS_SQUARE=True, HAS_WINDOW=HAS_WINDOW,
+        )  # fmt: skip
+
+
+@triton.jit
+def _write_planes(
+    block, first_ptr, second_ptr, data_ptr, norms_ptr, sums_ptr, first_blocks, N, M, D, plane,
+    stride_n, stride_d, second_stride_n, second_stride_d, DP: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr, P: tl.constexpr, IS_COPIED: tl.constexpr,
+):  # fmt: skip
     is_second = block >= first_blocks
     row = tl.where(is_second, block - first_blocks, block) * ROWS + tl.arange(0, ROWS)
     num_rows = tl.where(is_second, M, N)

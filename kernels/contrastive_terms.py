@@ -1,6 +1,7 @@
 """`contrastive_terms` in Triton: from rows to scalars and back, a launch for each thing to know.
 
-Forward:  planes | sums of exp | merge | for each label: order, losses of its rows, reduction.
+Forward:  planes, and the order of the first label | sums of exp | merge | for each label: order,
+          losses of its rows, reduction.
 Backward: weights of the rows | gradient of lse | for each label: gradient of its losses, added to
           what is there, the last one in the dtype of the rows.
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.kernels._bound import cdiv
-from spcl_fast.kernels._order import Order, order_of
+from spcl_fast.kernels._order import Counted, Order, order_of
 from spcl_fast.kernels._pair_sums import fill_lse
 from spcl_fast.kernels._planes import Planes, num_planes, planes_of
 from spcl_fast.kernels._replay import replayed
@@ -145,11 +146,12 @@ def _forward(
     slopes, factor_values = lse.new_empty(num_labels), lse.new_empty(num_labels)
     orders = []
     with device_of(z):
-        planes = planes_of(z, bank)
+        counted = None if bank is not None else Counted.of(labels[0].values, labels[0].window)
+        planes = planes_of(z, bank, counted)
         plane_pairs = _pairs(planes, pairs)
         fill_lse(plane_pairs, lse, None)
         for k, label in enumerate(labels):
-            order = _order(label)
+            order = _order(label, counted if k == 0 else None)
             out = PositivePairLoss(loss[k], weight_sum[k], num_pos[k])
             fill_losses(plane_pairs, lse, label, order, mode, out)
             orders += list(order) if bank is not None else [order.rows]
@@ -235,7 +237,9 @@ def _pairs(planes: Planes, pairs: Pairs) -> PlanePairs:
     return PlanePairs(planes, planes, num_rows, num_cols, pairs.tau, excludes_self=True)
 
 
-def _order(label: Label) -> Order:
+def _order(label: Label, counted: Counted | None) -> Order:
+    if counted is not None:
+        return Order(counted.side, counted.side)
     if label.ref_values is None:
         return order_of(label.values, None, label.window)
     values = torch.cat([label.values, label.ref_values])

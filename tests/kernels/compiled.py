@@ -231,6 +231,7 @@ def title(kernel: Any, rows: Rows, constants: Mapping[str, Any]) -> str:
     words = [name] if name in PLAIN else [name, rows.title]
     if name == "planes":
         words = [name, rows.dtype, "copied" * constants["IS_COPIED"]]
+        words.append("and order" if constants["ORDERS"] else "")
     words.append("window" if constants.get("HAS_WINDOW") else "")
     is_triangular = constants.get("IS_TRIANGULAR")
     words.append("triangular" if name == "merge_parts" and is_triangular else "")

@@ -168,7 +168,7 @@ def test_wide_rows_launch_one_kernel_more(
     loss, y = SelfPacedContrastiveLoss(impl="triton"), labels_of(6, device)
     seen = count(lambda z: loss(z, y, gamma), device, launches, dim)
     assert seen["h_panel_kernel"] == seen["panel_product_kernel"] == 1
-    assert seen.total() <= 11, seen
+    assert seen.total() <= 10, seen
     assert not WASTED & seen.keys(), seen
 
 

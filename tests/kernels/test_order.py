@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from spcl_fast.kernels import _order
-from spcl_fast.kernels._order import Order, order_of
+from spcl_fast.kernels._order import Counted, Order, order_of
+from spcl_fast.kernels._planes import planes_of
 from spcl_fast.reference.positive_pair_loss import positive_mask
-from spcl_fast.testing import make_labels
+from spcl_fast.testing import make_embeddings, make_labels
 
 INTEGERS = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -63,6 +64,18 @@ def check(labels: Tensor, more: Tensor, window: float | None) -> None:
     order = order_of(labels, columns, window, excludes_self=True)
     assert_side(order.rows, labels, columns, window, len(labels))
     assert_side(order.cols, columns, labels, window, len(labels))
+
+
+# One launch writes planes and orders labels, of more rows than a program of either kind has.
+@pytest.mark.parametrize("window", [None, 1.0])
+def test_beside_the_planes(window: float | None, device: str) -> None:
+    labels = make_labels(150, 5, unknown_share=0.1, device=device)
+    z = make_embeddings(150, 20, device=device)
+    counted = Counted.of(labels, window)
+    assert counted is not None
+    for actual, alone in zip(planes_of(z, None, counted), planes_of(z), strict=True):
+        assert torch.equal(torch.as_tensor(actual), torch.as_tensor(alone))
+    assert_side(counted.side, labels, labels, window, len(labels))
 
 
 @pytest.mark.usefixtures("way")
