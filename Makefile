@@ -69,8 +69,9 @@ clean:
 	$(BIN)/spcl-fast info
 	touch $@
 
-# The extension is compiled by then.
-.venv/installed-dev: .venv/installed-train
-	SPCL_BUILD=none $(PIP) --no-build-isolation --editable '.[train,dev,docs]'
+# All at once: to install the package twice is to import torch and to resolve versions twice.
+.venv/installed-dev: .venv/python pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+	$(PIP) --no-build-isolation --editable '.[train,dev,docs]'
 	$(PIP) --no-deps $(PEERS)
-	touch $@
+	$(BIN)/spcl-fast info
+	touch .venv/installed-train $@
