@@ -6,6 +6,7 @@ import pytest
 
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
+from spcl_fast.segmentation.finetune.semi.adversarial import Adversarial
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
 from spcl_fast.segmentation.runs.dataset import DataConfig
@@ -84,6 +85,12 @@ def preset_file(tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text(SMALL)
     return file
+
+
+@pytest.fixture
+def small_discriminator(monkeypatch):
+    """Make the discriminator of the adversarial term narrow, where no test is about it."""
+    monkeypatch.setattr(Adversarial.__init__, "__defaults__", (8, 2e-4))
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def own():
     del _FACTORIES["own"], _FACTORIES["monai"]
 
 
+@pytest.mark.slow
 def test_a_script_with_configurations_as_objects(phantom, tmp_path):
     words = [sys.executable, "-c", SCRIPT, str(phantom), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)

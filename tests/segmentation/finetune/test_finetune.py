@@ -62,6 +62,7 @@ def test_it_learns_the_labelled_scan(finetune_config):
 
 
 # supervised; every term at once
+@pytest.mark.usefixtures("small_discriminator")
 @pytest.mark.parametrize("semi", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, monkeypatch, semi):
     config = finetune_config
@@ -79,10 +80,10 @@ def test_interrupted_run_ends_with_the_same_weights(finetune_config, tmp_path, m
             raise KeyboardInterrupt
         return supervised_loss(*args)
 
-    monkeypatch.setattr(finetuning, "supervised_loss", stop_at_the_sixth)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(finetuning, "supervised_loss", stop_at_the_sixth)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
     finetune(config, resume=True)
     whole = load_file(tmp_path / "whole" / "segmenter.safetensors")
     for name, value in load_file(config.out / "segmenter.safetensors").items():
