@@ -27,6 +27,7 @@ if not torch.cuda.is_available() and os.environ.get("SPCL_KERNEL_DRIVER", "inter
         interpreter.repair()
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 gc.disable()  # while tests are imported
 
 
