@@ -13,7 +13,7 @@ import pytest
 
 import spcl_fast
 from spcl_fast import native
-from spcl_fast.info import describe
+from spcl_fast.info import describe, main
 
 ROOT = Path(spcl_fast.__file__).parents[1]
 
@@ -99,7 +99,7 @@ def test_public_names_exist() -> None:
     assert spcl_fast.__version__.count(".") == 2
 
 
-def test_info() -> None:
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     facts = describe()
     assert facts["spcl_fast"] == spcl_fast.__version__
     assert facts["auto on cpu"] == ("native" if native.is_built() else "chunked")
@@ -107,5 +107,6 @@ def test_info() -> None:
     has_triton = importlib.util.find_spec("triton") is not None
     assert facts["auto on cuda"] == ("triton" if has_triton else "chunked")
     assert facts["triton"].startswith(version("triton") if has_triton else "not installed")
-    printed = run("-m", "spcl_fast.info")
+    main()
+    printed = capsys.readouterr().out
     assert all(name in printed and value in printed for name, value in facts.items())

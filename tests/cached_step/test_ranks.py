@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -80,6 +81,7 @@ def test_no_sync_reaches_the_towers() -> None:
 
 
 if __name__ == "__main__":
+    importlib.import_module("torch._dynamo")  # or else every rank imports it
     fork = multiprocessing.get_context("fork")
     processes = [
         fork.Process(target=rank_step, args=(rank, Path(sys.argv[1])), daemon=True)

@@ -320,20 +320,20 @@ def test_ratio_to_one_label():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux")
-@pytest.mark.parametrize("impl", ["native", "chunked"])  # with a cache and without
-def test_memory_of_a_step(impl, tmp_path):
-    if impl == "native" and not spcl_fast.native.is_built():
+def test_memory_of_a_step(tmp_path):
+    if not spcl_fast.native.is_built():
         pytest.skip("needs the extension")
     path = tmp_path / "memory.json"
     sizes = ["--n", "1024", "--dim", "16", "--threads", "1", "--tile-cache-mib", "0", "4"]
-    assert bench_memory.main(["--impl", impl, *sizes, "--json", str(path)]) == 0
+    assert bench_memory.main(["--impl", "native", *sizes, "--json", str(path)]) == 0
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert [row["tile_cache_mib"] for row in rows] == ([0, 4] if impl == "native" else [0])
+    assert [row["tile_cache_mib"] for row in rows] == [0, 4]
     assert all(0 <= row["peak_mib"] <= row["limit_mib"] for row in rows)
-    assert rows[0]["limit_mib"] == 3 * 1024 * 16 * 4 / 2**20 + (64 if impl == "native" else 128)
+    assert rows[0]["limit_mib"] == 3 * 1024 * 16 * 4 / 2**20 + 64
 
 
-# A matrix of a MiB thrice, 64 MiB, and as much for panels, to which the process comes or not.
+# Chunked, whose peak tests/ops/test_memory.py measures: a matrix of a MiB thrice, 64 MiB, and as
+# much for panels, to which the process comes or not.
 @pytest.mark.parametrize(("peak", "code"), [(131.0, 0), (131.1, 1)])
 def test_memory_above_its_limit_fails(peak, code, monkeypatch):
     printed = SimpleNamespace(stdout=json.dumps({"peak_mib": peak, "seconds": 1.0}))
