@@ -36,7 +36,7 @@ class Tape(NamedTuple):
     numbers: list[tuple[int, int]]  # argument, which number
     new: list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None]
     """What is allocated: what is kept, scratch and results."""
-    parts: list[tuple[int, tuple[int, ...], tuple[int, ...], int]]
+    parts: list[tuple[int, tuple[tuple[int, ...], tuple[int, ...], int]]]
     """Results that are parts of others: of which tensor, shape, stride, where it begins."""
     results: list[int]  # which of nothing, inputs, new ones and parts
     kept: tuple[Piece | None, ...]
@@ -65,7 +65,7 @@ class Tape(NamedTuple):
             arguments[place] = numbers[k]
         for launcher, own in self.launches:
             launcher(*arguments[own])
-        for k, *part in self.parts:
+        for k, part in self.parts:
             tensors.append(_compiled._reinterpret_tensor(tensors[k], *part))
         return tuple([tensors[k] for k in self.results]), Kept((new[_KEPT],), self.kept)
 
@@ -225,7 +225,7 @@ def tape_of(
         numbers,
         [*memories, *[(tuple(x.shape), x.stride(), x.dtype) for x in owners.new]],
         [
-            (owners.find(x)[0], tuple(x.shape), x.stride(), int(x.storage_offset()))
+            (owners.find(x)[0], (tuple(x.shape), x.stride(), int(x.storage_offset())))
             for x in owners.parts
         ],
         [owners.result(x) for x in results],

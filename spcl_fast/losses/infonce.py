@@ -79,12 +79,10 @@ class InfoNCELoss(nn.Module):
         """
         check_tensor("anchors", anchors)
         check_tensor("refs", refs)
-        if refs.shape[0] < anchors.shape[0]:
-            raise ValueError(
-                f"refs must have at least as many rows as anchors, {anchors.shape[0]}, "
-                f"got {refs.shape[0]}"
-            )
-        is_symmetric = self.symmetric and refs.shape[0] == anchors.shape[0]
+        N, M = anchors.shape[0], refs.shape[0]
+        if M < N:
+            raise ValueError(f"refs must have at least as many rows as anchors, {N}, got {M}")
+        is_symmetric = self.symmetric and M == N
         tau = tau_of(self)
         if num_ranks(self.group) > 1:
             rows = infonce_rows(

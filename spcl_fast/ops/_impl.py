@@ -148,10 +148,12 @@ def fusing(impl: str, op: str, z: Tensor) -> str | None:
     What a machine has is asked once: the answer takes as long as some launches. Not for tracing.
     """
     place = impl, op, z.device, z.dtype
-    if place not in _fusing:
+    try:
+        return _fusing[place]  # looked up once: a key takes as long as a small operator
+    except KeyError:
         name = resolve_for(impl, z)
         _fusing[place] = name if fuses(name, op, z.device) else None
-    return _fusing[place]
+        return _fusing[place]
 
 
 def fuses(name: str, op: str, device: torch.device) -> bool:
