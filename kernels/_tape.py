@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import torch
@@ -34,13 +35,14 @@ class Tape(NamedTuple):
     places: list[tuple[int, int, int]]  # argument, of which tensor, bytes from where it begins
     described: list[tuple[int, int, int, Any]]  # the same with a descriptor of it
     numbers: list[tuple[int, int]]  # argument, which number
-    new: list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None]
-    """What is allocated: what is kept, scratch and results."""
+    new: list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype]]
+    """What is allocated: results, and where needed what is kept, and scratch."""
     parts: list[tuple[int, tuple[tuple[int, ...], tuple[int, ...], int]]]
     """Results that are parts of others: of which tensor, shape, stride, where it begins."""
-    results: list[int]  # which of nothing, inputs, new ones and parts
+    results: list[int]  # which of inputs, new ones and parts, -1 for nothing
     kept: tuple[Piece | None, ...]
     kept_bytes: int
+    memory: int | None  # which of the new ones is kept
     allocate: Allocate
     begin: Callable[[Tensor], Any]
 
@@ -52,10 +54,9 @@ class Tape(NamedTuple):
         return self._play(inputs, numbers)
 
     def _play(self, inputs: Sequence[Tensor], numbers: Sequence[float]) -> tuple[Results, Kept]:
-        allocate, begin = self.allocate, self.begin
-        new = [None if x is None else allocate(*x) for x in self.new]
-        tensors = [None, *inputs, *new]
-        begins: list[Any] = [None if x is None else begin(x) for x in tensors]
+        new = [*starmap(self.allocate, self.new)]
+        tensors: list[Any] = [*inputs, *new]
+        begins = [*map(self.begin, tensors)]
         arguments = self.arguments.copy()
         for place, k, offset in self.places:
             arguments[place] = begins[k] + offset
@@ -67,7 +68,9 @@ class Tape(NamedTuple):
             launcher(*arguments[own])
         for k, part in self.parts:
             tensors.append(_compiled._reinterpret_tensor(tensors[k], *part))
-        return tuple([tensors[k] for k in self.results]), Kept((new[_KEPT],), self.kept)
+        tensors.append(None)
+        memory = None if self.memory is None else new[self.memory]
+        return tuple([tensors[k] for k in self.results]), Kept((memory,), self.kept)
 
     def gathered(self, kept: Results, like: Tensor) -> Kept:
         """Return copies of what was kept, in one memory."""
@@ -112,14 +115,14 @@ def begins_at(device: torch.device) -> Callable[[Tensor], Any]:
 
 
 class _Owners:
-    """Tells which tensor of a tape an argument belongs to, 0 for none."""
+    """Tells which tensor of a tape an argument belongs to."""
 
     def __init__(self, inputs: Sequence[Tensor], results: Results, kept: Results) -> None:
         self.inputs = inputs
         self.sizes = [0, 0]  # bytes of what is kept, and of scratch
         self.new: list[Tensor] = []
         self.parts: list[Tensor] = []
-        self._first = 1 + len(inputs)
+        self._first = len(inputs)
         self._storages: dict[int, tuple[int, int]] = {}  # which tensor, where in it
         for x in results:
             if x is None or self._input(x) is not None:
@@ -127,20 +130,20 @@ class _Owners:
             if x.nbytes < x.untyped_storage().nbytes():
                 self.parts.append(x)
             else:
-                self._take(x, self._first + 2 + len(self.new), 0)
+                self._take(x, self._first + len(self.new), 0)
                 self.new.append(x)
         for y in kept:
             if y is not None:
                 assert self._input(y) is None
                 if _begin(y) not in self._storages:
-                    self._take(y, self._first + _KEPT, self._add(y, _KEPT))
+                    self._take(y, self._first + len(self.new), self._add(y, _KEPT))
 
     def result(self, x: Tensor | None) -> int:
-        """Return which tensor a result is; the parts are the last ones."""
+        """Return which tensor a result is; the parts are the last ones but nothing, -1."""
         for k, part in enumerate(self.parts):
             if x is part:
-                return self._first + 2 + len(self.new) + k
-        return 0 if x is None else self.find(x)[0]
+                return self._first + len(self.new) + sum(map(bool, self.sizes)) + k
+        return -1 if x is None else self.find(x)[0]
 
     def find(self, x: Tensor) -> tuple[int, int]:
         """Return which tensor, and how many bytes from where it begins."""
@@ -151,7 +154,8 @@ class _Owners:
         if begin not in self._storages:
             is_small = x.untyped_storage().nbytes() <= _SMALL
             memory = _KEPT if self.sizes[_KEPT] and is_small else _SCRATCH
-            self._storages[begin] = self._first + memory, self._add(x, memory)
+            which = self._first + len(self.new) + (memory if self.sizes[_KEPT] else 0)
+            self._storages[begin] = which, self._add(x, memory)
         k, offset = self._storages[begin]
         return k, offset + x.data_ptr() - begin
 
@@ -176,7 +180,7 @@ class _Owners:
             if _begin(y) == begin and y.data_ptr() <= address
         ]
         offset, k = min(found, default=(0, None))
-        return None if k is None else (1 + k, offset)
+        return None if k is None else (k, offset)
 
 
 def _begin(x: Tensor) -> int:
@@ -216,14 +220,14 @@ def tape_of(
                 is_constant = True
             arguments.append(x if is_constant else None)
     device = inputs[0].device
-    memories = [((n,), (1,), torch.uint8) if n else None for n in owners.sizes]
+    memories = [((n,), (1,), torch.uint8) for n in owners.sizes if n]
     return Tape(
         pieces,
         arguments,
         places,
         described,
         numbers,
-        [*memories, *[(tuple(x.shape), x.stride(), x.dtype) for x in owners.new]],
+        [*[(tuple(x.shape), x.stride(), x.dtype) for x in owners.new], *memories],
         [
             (owners.find(x)[0], (tuple(x.shape), x.stride(), int(x.storage_offset())))
             for x in owners.parts
@@ -231,6 +235,7 @@ def tape_of(
         [owners.result(x) for x in results],
         tuple([None if x is None else Piece(owners.find(x)[1], x.shape, x.dtype) for x in kept]),
         owners.sizes[_KEPT],
+        len(owners.new) if owners.sizes[_KEPT] else None,
         _ALLOCATE[device.type],
         begins_at(device),
     )
