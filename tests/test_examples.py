@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import re
@@ -49,6 +48,7 @@ def check(output: str) -> None:
     ("name", "steps"),
     [
         ("clip.py", 40),
+        ("lightning_module.py", 40),
         ("metric_learning.py", 41),
         ("own_data.py", 100),
         ("simclr.py", 40),
@@ -59,19 +59,14 @@ def test_runs(
     name: str, steps: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # In this process: to import PyTorch anew takes longer than some of them.
+    if name == "lightning_module.py":
+        pytest.importorskip("lightning")
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(sys, "argv", [name, "--steps", str(steps)])
     torch.use_deterministic_algorithms(False)
     with torch.random.fork_rng():
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     check(capsys.readouterr().out)
-
-
-@pytest.mark.slow
-def test_lightning_runs() -> None:
-    if importlib.util.find_spec("lightning") is None:
-        pytest.skip("needs lightning")
-    check(run("lightning_module.py", "--steps", "40"))
 
 
 @pytest.mark.slow
