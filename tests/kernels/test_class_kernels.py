@@ -32,15 +32,17 @@ def unit_weights(z: torch.Tensor, labels: torch.Tensor, **references: Any) -> No
 
 # One class, longer than a block of 128 rows; two, of which one may be; some of a few rows; classes
 # of one row, which have no positives; rows that are not known.
-@pytest.mark.parametrize("dtype", [pytest.param(BF16, marks=pytest.mark.slow), FP32])
 @pytest.mark.parametrize(
-    ("num_classes", "unknown"),
+    ("dtype", "num_classes", "unknown"),
     [
-        pytest.param(1, 0.0, marks=pytest.mark.slow),
-        pytest.param(2, 0.1, marks=pytest.mark.breadth),
-        (40, 0.1),
-        pytest.param(10**9, 0.0, marks=pytest.mark.breadth),
-        pytest.param(3, 1.0, marks=pytest.mark.breadth),
+        pytest.param(BF16, 1, 0.0, marks=pytest.mark.slow),
+        (FP32, 40, 0.1),
+        *(
+            pytest.param(dtype, *classes, marks=pytest.mark.breadth)
+            for dtype in (BF16, FP32)
+            for classes in ((1, 0.0), (2, 0.1), (40, 0.1), (10**9, 0.0), (3, 1.0))
+            if (dtype, classes[0]) not in ((BF16, 1), (FP32, 40))
+        ),
     ],
 )
 def test_few_and_many_classes(

@@ -87,7 +87,7 @@ def test_rows_of_any_norm(
 
 # Either matrix with the ragged last block; a matrix of less than a block; of no row.
 @pytest.mark.parametrize(("num_rows", "num_others"), [(150, 128), (128, 150), (5, 300), (5, 0)])
-@pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
+@pytest.mark.parametrize("dtype", [BF16, pytest.param(FP16, marks=pytest.mark.interpreted), FP32])
 def test_two_matrices_in_one_launch(
     num_rows: int, num_others: int, dtype: torch.dtype, device: str
 ) -> None:

@@ -62,8 +62,15 @@ def test_square(mode: str, dtype: torch.dtype, size: tuple[int, int], device: st
 
 
 # More rows than references and fewer, so that either side has the ragged last tile alone.
-@pytest.mark.parametrize(("num_rows", "num_refs"), [(203, 128), (128, 203)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("num_rows", "num_refs", "dtype"),
+    [
+        (203, 128, torch.float32),
+        (128, 203, torch.bfloat16),
+        pytest.param(128, 203, torch.float32, marks=INTERPRETED),
+        pytest.param(203, 128, torch.bfloat16, marks=INTERPRETED),
+    ],
+)
 def test_references(num_rows: int, num_refs: int, dtype: torch.dtype, device: str) -> None:
     z = make_embeddings(num_rows, 48, dtype=dtype, device=device)
     refs = make_embeddings(num_refs, 48, dtype=dtype, device=device, seed=1)
@@ -121,14 +128,19 @@ def test_weights_are_shares(gamma: float, device: str) -> None:
 # Differences of tenths are rounded: 0.3 - 0.2 <= 0.1 < 0.4 - 0.3 in float64. Wide enough that rows
 # of one block have intervals with other ends; integer labels; a window of nothing.
 @pytest.mark.parametrize(
-    ("step", "window"),
+    ("step", "window", "mode"),
     [
-        (0.1, 0.3),
-        (1, 2),
-        *(pytest.param(*x, marks=INTERPRETED) for x in ((0.1, 0.1), (0.07, 0.21), (1, 0))),
+        (0.1, 0.3, "hard"),
+        (1, 2, "linear"),
+        pytest.param(0.1, 0.3, "linear", marks=INTERPRETED),
+        pytest.param(1, 2, "hard", marks=INTERPRETED),
+        *(
+            pytest.param(*x, mode, marks=INTERPRETED)
+            for x in ((0.1, 0.1), (0.07, 0.21), (1, 0))
+            for mode in ("hard", "linear")
+        ),
     ],
 )
-@pytest.mark.parametrize("mode", ["hard", "linear"])
 def test_window(step: float, window: float, mode: str, device: str) -> None:
     z = make_embeddings(220, 32, device=device)
     labels = make_labels(220, 15, device=device)
