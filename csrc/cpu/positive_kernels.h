@@ -4,7 +4,9 @@
 
 template <bool kIsHard>
 SPCL_INLINE Vec weight_of(Vec loss, float gamma, float inv_gamma) {
-  if constexpr (kIsHard) return select(loss <= gamma, broadcast(1), Vec{});
+  if constexpr (kIsHard) {
+    return select(loss <= gamma, broadcast(1), broadcast(gamma == gamma ? 0 : gamma));
+  }
   return clamped_weight(1.0f - loss * inv_gamma);
 }
 

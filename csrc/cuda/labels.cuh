@@ -27,7 +27,7 @@ struct PairWeight {
   __device__ PairWeight(const Labels& labels, int64_t k)
       : gamma(read(labels.gamma[k]).high), slope(1 / gamma), is_hard(labels.is_hard) {}
   __device__ float operator()(float pair_loss) const {
-    if (is_hard) return pair_loss <= gamma ? 1 : 0;
+    if (is_hard) return pair_loss <= gamma ? 1 : gamma == gamma ? 0 : gamma;
     const float weight = 1 - pair_loss * slope;
     return weight < 0 ? 0 : weight > 1 ? 1 : weight;
   }

@@ -68,7 +68,7 @@ def test_tensors_that_are_not_above_0(impl: Impl, value: float) -> None:
         pair_lse(Z, value, impl=impl)
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked", "triton"])
+@pytest.mark.parametrize("impl", ["reference", "chunked", "native", "triton"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_hard_weights_of_such_a_gamma(impl: Impl, value: float) -> None:
     lse, label = torch.full((20,), 4.0), Label(Y, torch.tensor(value))
