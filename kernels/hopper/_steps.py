@@ -75,10 +75,10 @@ def step_products(
             a, a_tile, b, b_tile = shared, stage, own, stage * GROUPS + group
         mbarrier.wait(ready.index(stage), (place // STAGES) & 1)
         if IS_FINITE or P == 1:
-            large = begin_products(a, a_tile, b, b_tile, 0, b.shape[2], large, True, P)
+            large = begin_products(a, a_tile, b, b_tile, 0, b.shape[2], large, adds=True, P=P)
             large = warpgroup_mma_wait(num_outstanding=BEGUN, deps=(large,))
         else:
-            small = small_products(a, a_tile, b, b_tile, 0, b.shape[2], small, True, P)
+            small = small_products(a, a_tile, b, b_tile, 0, b.shape[2], small, adds=True, P=P)
             large = add_first_planes(a, a_tile, b, b_tile, large, P)
             small, large = warpgroup_mma_wait(num_outstanding=BEGUN, deps=(small, large))
         mbarrier.arrive(empty.index(before), count=1, pred=step > 0)

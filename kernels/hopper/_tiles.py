@@ -128,7 +128,7 @@ def _product(
 @gluon.jit
 def add_first_planes(a, a_tile, b, b_tile, acc, P: gl.constexpr):
     """Begin acc + a b^T for the first planes."""
-    return _product(a, a_tile, 0, b, b_tile, 0, 0, b.shape[2], acc, True, P)
+    return _product(a, a_tile, 0, b, b_tile, 0, 0, b.shape[2], acc, adds=True, P=P)
 
 
 @gluon.jit
@@ -139,10 +139,10 @@ def small_products(
     """Begin a b^T over all pairs of planes but the first, P > 1, added to acc or not."""
     if P == 3:
         acc = _product(a, a_tile, 0, b, b_tile, 2, first, count, acc, adds, P, SPARES)
-        acc = _product(a, a_tile, 1, b, b_tile, 1, first, count, acc, True, P, SPARES)
-        acc = _product(a, a_tile, 2, b, b_tile, 0, first, count, acc, True, P, SPARES)
+        acc = _product(a, a_tile, 1, b, b_tile, 1, first, count, acc, adds=True, P=P, SPARES=SPARES)
+        acc = _product(a, a_tile, 2, b, b_tile, 0, first, count, acc, adds=True, P=P, SPARES=SPARES)
     acc = _product(a, a_tile, 0, b, b_tile, 1, first, count, acc, adds or P == 3, P, SPARES)
-    return _product(a, a_tile, 1, b, b_tile, 0, first, count, acc, True, P, SPARES)
+    return _product(a, a_tile, 1, b, b_tile, 0, first, count, acc, adds=True, P=P, SPARES=SPARES)
 
 
 @gluon.jit
@@ -157,7 +157,7 @@ def begin_products(
     if P == 1:
         return _product(a, a_tile, 0, b, b_tile, 0, first, count, acc, adds, P, SPARES)
     small = small_products(a, a_tile, b, b_tile, first, count, acc, adds, P, SPARES)
-    return _product(a, a_tile, 0, b, b_tile, 0, first, count, small, True, P, SPARES)
+    return _product(a, a_tile, 0, b, b_tile, 0, first, count, small, adds=True, P=P, SPARES=SPARES)
 
 
 @gluon.jit
@@ -167,10 +167,12 @@ def products(
 ):  # fmt: skip
     """As `spcl_fast.kernels._plane_products.products`."""
     if IS_FINITE or P == 1:
-        dots = begin_products(a, a_tile, b, b_tile, first, count, zero, False, P, SPARES)
+        dots = begin_products(
+            a, a_tile, b, b_tile, first, count, zero, adds=False, P=P, SPARES=SPARES
+        )
         return warpgroup_mma_wait(num_outstanding=0, deps=(dots,))
-    small = small_products(a, a_tile, b, b_tile, first, count, zero, False, P, SPARES)
-    large = _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, False, P, SPARES)
+    small = small_products(a, a_tile, b, b_tile, first, count, zero, adds=False, P=P, SPARES=SPARES)
+    large = _product(a, a_tile, 0, b, b_tile, 0, first, count, zero, adds=False, P=P, SPARES=SPARES)
     small, large = warpgroup_mma_wait(num_outstanding=0, deps=(small, large))
     return gl.where(gl.abs(large) < float("inf"), large + small, large)
 

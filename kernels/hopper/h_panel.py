@@ -47,7 +47,9 @@ def _weigh(
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLS, 16])
     part_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 16])
     zero = gl.zeros((ROWS, COLS), gl.float32, layout=layout)
-    dots = step_products(0, group, ring, steps, zero, P, STAGES, True, IS_BOUNDED)
+    dots = step_products(
+        0, group, ring, steps, zero, P, STAGES, OWN_FIRST=True, IS_FINITE=IS_BOUNDED
+    )
     parts = quarters(dots)
     first = first_row + group * ROWS
     in_group = gl.arange(0, ROWS, layout=gl.SliceLayout(1, part_layout))
@@ -85,9 +87,9 @@ def _weigh_bounded(
     EXCLUDES_SELF: gl.constexpr, IS_SCALED: gl.constexpr,
 ):  # fmt: skip
     if bounded != 0:
-        _weigh(group, given, P, STAGES, EXCLUDES_SELF, IS_SCALED, True)
+        _weigh(group, given, P, STAGES, EXCLUDES_SELF, IS_SCALED, IS_BOUNDED=True)
     else:
-        _weigh(group, given, P, STAGES, EXCLUDES_SELF, IS_SCALED, False)
+        _weigh(group, given, P, STAGES, EXCLUDES_SELF, IS_SCALED, IS_BOUNDED=False)
 
 
 @bound

@@ -53,7 +53,7 @@ def _exps(
     """Return exp(sim) of tile number k."""
     stage = k % STAGES
     mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
-    dots = products(z_j, stage, z_i, behind(0), 0, z_i.shape[2], zero, P, True)
+    dots = products(z_j, stage, z_i, behind(0), 0, z_i.shape[2], zero, P, IS_FINITE=True)
     mbarrier.arrive(empty.index(stage), count=1)
     if IS_EDGE:
         # By places in the tile: what holds for all tiles would take registers.
@@ -93,7 +93,7 @@ def _sum(
         first_col = tile_at(k, first, lead, diagonal, whole) * BLOCK_N
         exps = _exps(
             k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P, STAGES,
-            False, False,
+            IS_EDGE=False, EXCLUDES_SELF=False,
         )  # fmt: skip
         sums += gl.sum(in_threads(exps), 1)
         if HAS_VISITED:
@@ -103,7 +103,7 @@ def _sum(
         first_col = tile * BLOCK_N
         exps = _exps(
             k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P, STAGES,
-            True, EXCLUDES_SELF,
+            IS_EDGE=True, EXCLUDES_SELF=EXCLUDES_SELF,
         )  # fmt: skip
         sums += gl.sum(in_threads(exps), 1)
         if HAS_VISITED:
@@ -139,7 +139,7 @@ def _sum_shifted(
         # 0, as no tile is whole here, which the compiler does not know: it would keep all addresses
         # of products for the next tile.
         at = whole * k
-        parts = halves(products(z_i, at, z_j, stage + at, 0, BLOCK_N, zero, P, False))
+        parts = halves(products(z_i, at, z_j, stage + at, 0, BLOCK_N, zero, P, IS_FINITE=False))
         mbarrier.arrive(empty.index(stage), count=1)
         for part in gl.static_range(2):
             first_col = behind((first + k) * BLOCK_N + part * COLS)

@@ -104,9 +104,9 @@ def _visit_whole(
     tile = tile_at(0, first, lead, diagonal, whole)
     weight_j = gl.load(col_weight_ptr + tile * BLOCK_N + cols)
     mbarrier.wait(ready.index(0), 0)
-    dots = products(z_i, group, z_j, 0, 0, BLOCK_N, zero, 1, True)
+    dots = products(z_i, group, z_j, 0, 0, BLOCK_N, zero, 1, IS_FINITE=True)
     h_ij = h_tile(
-        dots, rows, cols, N, M, weight_i, weight_i, weight_j, weight_j, tau, False,
+        dots, rows, cols, N, M, weight_i, weight_i, weight_j, weight_j, tau, is_edge=False,
         EXCLUDES_SELF=False, IS_BOUNDED=True,
     )  # fmt: skip
     h = gl.convert_layout(h_ij.to(z_j.dtype), operand)
@@ -115,11 +115,11 @@ def _visit_whole(
         weight_j = gl.load(col_weight_ptr + tile * BLOCK_N + cols)
         stage, before = k % STAGES, (k - 1) % STAGES
         mbarrier.wait(ready.index(stage), (k // STAGES) & 1)
-        next_dots = begin_products(z_i, group, z_j, stage, 0, BLOCK_N, zero, False, 1)
+        next_dots = begin_products(z_i, group, z_j, stage, 0, BLOCK_N, zero, adds=False, P=1)
         next_dz = warpgroup_mma(h, plane(z_j, before, 1, 0), dz, is_async=True)
         dots = warpgroup_mma_wait(num_outstanding=1, deps=(next_dots,))
         h_ij = h_tile(
-            dots, rows, cols, N, M, weight_i, weight_i, weight_j, weight_j, tau, False,
+            dots, rows, cols, N, M, weight_i, weight_i, weight_j, weight_j, tau, is_edge=False,
             EXCLUDES_SELF=False, IS_BOUNDED=True,
         )  # fmt: skip
         part = h_ij.to(z_j.dtype)
@@ -162,22 +162,22 @@ def _multiply(
                 tile = tile_at(k, first, lead, diagonal, whole)
                 dz = _visit(
                     dz, k, tile, group, z_i, z_j, ready, empty, first_row, N, lse_ptr, weight_ptr,
-                    M, col_lse_ptr, col_weight_ptr, tau, False, P, STAGES, PARTS, False, True,
-                    scale,
+                    M, col_lse_ptr, col_weight_ptr, tau, is_edge=False, P=P, STAGES=STAGES,
+                    PARTS=PARTS, EXCLUDES_SELF=False, IS_BOUNDED=True, scale=scale,
                 )  # fmt: skip
         for k in range(whole, tiles):
             tile = tile_at(k, first, lead, diagonal, whole)
             dz = _visit(
                 dz, k, tile, group, z_i, z_j, ready, empty, first_row, N, lse_ptr, weight_ptr, M,
-                col_lse_ptr, col_weight_ptr, tau, True, P, STAGES, PARTS, EXCLUDES_SELF, True,
-                scale,
+                col_lse_ptr, col_weight_ptr, tau, is_edge=True, P=P, STAGES=STAGES, PARTS=PARTS,
+                EXCLUDES_SELF=EXCLUDES_SELF, IS_BOUNDED=True, scale=scale,
             )  # fmt: skip
     else:
         for k in range(tiles):
             dz = _visit(
                 dz, k, first + k, group, z_i, z_j, ready, empty, first_row, N, lse_ptr, weight_ptr,
-                M, col_lse_ptr, col_weight_ptr, tau, True, P, STAGES, SHIFTED_PARTS, EXCLUDES_SELF,
-                False,
+                M, col_lse_ptr, col_weight_ptr, tau, is_edge=True, P=P, STAGES=STAGES,
+                PARTS=SHIFTED_PARTS, EXCLUDES_SELF=EXCLUDES_SELF, IS_BOUNDED=False,
             )  # fmt: skip
     dz *= 1.0 / (tau * gradient_scale(gl.load(bound_ptr)))
     rows = gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout))

@@ -55,7 +55,7 @@ def _sum(
     sums = gl.sum(in_threads(zero), 1)
     for k in range(tiles):
         first_col = ((first + k) * GROUPS + group) * COLS
-        dots = step_products(k, group, ring, steps, zero, P, STAGES, True, True)
+        dots = step_products(k, group, ring, steps, zero, P, STAGES, OWN_FIRST=True, IS_FINITE=True)
         is_edge = (first_col + COLS > M) | (first_row + BLOCK_M > N)
         if EXCLUDES_SELF:
             is_edge |= (first_col < first_row + BLOCK_M) & (first_row < first_col + COLS)
@@ -88,7 +88,9 @@ def _sum_shifted(
     sums = gl.zeros((BLOCK_M,), gl.float32, layout=gl.SliceLayout(1, half))
     shift = sums - FLOAT32_MAX
     for k in range(tiles):
-        parts = halves(step_products(k, group, ring, steps, zero, P, STAGES, False, False))
+        parts = halves(
+            step_products(k, group, ring, steps, zero, P, STAGES, OWN_FIRST=False, IS_FINITE=False)
+        )
         for part in gl.static_range(2):
             first_col = ((first + k) * GROUPS + group) * COLS + part * (COLS // 2)
             cols = behind(first_col) + gl.arange(0, COLS // 2, layout=gl.SliceLayout(0, half))
