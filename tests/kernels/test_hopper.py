@@ -219,7 +219,9 @@ FREED = "        mbarrier.wait(empty.index(stage), ((k // STAGES) & 1) ^ 1)\n"
 ENDED = "        dz, h = warpgroup_mma_wait(num_outstanding=0, deps=(next_dz, h))\n"
 RELEASED = "        mbarrier.arrive(empty.index(before), count=1)\n"
 SUMMED = "    mbarrier.wait(ready.index(stage), (k // STAGES) & 1)\n    dots"
-MULTIPLIED = "    dots = products(z_j, stage, z_i, behind(0), 0, z_i.shape[2], zero, P, True)\n"
+MULTIPLIED = (
+    "    dots = products(z_j, stage, z_i, behind(0), 0, z_i.shape[2], zero, P, IS_FINITE=True)\n"
+)
 HANDED_BACK = "    mbarrier.arrive(empty.index(stage), count=1)\n"
 # Kernel, file, and what is replaced by what.
 FAULTS = {
@@ -256,20 +258,25 @@ WRONG = {
     "dz without the ragged tile": ("row_gradient", "row_gradient", CEILING, FLOOR),
     "lse without the ragged tile": ("pair_sums", "pair_sums", CEILING, FLOOR),
     "dz with the diagonal": (
-        *("row_gradient", "row_gradient", "tau, True, P, STAGES, PARTS, EXCLUDES_SELF"),
-        "tau, True, P, STAGES, PARTS, False",
+        *("row_gradient", "row_gradient", f"{EXCLUDED}, IS_BOUNDED=True, scale=scale"),
+        "EXCLUDES_SELF=False, IS_BOUNDED=True, scale=scale",
     ),
     "dz of wide rows with the diagonal": ("h_panel", "h_panel", EXCLUDED, "EXCLUDES_SELF=False"),
     "lse of wide rows with the diagonal": (
         *("wide_sums", "wide_sums", "M - first_col, EXCLUDES_SELF)", "M - first_col, False)"),
     ),
     "lse with the diagonal": (
-        *("pair_sums", "pair_sums", "            True, EXCLUDES_SELF,", "            True, False,"),
+        *(
+            "pair_sums",
+            "pair_sums",
+            f"IS_EDGE=True, {EXCLUDED}",
+            "IS_EDGE=True, EXCLUDES_SELF=False",
+        ),
     ),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_values_are_seen(wrong: str, run_planted: Run) -> None:
-    with pytest.raises(AssertionError, match=wrong.split()[0]):
+    with pytest.raises(AssertionError, match=rf"\b{wrong.split()[0]}\b"):
         run_planted(*WRONG[wrong])
