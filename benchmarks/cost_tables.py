@@ -62,20 +62,19 @@ def by_rows(rows: list[Row], providers: Sequence[str]) -> str:
 
 
 def ratios() -> str:
-    """Return the time of native relative to the products and to dense."""
-    results = {name: read(name) for name in ("losses.json", "wide.json")}
-    rows = [row for one in results.values() for row in one["rows"]]
-    lines = []
-    for problem, dim, n in sorted({(r["problem"], r["dim"], r["n"]) for r in rows}):
-        if problem not in ("self-paced", "supcon"):
-            continue
-        mine = {
-            row["provider"]: row
-            for row in rows
-            if (row["problem"], row["dim"], row["n"]) == (problem, dim, n)
-        }
-        lines.append([NAMES[problem], str(dim), f"{n:,}", *shares(mine)])
-    head = ["loss", "D", "N", *share_names()]
+    """Return the time of native relative to the products and to dense, of every CPU."""
+    results = {name: read(name) for name in ("losses.json", "losses_avx2.json", "wide.json")}
+    cells: dict[tuple[str, int, int, str], dict[str, Row]] = {}
+    for result in results.values():
+        for row in result["rows"]:
+            if row["problem"] in ("self-paced", "supcon"):
+                key = row["problem"], row["dim"], row["n"], processor(result)
+                cells.setdefault(key, {})[row["provider"]] = row
+    lines = [
+        [NAMES[problem], str(dim), f"{n:,}", cpu, *shares(cells[problem, dim, n, cpu])]
+        for problem, dim, n, cpu in sorted(cells)
+    ]
+    head = ["loss", "D", "N", "CPU", *share_names()]
     return "\n\n".join([table(head, lines), *(source(n, one) for n, one in results.items())])
 
 
