@@ -99,6 +99,11 @@ struct Problem {
   int64_t num_cached(const Tensor& cache) const {
     return is_bounded && cached_size > 0 ? cache.numel() / cached_size : 0;
   }
+  // Which of the cached tiles tile `index` is. With references the order of tiles depends on the
+  // number of threads, and the backward may have others.
+  int64_t cached_place(const ScheduledTile& tile, int64_t index) const {
+    return is_square ? index : row_block(tile) * cols.num_blocks() + col_block(tile);
+  }
   int64_t row_block(const ScheduledTile& tile) const { return tile.i % rows.num_blocks(); }
   int64_t span(const ScheduledTile& tile) const { return tile.i / rows.num_blocks(); }
   int64_t col_block(const ScheduledTile& tile) const {
@@ -210,7 +215,8 @@ std::tuple<Tensor, Tensor, Tensor> pair_lse_fwd_cpu(const Tensor& z,
         const Tile tile = problem.tile(i, j, &ahead);
         float row_shift[kTile], row_sum[kTile], col_shift[kTile], col_sum[kTile];
         if (problem.is_bounded) {
-          float* exponents = index < num_cached ? cached + index * cached_size : nullptr;
+          const int64_t place = problem.cached_place(at, index);
+          float* exponents = place < num_cached ? cached + place * cached_size : nullptr;
           kernels.exp_sums(tile, problem.scale(), row_sum, col_sum, exponents);
           for (int64_t r = 0; r < tile.m; ++r) row_sums.add(row0 + r, row_sum[r]);
           for (int64_t c = 0; c < tile.n; ++c) col_sums.add(col0 + c, col_sum[c]);
@@ -274,8 +280,9 @@ std::tuple<Tensor, Tensor> pair_lse_bwd_cpu(
     const float *u_i = &row_gradient.u[row0], *u_j = &col_gradient.u[col0];
     const std::vector<LabelTile> label_tiles = linear.tile(row0, col0);
     const LabelTiles positives = {label_tiles.data(), static_cast<int64_t>(label_tiles.size())};
-    if (index < num_cached) {
-      kernels.cached_softmax_gradient(tile, cached + index * cached_size, u_i, u_j, positives, h);
+    const int64_t place = problem.cached_place(at, index);
+    if (place < num_cached) {
+      kernels.cached_softmax_gradient(tile, cached + place * cached_size, u_i, u_j, positives, h);
     } else if (problem.is_bounded) {
       kernels.softmax_gradient(tile, problem.scale(), u_i, u_j, positives, h);
     } else {

@@ -169,6 +169,26 @@ def test_square_does_not_depend_on_the_number_of_threads(num_rows: int) -> None:
         assert torch.equal(single["dz"], several["dz"])
 
 
+# Few rows against many references: more threads take the tiles in another order. 1 MiB holds 18 of
+# the 56 tiles.
+@pytest.mark.parametrize("mib", [1, 16])
+def test_other_threads_in_the_backward(mib: int) -> None:
+    native.set_tile_cache_mib(mib)
+
+    def gradients(forward: int, backward: int) -> tuple[Tensor, ...]:
+        z, refs = (make_embeddings(n, 16).requires_grad_() for n in (300, 2000))
+        torch.set_num_threads(forward)
+        sums = pair_lse(z, 0.1, refs=refs, impl="native")
+        torch.set_num_threads(backward)
+        out = torch.autograd.grad(sums, (z, refs), [x.detach() for x in sums])
+        torch.set_num_threads(1)
+        return out
+
+    expected = gradients(1, 1)
+    for threads in ((1, 8), (8, 1)):
+        torch.testing.assert_close(gradients(*threads), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_workers_wait_for_each_other() -> None:
     # Three blocks: any two tiles that three workers hold at once share one.
     z = make_embeddings(280, 300)
