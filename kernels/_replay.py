@@ -22,8 +22,6 @@ from spcl_fast.operands import Kept
 
 Run = Callable[[Sequence[float]], tuple[Results, Results]]
 
-# So many shapes; a loader of batches of any size must not fill the memory.
-_MOST_REMEMBERED = 256
 _ALLOCATIONS = frozenset(
     {
         torch.ops.aten.empty.memory_format,
@@ -64,8 +62,6 @@ def replayed(
         return tape.play(inputs, numbers)
     if tape == "none":
         return _kept_apart(run(numbers))
-    if len(_tapes) >= _MOST_REMEMBERED:
-        _tapes.clear()
     with _OnlyAllocations() as mode, noted_launches() as launches:
         results, kept = run([Number(x, k) for k, x in enumerate(numbers)])
     if not (mode.is_kept and all(map(_can_be_repeated, launches))):

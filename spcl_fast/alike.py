@@ -16,6 +16,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+_MOST_KEYS = 256  # a window or a size that changes in every step must not fill the memory
 _MOST_OF_A_KEY = 16  # which are compared one after another
 _guards: Any = torch._C._dynamo.guards
 
@@ -44,6 +45,8 @@ class Alike(Generic[T]):
         if len({*map(id, tensors)}) < len(tensors):
             return
         guard = _guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        if len(self._found) >= _MOST_KEYS and key not in self._found:
+            self.clear()
         others = self._found.get(key, ())[: _MOST_OF_A_KEY - 1]
         self._found[key] = ((guard.check, value), *others)
 

@@ -67,6 +67,16 @@ def test_few_of_one_key_are_kept() -> None:
     assert found == [None] * 23 + list(range(24, 40))
 
 
+def test_few_keys_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spcl_fast.alike._MOST_KEYS", 2)
+    alike: Alike[int] = Alike()
+    for key in range(5):
+        for n in (1, 2):
+            alike.put(key, (torch.zeros(n),), n)
+        assert len(alike) <= 2
+        assert [alike.get(key, (torch.zeros(n),)) for n in (1, 2)] == [1, 2]
+
+
 def test_one_tensor_given_twice_is_like_none() -> None:
     alike: Alike[str] = Alike()
     x = torch.zeros(3)

@@ -228,14 +228,6 @@ def test_what_no_launcher_is_known_of_runs_again(monkeypatch: pytest.MonkeyPatch
     assert scaled.runs == 2
 
 
-def test_shapes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_replay, "_MOST_REMEMBERED", 2)
-    scaled = Scaled()
-    for k in range(5):
-        scaled(torch.randn(N), torch.randn(N), key=k)
-        assert len(_replay._tapes) <= 2
-
-
 # Whole losses: the interpreter has no launches to note.
 def gradients(loss: Any, z: Tensor, *args: Any) -> list[Tensor]:
     """Return the loss, lse and the gradient of z, from a step with a given upstream gradient."""
