@@ -25,6 +25,8 @@ from spcl_fast.testing import make_embeddings, make_labels
 
 Results = dict[str, Tensor]
 
+READY = b"ready"  # says a rank that has joined the group
+
 
 class Ranks:
     """W processes with one thread each and a gloo group between them.
@@ -51,6 +53,9 @@ class Ranks:
             there.close()
             self._pipes.append(here)
             self._processes.append(process)
+        for pipe in self._pipes:  # no rank may end while another one still connects to it
+            assert pipe.poll(120)
+            assert pipe.recv_bytes() == READY
 
     def run(self, program: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Return what every rank's `program(rank, world, *arguments)` returned or raised."""
@@ -101,6 +106,7 @@ def _serve(pipe: Any, rank: int, world: int, meeting: str, timeout_s: float) -> 
         world_size=world,
         timeout=timedelta(seconds=timeout_s),
     )
+    pipe.send_bytes(READY)
     while True:
         try:
             program, arguments = pickle.loads(pipe.recv_bytes())
