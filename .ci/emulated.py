@@ -9,7 +9,6 @@ other code than those beside them, run on neither.
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import zlib
@@ -52,11 +51,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     kept = {id(item) for item in here}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = here
-
-
-def pytest_collection_finish() -> None:
-    """Let no collection of garbage look again at what is imported: a twentieth of the time."""
-    gc.freeze()
 
 
 def leave_out_assembler(_backend: Any = None, stages: Any = None, *_how: Any) -> tuple[str, str]:

@@ -7,7 +7,6 @@ runs the first of each test that has no other here: they show that it passes for
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -32,8 +31,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
             kept.add(id(item))
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = [item for item in items if id(item) in kept]
-
-
-def pytest_collection_finish() -> None:
-    """Let no collection of garbage look again at what is imported."""
-    gc.freeze()
