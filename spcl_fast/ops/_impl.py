@@ -148,12 +148,11 @@ def fusing(impl: str, op: str, z: Tensor) -> str | None:
     What a machine has is asked once: the answer takes as long as some launches. Not for tracing.
     """
     place = impl, op, z.device, z.dtype
-    try:
-        return _fusing[place]  # looked up once: a key takes as long as a small operator
-    except KeyError:
+    found = _fusing.get(place, "")  # looked up once: a key takes as long as a small operator
+    if found == "":
         name = resolve_for(impl, z)
-        _fusing[place] = name if fuses(name, op, z.device) else None
-        return _fusing[place]
+        found = _fusing[place] = name if fuses(name, op, z.device) else None
+    return found
 
 
 def fuses(name: str, op: str, device: torch.device) -> bool:

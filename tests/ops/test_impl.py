@@ -258,3 +258,9 @@ def test_what_fuses_a_loss_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> Non
         assert fusing("auto", "infonce_terms", z) == "triton"
         assert fusing("auto", "infonce_terms", z.double()) is None
     assert asked == [("auto", torch.float32), ("auto", torch.float64)]
+
+
+def test_the_error_of_a_wrong_name_is_the_only_one() -> None:
+    with pytest.raises(ValueError, match="impl must be one of auto") as caught:
+        fusing("fast", "infonce_terms", torch.zeros(2, 2))
+    assert caught.value.__context__ is None
