@@ -14,6 +14,7 @@ from spcl_fast.kernels._similarities import (
     exponent_scale,
     finite,
     is_bounded,
+    log_of_sum,
     rounded_sim,
     scalar,
 )
@@ -228,7 +229,7 @@ def merge_parts_kernel(
             )  # fmt: skip
             is_done = is_own
         if bounded:
-            total = tl.where(is_done, tl.log2(total) * LN_2, total)
+            total = tl.where(is_done, log_of_sum(total), total)
         tl.store(col_lse_ptr + cols, total, mask=is_col)
     else:
         is_own = first_row + index < last_row
@@ -237,5 +238,5 @@ def merge_parts_kernel(
             neutral, BLOCK_K,
         )  # fmt: skip
         if bounded:
-            total = tl.log2(total) * LN_2
+            total = log_of_sum(total)
         tl.store(lse_ptr + first_row + index, total, mask=is_own)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from spcl_fast.kernels._bound import bound, cdiv
 from spcl_fast.kernels._similarities import (
+    LN_2_HIGH,
+    LN_2_LOW,
     LOG2_E,
     PlanePairs,
     exponent_scale,
@@ -22,9 +24,6 @@ from spcl_fast.kernels._similarities import (
     scalar,
 )
 
-# log(2) in two parts, the first with so few bits that its products with small integers are exact.
-_LN_2_HIGH = tl.constexpr(0.693359375)
-_LN_2_LOW = tl.constexpr(-2.12194440054690583e-4)
 _BLOCK = 256
 
 
@@ -45,7 +44,7 @@ def scaled_weight(dlse, lse, scale, bounded):
     weight = dlse * scale
     # exp(-lse) to the last bits: a product with log2(e) alone would round them off.
     power = tl.floor(lse * LOG2_E)
-    rest = (lse - power * _LN_2_HIGH) - power * _LN_2_LOW
+    rest = (lse - power * LN_2_HIGH) - power * LN_2_LOW
     exps = tl.exp2(-power) * tl.exp2(-rest * LOG2_E)
     return tl.where(bounded, weight * exps, weight)
 

@@ -15,6 +15,9 @@ from spcl_fast.kernels._planes import Planes, planes_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+# log(2) in two parts, the first with so few bits that its products with small integers are exact.
+LN_2_HIGH = tl.constexpr(0.693359375)
+LN_2_LOW = tl.constexpr(-2.12194440054690583e-4)
 FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
 # exp(64) summed over 2^24 rows, and exp(-64), are float32 numbers with room to spare.
 _MAX_EXPONENT = tl.constexpr(64.0)
@@ -151,3 +154,16 @@ def rounded_sim(dots, tau):
 def finite(shift):
     """Clamp a shift to finite numbers: inf - inf would turn infinite sums into NaN."""
     return tl.minimum(tl.maximum(shift, -FLOAT32_MAX), FLOAT32_MAX)
+
+
+@triton.jit
+def log_of_sum(total):
+    """Return log(total), rounded about once, for sums of exp(s_ij) that nothing shifts.
+
+    log2(total) is rounded relative to its size of up to 116, and a GPU's is off by four times that:
+    the exponent is taken out, and log2 left with a number from 1 to 2.
+    """
+    bits = total.to(tl.int32, bitcast=True)
+    power = ((bits >> 23) - 127).to(tl.float32)
+    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
+    return power * LN_2_HIGH + (power * LN_2_LOW + tl.log2(mantissa) * LN_2)

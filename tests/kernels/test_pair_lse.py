@@ -145,6 +145,20 @@ def test_similarities_beyond_float32(dtype: torch.dtype, tau: float, device: str
     assert by_kernels(z, tau)["dz"].abs().max().item() < 97 * 2 * 2 * 1e3 / tau
 
 
+# Every term is 2^k, of a scale that is 1, and every sum 49 2^k: what is left is the logarithm.
+def test_the_logarithm_of_a_sum_is_rounded_once(device: str) -> None:
+    exponents = torch.arange(-40.0, 41.0, device=device)
+    z = torch.stack([exponents, torch.zeros_like(exponents)], 1)
+    refs = torch.tensor([[1.0, 0.0]], device=device).expand(49, 2)
+    tau = torch.tensor(math.log2(math.e), device=device)
+    lse = kernels.pair_lse_fwd(Pairs(z, refs, tau), has_backward=False).rows
+    truth = exponents.double() * math.log(2) + math.log(49)
+    last_bit = torch.nextafter(lse.abs(), lse.new_tensor(math.inf)) - lse.abs()
+    # More than half of the last bit by what a GPU's log2 of a number from 1 to 2 may be off.
+    wrong = (lse.double() - truth).abs()
+    assert (wrong <= 0.51 * last_bit + 2.0**-22).all(), (wrong / last_bit).max()
+
+
 # Just inside and outside of what is summed without a shift.
 @pytest.mark.breadth
 @pytest.mark.parametrize("bound", [63.0, 65.0])
