@@ -77,41 +77,60 @@ def order_of(
         window: None for equal labels.
         excludes_self: whether the first N of col_labels are the rows.
     """
-    if col_labels is None:
-        rows = _side(labels, labels, window, labels.shape[0], is_square=True)
+    is_square = col_labels is None
+    others = labels if col_labels is None else col_labels
+    num_own = labels.shape[0] if is_square or excludes_self else 0
+    if max(labels.shape[0], others.shape[0]) <= MAX_COUNTED:
+        rows = _counted(labels, others, window, num_own, is_square=is_square)
+        if is_square:
+            return Order(rows, rows)
+        return Order(rows, _counted(others, labels, window, num_own, is_square=False))
+    own = _Sorted.of(labels, window)
+    if is_square:
+        rows = _bisected(own, own, window, num_own)
         return Order(rows, rows)
-    num_own = labels.shape[0] if excludes_self else 0
-    rows = _side(labels, col_labels, window, num_own, is_square=False)
-    return Order(rows, _side(col_labels, labels, window, num_own, is_square=False))
+    other = _Sorted.of(others, window)
+    rows = _bisected(own, other, window, num_own)
+    return Order(rows, _bisected(other, own, window, num_own))
 
 
-def _side(
+class _Sorted(NamedTuple):
+    keys: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, window: float | None) -> _Sorted:
+        return cls(*torch.sort(_keys(labels, window), stable=True))
+
+
+def _counted(
     labels: Tensor, others: Tensor, window: float | None, num_own: int, *, is_square: bool
 ) -> Tensor:
-    """Return one side, (3, N)."""
-    num_rows, num_others = labels.shape[0], others.shape[0]
-    side = _new_side(labels)
-    if max(num_rows, num_others) <= MAX_COUNTED:
-        _count_kernel[(cdiv(num_rows, _BLOCK.value),)](
-            labels,
-            others,
-            side,
-            _bits(window),
-            num_rows,
-            num_others,
-            labels.stride(0),
-            others.stride(0),
-            num_own,
-            IS_SQUARE=is_square,
-            HAS_WINDOW=window is not None,
-        )
-        return side
-    keys, order = torch.sort(_keys(labels, window), stable=True)
-    other_keys = keys if is_square else torch.sort(_keys(others, window)).values
+    """Return one side, (3, N), of few labels."""
+    num_rows, side = labels.shape[0], _new_side(labels)
+    _count_kernel[(cdiv(num_rows, _BLOCK.value),)](
+        labels,
+        others,
+        side,
+        _bits(window),
+        num_rows,
+        others.shape[0],
+        labels.stride(0),
+        others.stride(0),
+        num_own,
+        IS_SQUARE=is_square,
+        HAS_WINDOW=window is not None,
+    )
+    return side
+
+
+def _bisected(own: _Sorted, others: _Sorted, window: float | None, num_own: int) -> Tensor:
+    """Return one side, (3, N), of many labels."""
+    num_rows, num_others = own.keys.shape[0], others.keys.shape[0]
+    side = _new_side(own.keys)
     _interval_kernel[(cdiv(num_rows, _BISECTED_BLOCK),)](
-        keys,
-        order,
-        other_keys,
+        *own,
+        others.keys,
         side,
         _bits(window),
         num_rows,

@@ -171,7 +171,9 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
                 torch.mm(h[0], pairs.cols.data[0, :M, :D], out=rows)
             continue
         parts = _product_parts(h, pairs, weights, dtype, rows)
-        if len(parts) > 1:
+        if len(parts) > 1 and dtype == parts.dtype:
+            torch.sum(parts, 0, out=rows)
+        elif len(parts) > 1:
             rows.copy_(parts.sum(0))
     return dz.unsqueeze(0)
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, SupConLoss, YAwareLoss
 from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
-from spcl_fast.kernels import _order, _replay
+from spcl_fast.kernels import _order, _replay, _wide_gradient
 from spcl_fast.kernels._bound import Bound
+from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.testing import make_embeddings, make_labels
 
 # What only describes memory or takes some.
@@ -98,7 +99,7 @@ def steps(device: str) -> dict[str, tuple[int, Step]]:
     More than ten or so: NTXentLoss makes its labels and joins its views; lightly and monai scale
     the features, as their originals do; spcl numbers labels of any dtype; YAwareLoss weighs all
     pairs, by panels; supcontrast and pytorch-metric-learning reduce the losses of the rows in
-    their own way.
+    their own way, and NT-Xent of the latter has a term for every positive pair.
     """
     paced = SelfPacedContrastiveLoss(impl="triton")
     y, bank = labels_of(6, device), make_embeddings(20, 32, device=device, seed=2)
@@ -122,6 +123,10 @@ def steps(device: str) -> dict[str, tuple[int, Step]]:
             75,
             lambda z: pytorch_metric_learning.SupConLoss(impl="triton")(z, y),
         ),
+        "pytorch-metric-learning, NT-Xent": (
+            88,
+            lambda z: pytorch_metric_learning.NTXentLoss(impl="triton")(z, y),
+        ),
     }
 
 
@@ -130,8 +135,10 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     return Launches(monkeypatch)
 
 
-def count(step: Step, device: str, launches: Launches, dim: int = 32) -> Counter[str]:
-    z = make_embeddings(NUM_ROWS, dim, device=device).requires_grad_()
+def count(
+    step: Step, device: str, launches: Launches, dim: int = 32, num_rows: int = NUM_ROWS
+) -> Counter[str]:
+    z = make_embeddings(num_rows, dim, device=device).requires_grad_()
     step(z)  # labels and constants are there from the second step on
     launches.seen.clear()
     with launches:
@@ -172,6 +179,19 @@ def test_wide_rows_launch_one_kernel_more(
     assert not WASTED & seen.keys(), seen
 
 
+# Of several panels each has a product, whose parts are summed where they are needed.
+@pytest.mark.breadth
+def test_panels_of_wide_rows_are_not_copied(
+    device: str, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wide_gradient, "_PANEL_BYTES", 1)
+    monkeypatch.setattr(PlanePairs, "part_bytes", lambda _pairs: 1)
+    loss, y = SupConLoss(impl="triton"), make_labels(96, 6, device=device)
+    seen = count(lambda z: loss(z, y), device, launches, 140, len(y))
+    assert seen["h_panel_kernel"] == seen["panel_product_kernel"] == seen["sum"] > 1
+    assert not WASTED & seen.keys(), seen
+
+
 # One sort a label where there are more rows than are counted.
 @pytest.mark.breadth
 @pytest.mark.parametrize("num_labels", [1, 3])
@@ -185,3 +205,15 @@ def test_many_rows_are_sorted_once_a_label(
     assert seen["sort"] == num_labels
     # and keys of it: a cast and a bound
     assert seen.total() <= (12 if num_labels == 1 else 20) + 3 * num_labels, seen
+
+
+# The labels of the rows and those of the columns, once each for both sides.
+@pytest.mark.breadth
+def test_many_rows_of_a_bank_are_sorted_twice(
+    device: str, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_order, "MAX_COUNTED", 8)
+    most, step = steps(device)["bank"]
+    seen = count(step, device, launches)
+    assert seen["sort"] == 2
+    assert seen.total() <= most, seen
