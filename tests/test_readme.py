@@ -98,7 +98,6 @@ def test_documented_commands_are_understood(path, monkeypatch, capsys, tmp_path)
     monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / path).read_text(encoding="utf-8")
     lines = re.findall(r"^ *(spcl-fast .*?)(?:\s+#.*)?$", text, re.MULTILINE)
-    assert lines
     seen = []
     for module, function in WORK.values():
         target = importlib.import_module(module)
@@ -106,6 +105,7 @@ def test_documented_commands_are_understood(path, monkeypatch, capsys, tmp_path)
             target, function, lambda *args, **options: seen.append(args) or Result()
         )
     known = [line for line in lines if line.split()[1] in WORK]
+    assert known
     for line in known:
         assert main(shlex.split(line)[1:]) == 0, line
     assert len(seen) == len(known)
