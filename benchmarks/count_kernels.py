@@ -16,7 +16,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -55,8 +55,8 @@ class Pass:
     run: Callable[[Tensor, float], object]
     kernel: str
     table: Any
-    is_triangular: bool  # tiles on and above the diagonal only
-    products: int  # of a tile
+    products: int = 1  # of a tile
+    is_triangular: bool = field(default=False, kw_only=True)  # tiles from the diagonal on only
 
     @property
     def is_hopper(self) -> bool:
@@ -88,7 +88,7 @@ def _backward(z: Tensor, tau: float) -> object:
     return pair_lse_bwd(pairs, Lse(lse, None), dlse, None, needs_z=True, needs_refs=False)
 
 
-def _positive(is_forward: bool) -> Callable[[Tensor, float], object]:
+def _positive(*, is_forward: bool) -> Callable[[Tensor, float], object]:
     def run(z: Tensor, tau: float) -> object:
         lse, labels = torch.full((len(z),), 1 / tau), torch.zeros(len(z), dtype=torch.int64)
         given: tuple[Any, ...] = (Pairs(z, None, tau), lse, Label(labels, GAMMA), "linear")
@@ -100,35 +100,31 @@ def _positive(is_forward: bool) -> Callable[[Tensor, float], object]:
 
 
 PASSES = {
-    "forward": Pass(_forward, "pair_sums_kernel", tables.PAIR_SUMS, True, 1),
-    "backward": Pass(_backward, "row_gradient_kernel", tables.ROW_GRADIENT, False, 2),
+    "forward": Pass(_forward, "pair_sums_kernel", tables.PAIR_SUMS, is_triangular=True),
+    "backward": Pass(_backward, "row_gradient_kernel", tables.ROW_GRADIENT, 2),
     "positive pairs, forward": Pass(
-        _positive(True), "positive_forward_kernel", tables.POSITIVE_FORWARD, False, 1
+        _positive(is_forward=True), "positive_forward_kernel", tables.POSITIVE_FORWARD
     ),
     "positive pairs, backward": Pass(
-        _positive(False), "positive_backward_kernel", tables.POSITIVE_BACKWARD, False, 2
+        _positive(is_forward=False), "positive_backward_kernel", tables.POSITIVE_BACKWARD, 2
     ),
-    "backward of wide rows, h": Pass(_backward, "h_panel_kernel", tables.H_PANEL, False, 1),
-    "backward of wide rows, product": Pass(
-        _backward, "panel_product_kernel", tables.PANEL_PRODUCT, False, 1
-    ),
+    "backward of wide rows, h": Pass(_backward, "h_panel_kernel", tables.H_PANEL),
+    "backward of wide rows, product": Pass(_backward, "panel_product_kernel", tables.PANEL_PRODUCT),
 }
 NARROW = tuple(PASSES)[:4]
 PAIR_LSE = NARROW[:2]
 WIDE = tuple(PASSES)[4:]
 HOPPER = {
-    "forward, Hopper": Pass(_forward, "hopper_pair_sums_kernel", _choice.PAIR_SUMS, True, 1),
-    "backward, Hopper": Pass(
-        _backward, "hopper_row_gradient_kernel", _choice.ROW_GRADIENT, False, 2
+    "forward, Hopper": Pass(
+        _forward, "hopper_pair_sums_kernel", _choice.PAIR_SUMS, is_triangular=True
     ),
+    "backward, Hopper": Pass(_backward, "hopper_row_gradient_kernel", _choice.ROW_GRADIENT, 2),
 }
 HOPPER_WIDE = {
     "forward of wide rows, Hopper": Pass(
-        _forward, "hopper_wide_sums_kernel", _choice.PAIR_SUMS, True, 1
+        _forward, "hopper_wide_sums_kernel", _choice.PAIR_SUMS, is_triangular=True
     ),
-    "backward of wide rows, h, Hopper": Pass(
-        _backward, "hopper_h_panel_kernel", _choice.H_PANEL, False, 1
-    ),
+    "backward of wide rows, h, Hopper": Pass(_backward, "hopper_h_panel_kernel", _choice.H_PANEL),
 }
 PASSES |= HOPPER | HOPPER_WIDE
 BF16, FP32 = torch.bfloat16, torch.float32
