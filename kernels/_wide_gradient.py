@@ -6,7 +6,7 @@ the columns is then the gradient of the panel's rows. A row has one owner, so no
 across programs. The product of bfloat16 rows is torch.mm's; several planes, and float16, whose
 range h_ij / tau would leave, have a kernel that accumulates in float32.
 
-Memory: O((N + M) D), or panels of 128 MiB. Multiply-adds: 2 N^2 D; against references 2 N M D for
+Memory: O((N + M) D), or panels of 2^26 pairs: 128 MiB a plane. Multiply-adds: 2 N^2 D; against references 2 N M D for
 each of the two gradients.
 """
 
@@ -26,8 +26,8 @@ from spcl_fast.kernels._similarities import PlanePairs, as_scalar, is_bounded, s
 from spcl_fast.kernels.hopper import _choice as hopper
 from spcl_fast.precision import no_autocast
 
-# A panel may be so large for any rows: few launches, and products that fill a GPU.
-_PANEL_BYTES = 1 << 27
+# A panel may have so many pairs of any rows: a single one for up to 8,192 rows.
+_PANEL_PAIRS = 1 << 26
 # Programs to aim at in a product of few rows and features: about two for each multiprocessor.
 _PRODUCT_PROGRAMS = 256
 
@@ -154,7 +154,7 @@ def wide_gradient(pairs: PlanePairs, weights: RowWeights, dtype: torch.dtype) ->
     tiles = hopper.tiles_for(hopper.H_PANEL, pairs)
     block_m = pick("h_panel", H_PANEL, pairs.rows, data.device).block_m
     block_m = block_m if tiles is None else max(block_m, tiles.block_m)  # powers of 2
-    fitting = max(pairs.part_bytes(), _PANEL_BYTES) // (M * P * data.element_size())
+    fitting = max(pairs.part_bytes() // (P * data.element_size()), _PANEL_PAIRS) // M
     panel_rows = min(max(1, fitting // block_m), cdiv(N, block_m)) * block_m
     panel = torch.empty(P, min(panel_rows, N), M, dtype=data.dtype, device=data.device)
     uses_mm = dtype == data.dtype == torch.bfloat16

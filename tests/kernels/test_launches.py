@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, SupConLoss, YAwareLoss
 from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
-from spcl_fast.kernels import _order, _replay, _wide_gradient
+from spcl_fast.kernels import _configs, _order, _replay, _wide_gradient
 from spcl_fast.kernels._bound import Bound
 from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.testing import make_embeddings, make_labels
@@ -54,15 +55,17 @@ class Launches(TorchDispatchMode):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
+        self.are_made = True
         self._is_inside = False
         launch = Bound.__getitem__
 
         def counted(kernel: Bound, grid: tuple[int, ...]) -> Any:
             def run(*args: Any, **constants: Any) -> None:
                 self.seen[kernel.__name__] += 1
-                self._is_inside = True
-                launch(kernel, grid)(*args, **constants)
-                self._is_inside = False
+                if self.are_made:
+                    self._is_inside = True
+                    launch(kernel, grid)(*args, **constants)
+                    self._is_inside = False
 
             return run
 
@@ -166,6 +169,35 @@ def test_launches_of_a_step(name: str, device: str, launches: Launches) -> None:
         assert not WASTED & seen.keys(), seen
 
 
+# As a GPU is given them, with launches left out. Both gradients of InfoNCE have a panel and its
+# product where rows are too long for a program to hold: float32 of more than 128 features.
+@pytest.mark.interpreted
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("dim", [128, 200, 256])
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_launches_of_8192_rows(
+    precision: str, dim: int, architecture: int, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_float32_matmul_precision(precision)
+    monkeypatch.setattr(_configs, "IS_INTERPRETED", False)
+    monkeypatch.setattr(_configs, "architecture", lambda _device: architecture)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    launches.are_made = False
+    paced, N = SelfPacedContrastiveLoss(impl="triton"), 8192
+    labels = {str(k): make_labels(N, k) for k in (60, 8, 2)}
+    is_wide = precision == "highest" and dim > 128
+    promised = {
+        12: lambda z: paced(z, labels["8"], 8.0),
+        20: lambda z: paced(z, labels, 8.0),
+        10: lambda z: SupConLoss(impl="triton")(z, labels["8"]),
+        10 + 2 * is_wide: views(InfoNCELoss(impl="triton")),
+    }
+    for most, step in promised.items():
+        seen = count(step, "cpu", launches, dim, N)
+        assert seen.total() <= most, seen
+        assert not WASTED & seen.keys(), seen
+
+
 # Rows too long for a program to hold: a panel of h and its product, and no sum of its parts.
 @pytest.mark.breadth
 @pytest.mark.parametrize(("dim", "gamma"), [(200, 8.0), (300, 8.0), (300, math.inf)])
@@ -184,7 +216,7 @@ def test_wide_rows_launch_one_kernel_more(
 def test_panels_of_wide_rows_are_not_copied(
     device: str, launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_wide_gradient, "_PANEL_BYTES", 1)
+    monkeypatch.setattr(_wide_gradient, "_PANEL_PAIRS", 1)
     monkeypatch.setattr(PlanePairs, "part_bytes", lambda _pairs: 1)
     loss, y = SupConLoss(impl="triton"), make_labels(96, 6, device=device)
     seen = count(lambda z: loss(z, y), device, launches, 140, len(y))

@@ -167,7 +167,7 @@ def test_panels_give_the_same(
     z = make_embeddings(130, 257, dtype=dtype, device=device)
     refs = make_embeddings(141, 257, dtype=dtype, device=device, seed=1)
     monkeypatch.setattr(PlanePairs, "part_bytes", lambda _pairs: 0)
-    monkeypatch.setattr(wide, "_PANEL_BYTES", 0)
+    monkeypatch.setattr(wide, "_PANEL_PAIRS", 0)
     monkeypatch.setattr(wide, "_PRODUCT_PROGRAMS", 17)
     check(z, tau)
     check(z, tau, refs)
