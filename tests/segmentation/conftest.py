@@ -8,7 +8,8 @@ from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.semi.adversarial import Adversarial
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
-from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import ModelConfig
 from spcl_fast.segmentation.runs.optim import OptimConfig

@@ -17,7 +17,7 @@ from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.data.meta_labels import binned, meta_label, numbers_of
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import ProjectionHead
-from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.runs.ranks import ALONE, Ranks, Rows
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from spcl_fast.devices import sent_to
 from spcl_fast.precision import at_least_float32
 from spcl_fast.segmentation.networks import DenseProjectionHead
-from spcl_fast.segmentation.pretrain.config import CELL, DenseConfig
 from spcl_fast.segmentation.pretrain.contrast import ContrastStep, paced_step
+from spcl_fast.segmentation.pretrain.loss_config import CELL, DenseConfig
 from spcl_fast.segmentation.pretrain.views import AlignedViews
 from spcl_fast.segmentation.runs.ranks import ALONE, Rows
 

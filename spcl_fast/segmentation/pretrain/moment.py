@@ -12,8 +12,8 @@ from spcl_fast.ops import pair_lse
 from spcl_fast.pair_weights import pair_weights
 from spcl_fast.reference import positive_mask
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
-from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.contrast import gamma_of
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 
 
 class BatchPairs(NamedTuple):

@@ -15,7 +15,7 @@ from spcl_fast.segmentation.data.sampler import GroupSampler
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.networks import UNetDecoder
 from spcl_fast.segmentation.networks.encoders import UNET, make_encoder, num_features
-from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.contrast import (
     ContrastStep,
     label_columns,
@@ -30,6 +30,7 @@ from spcl_fast.segmentation.pretrain.health import (
     save_pair_weights,
 )
 from spcl_fast.segmentation.pretrain.label_noise import flip_labels, known_labels, wrong_pairs
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.pretrain.moment import Moment
 from spcl_fast.segmentation.pretrain.parts import PretrainLosses, PretrainNetwork, StepBatch
 from spcl_fast.segmentation.pretrain.views import AlignedViews, aligned_views, independent_views

@@ -22,8 +22,8 @@ from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
 from spcl_fast.segmentation.finetune.supervised import supervised_loss
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.loop import pretrain
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.runs.config import ConfigError
 from spcl_fast.segmentation.runs.dataset import pick_labelled, split_scans
 from spcl_fast.segmentation.runs.network import load_encoder, load_segmenter

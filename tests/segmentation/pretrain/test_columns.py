@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.contrast import label_columns
 from spcl_fast.segmentation.pretrain.loop import pretrain
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.runs.dataset import all_scans, training_slices
 from spcl_fast.segmentation.runs.run import read_log
 

@@ -11,9 +11,10 @@ from spcl_fast.segmentation.data.augment import AugmentConfig
 from spcl_fast.segmentation.finetune.loop import finetune
 from spcl_fast.segmentation.networks import DenseProjectionHead, UNet
 from spcl_fast.segmentation.pretrain import loop as module
-from spcl_fast.segmentation.pretrain.config import DenseConfig, PretrainConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.dense import dense_step, draw_cells, make_dense_head
 from spcl_fast.segmentation.pretrain.loop import pretrain
+from spcl_fast.segmentation.pretrain.loss_config import DenseConfig
 from spcl_fast.segmentation.pretrain.views import AlignedViews, aligned_views, independent_views
 from spcl_fast.segmentation.runs.network import load_pretrained
 from spcl_fast.segmentation.runs.run import CheckpointError, read_log

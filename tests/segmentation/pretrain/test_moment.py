@@ -6,7 +6,7 @@ import torch
 from spcl_fast.ops import pair_lse, positive_pair_loss
 from spcl_fast.segmentation.networks import ProjectionHead
 from spcl_fast.segmentation.networks.evaluation_mode import evaluation_mode
-from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.pretrain.moment import Moment
 
 # float32 positions whose differences lie at the edge of the window; partitions, some unknown

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from spcl_fast.segmentation.data.slices import load_slices
-from spcl_fast.segmentation.pretrain.config import LossConfig
 from spcl_fast.segmentation.pretrain.contrast import contrastive_step, make_heads, paced_step
 from spcl_fast.segmentation.pretrain.health import knn_position_accuracy
 from spcl_fast.segmentation.pretrain.loop import pretrain
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.config import ConfigError, dump_config
 from spcl_fast.segmentation.runs.dataset import all_scans, split_scans

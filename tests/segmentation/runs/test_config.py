@@ -8,7 +8,8 @@ import pytest
 from spcl_fast.segmentation import finetune, pretrain
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.semi.config import SemiConfig
-from spcl_fast.segmentation.pretrain.config import LossConfig, PretrainConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 from spcl_fast.segmentation.runs.config import (
     ConfigError,
     dump_config,

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
 from spcl_fast.segmentation.finetune.step import FinetuneTrainer
-from spcl_fast.segmentation.pretrain.config import DenseConfig
+from spcl_fast.segmentation.pretrain.loss_config import DenseConfig
 from spcl_fast.segmentation.pretrain.step import PretrainTrainer
 from spcl_fast.segmentation.runs.dataset import split_scans, training_slices
 

@@ -19,7 +19,8 @@ from spcl_fast.segmentation.commands.comparison import ReproduceConfig
 from spcl_fast.segmentation.evaluate.record import read_evaluation
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
-from spcl_fast.segmentation.pretrain.config import DenseConfig, LossConfig, PretrainConfig
+from spcl_fast.segmentation.pretrain.config import PretrainConfig
+from spcl_fast.segmentation.pretrain.loss_config import DenseConfig, LossConfig
 from spcl_fast.segmentation.runs.config import dump_config, stage_config
 from spcl_fast.segmentation.runs.launch import Launch, is_lost_rank
 from spcl_fast.segmentation.runs.ranks import ALONE, Ranks, Rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spcl_fast.segmentation.pretrain.config import DenseConfig, LossConfig
+from spcl_fast.segmentation.pretrain.loss_config import DenseConfig, LossConfig
 
 TERMS = (
     *("contrast", "dense_contrast", "teacher", "entropy"),

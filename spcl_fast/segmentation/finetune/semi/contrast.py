@@ -7,9 +7,9 @@ from torch import Tensor
 from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.semi.term import Batch, Term
 from spcl_fast.segmentation.networks import UNet
-from spcl_fast.segmentation.pretrain.config import DenseConfig, LossConfig
 from spcl_fast.segmentation.pretrain.contrast import contrastive_step, label_columns, make_heads
 from spcl_fast.segmentation.pretrain.dense import dense_step, make_dense_head
+from spcl_fast.segmentation.pretrain.loss_config import DenseConfig, LossConfig
 
 
 class Contrast(Term):

@@ -10,7 +10,7 @@ from spcl_fast.segmentation.data.slices import Slices
 from spcl_fast.segmentation.finetune.semi.config import TERMS, SemiConfig
 from spcl_fast.segmentation.finetune.semi.loss import SemiLoss
 from spcl_fast.segmentation.finetune.semi.term import Labelled
-from spcl_fast.segmentation.pretrain.config import LossConfig
+from spcl_fast.segmentation.pretrain.loss_config import LossConfig
 
 
 @pytest.fixture
