@@ -1,12 +1,13 @@
 """A phantom of six patients and configurations that train in seconds."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from spcl_fast.segmentation.data.grid import Grid
 from spcl_fast.segmentation.finetune.config import FinetuneConfig
-from spcl_fast.segmentation.finetune.semi.adversarial import Adversarial
 from spcl_fast.segmentation.phantom import PhantomConfig, write_phantom
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
 from spcl_fast.segmentation.pretrain.loss_config import LossConfig
@@ -14,6 +15,7 @@ from spcl_fast.segmentation.runs.dataset import DataConfig
 from spcl_fast.segmentation.runs.network import ModelConfig
 from spcl_fast.segmentation.runs.optim import OptimConfig
 
+sys.path.append(str(Path(__file__).parent / "runs"))  # modules that tests and ranks share
 SMALL = """
 data: {grid: {size: 32, spacing_mm: 7.0}, num_test: 2, num_val: 0}
 model: {max_channels: 16}
@@ -89,9 +91,12 @@ def preset_file(tmp_path):
 
 
 @pytest.fixture
-def small_discriminator(monkeypatch):
+def small_discriminator():
     """Make the discriminator of the adversarial term narrow, where no test is about it."""
-    monkeypatch.setattr(Adversarial.__init__, "__defaults__", (8, 2e-4))
+    from narrow import narrow_discriminator
+
+    with narrow_discriminator():
+        yield
 
 
 @pytest.fixture

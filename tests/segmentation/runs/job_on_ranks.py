@@ -5,13 +5,13 @@ from importlib import import_module
 from unittest.mock import patch
 
 import torch
+from narrow import narrow_discriminator
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from spcl_fast import SupConLoss
 from spcl_fast.segmentation.commands import method_table
 from spcl_fast.segmentation.finetune.loop import finetune
-from spcl_fast.segmentation.finetune.semi.adversarial import Adversarial
 from spcl_fast.segmentation.finetune.step import FinetuneTrainer
 from spcl_fast.segmentation.networks import UNetEncoder
 from spcl_fast.segmentation.pretrain.config import PretrainConfig
@@ -46,7 +46,7 @@ def grid(rank, world, command, config, preset):
         return getattr(module, command)(config)
 
 
-@patch.object(Adversarial.__init__, "__defaults__", (8, 2e-4))  # a narrow discriminator
+@narrow_discriminator()
 def steps(rank, world, config, count):
     """Take steps in float64; return their losses and the tensors of the state."""
     torch.set_default_dtype(torch.float64)
