@@ -22,6 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spcl_fast.devices import is_host
+from spcl_fast.forward_state import Buffers, RandomStates
 from spcl_fast.losses import ContrastiveLossOutput
 from spcl_fast.nested import tensors_in, with_tensors
 from spcl_fast.precision import no_autocast
@@ -88,8 +89,8 @@ def cached_step(
         _check_batch_norm(model)
     elif not list(_outermost(model)):  # all ranks communicate in one order, few rows or many
         return _backward(loss(_call(model, batch)), scaler)
-    random = _RandomStates([*inputs, *model.parameters()])
-    buffers = _Buffers(model)
+    random = RandomStates([*inputs, *model.parameters()])
+    buffers = Buffers(model)
     cuts = [slice(start, start + chunk) for start in range(0, max(num_rows, 1), chunk)]
 
     with _NoSync(model):
@@ -166,58 +167,6 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
         return
     for child in module.children():
         yield from _outermost(child)
-
-
-class _RandomStates:
-    """The random states of the CPU and of the devices of some tensors."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        devices = {x.device for x in tensors} - {torch.device("cpu"), torch.device("meta")}
-        # MPS is one device, whose functions take none
-        self._calls = [
-            (torch.get_device_module(d), () if d.type == "mps" else (d,)) for d in devices
-        ]
-
-    def capture(self) -> list[Tensor]:
-        """Return the states now."""
-        return [
-            torch.get_rng_state(),
-            *(module.get_rng_state(*device) for module, device in self._calls),
-        ]
-
-    def restore(self, states: list[Tensor]) -> None:
-        """Go back to what `capture` returned."""
-        torch.set_rng_state(states[0])
-        for (module, device), state in zip(self._calls, states[1:], strict=True):
-            module.set_rng_state(state, *device)
-
-
-class _Buffers:
-    """The buffers of the modules in training mode, and those that a forward changes."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._before = [
-            (module, name, buffer, buffer._version, buffer.clone())
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if module.training and buffer is not None
-        ]
-        self._changed: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-
-    def forward_is_done(self) -> None:
-        """Note what has changed, and keep nothing else."""
-        self._changed = [
-            (module, name, buffer, copy)
-            for module, name, buffer, version, copy in self._before
-            if module._buffers[name] is not buffer or buffer._version != version
-        ]
-        self._before = []
-
-    def rewind(self) -> None:
-        """Return what has changed to what it was, for the same forward to change it again."""
-        with torch.no_grad():
-            for module, name, buffer, copy in self._changed:
-                module._buffers[name] = buffer.copy_(copy)
 
 
 def _checked_chunk(chunk: int) -> int:

@@ -36,7 +36,8 @@ IMPORTS: dict[str, set[str]] = {
     "losses": OPERANDS | {"ops", "distributed", "pacing"},
     "compat": {"ops", "distributed", "losses", "pair_weights", "precision"},
     "nested": set(),
-    "cached_step": {"devices", "losses", "nested", "precision"},
+    "forward_state": set(),
+    "cached_step": {"devices", "forward_state", "losses", "nested", "precision"},
     "info": {"_version", "native", "ops"},
     "": {"_version", "ops", "losses", "cached_step", "memory_queue", "momentum"},  # __init__.py
 }
