@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from spcl_fast.distributed import num_ranks
 from spcl_fast.losses._batch_rows import batch_rows
+from spcl_fast.losses._by_name import bank_labels_by_name, by_name, windows_by_name
 from spcl_fast.losses._temperature import Temperature, tau_of
 from spcl_fast.losses.result import (
     ContrastiveLossOutput,
@@ -26,8 +27,6 @@ from spcl_fast.pair_weights import Mode, check_mode, has_unit_weights
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-T = TypeVar("T")
 
 
 class SelfPacedContrastiveLoss(nn.Module):
@@ -134,10 +133,10 @@ class SelfPacedContrastiveLoss(nn.Module):
             raise ValueError("labels must name at least one label, got an empty dict")
         if self.pace is not None:
             gamma = self._step_pace(self.pace, gamma, z, bank)
-        gammas = _by_name("gamma", gamma, named, is_dict=is_dict)
-        lambdas = _by_name("weight", weight, named, is_dict=is_dict)
-        windows = _windows(self.window, named, is_dict=is_dict)
-        banks = _bank_labels(bank, bank_labels, named, is_dict=is_dict)
+        gammas = by_name("gamma", gamma, named, is_dict=is_dict)
+        lambdas = by_name("weight", weight, named, is_dict=is_dict)
+        windows = windows_by_name(self.window, named, is_dict=is_dict)
+        banks = bank_labels_by_name(bank, bank_labels, named, is_dict=is_dict)
         tau = tau_of(self)
         paced: list[Label] = []
         factors: list[float | Tensor] = []
@@ -213,60 +212,3 @@ def _of_all_labels(pairs: list[PositivePairLoss], terms: list[LabelTerm]) -> tup
     num_pos = torch.stack([x.num_pos for x in pairs])  # (labels, N)
     weight_sum = torch.stack([x.weight_sum for x in pairs])
     return weight_sum.sum() / num_pos.sum().clamp_min(1), (num_pos > 0).any(0).sum()
-
-
-def _by_name(
-    name: str, value: T | Mapping[str, T], labels: Mapping[str, Tensor], *, is_dict: bool
-) -> dict[str, T]:
-    """Return one value for every label; `is_dict` if they were given as a dict."""
-    if isinstance(value, float) or not isinstance(value, Mapping):  # which takes longer to ask
-        return dict.fromkeys(labels, value)
-    if not is_dict:
-        raise ValueError(f"{name} must be a single value for a single label, got a dict")
-    missing, extra = sorted(set(labels) - set(value)), sorted(set(value) - set(labels))
-    if missing or extra:
-        raise ValueError(
-            f"{name} must name the labels {sorted(labels)}, got missing {missing}, extra {extra}"
-        )
-    return dict(value)
-
-
-def _windows(
-    window: float | Mapping[str, float | None] | None,
-    labels: Mapping[str, Tensor],
-    *,
-    is_dict: bool,
-) -> dict[str, float | None]:
-    """Return the window of every label; a dict may leave labels out, which means equality."""
-    if window is None:
-        return dict.fromkeys(labels)
-    if is_dict and isinstance(window, Mapping):
-        extra = sorted(set(window) - set(labels))
-        if extra:
-            raise ValueError(
-                f"window must name the labels {sorted(labels)} only, got extra {extra}"
-            )
-        windows = {name: window.get(name) for name in labels}
-    else:
-        windows = _by_name("window", window, labels, is_dict=is_dict)
-    return {
-        name: None if x is None else float(as_number("window", x)) for name, x in windows.items()
-    }
-
-
-def _bank_labels(
-    bank: Tensor | None,
-    bank_labels: Tensor | Mapping[str, Tensor] | None,
-    labels: Mapping[str, Tensor],
-    *,
-    is_dict: bool,
-) -> dict[str, Tensor]:
-    """Return the labels of the bank by name, empty without a bank."""
-    if (bank is None) != (bank_labels is None):
-        given = "bank" if bank_labels is None else "bank_labels"
-        raise ValueError(f"bank and bank_labels must be given together, got {given} alone")
-    if bank_labels is None:
-        return {}
-    if is_dict and not isinstance(bank_labels, Mapping):
-        raise ValueError("bank_labels must be a dict by name as labels, got a tensor")
-    return _by_name("bank_labels", bank_labels, labels, is_dict=is_dict)
