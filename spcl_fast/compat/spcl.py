@@ -20,22 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from spcl_fast.compat._labels import class_indices
-from spcl_fast.compat._panels import panels
+from spcl_fast.compat._masked_rows import masked_rows
 from spcl_fast.compat._temperature import check_temperature
 from spcl_fast.losses.result import label_term
 from spcl_fast.ops import (
     Impl,
     Label,
-    PositivePairLoss,
     contrastive_rows,
     contrastive_terms,
     pair_lse,
 )
 from spcl_fast.ops._checks import check_rows, check_tensor, positive_number, positive_scalar
-from spcl_fast.ops._function import OpFunction, save, saved
 from spcl_fast.ops._impl import resolve_for, rows_for
 from spcl_fast.pair_weights import Mode, pair_weights
-from spcl_fast.precision import at_least_float32, no_autocast
+from spcl_fast.precision import at_least_float32
 
 
 class _Last(NamedTuple):
@@ -130,7 +128,7 @@ class SelfPacedSupConLoss(nn.Module):
             positive = mask.to(z.device) == 1
             z, _ = rows_for(resolve_for(self.impl, z), z, None)  # once: gradients add up in float32
             lse = pair_lse(z, self._t, impl=self.impl)
-            pairs = _masked_rows(z, lse, positive, self._t, gamma, mode)
+            pairs = masked_rows(z, lse, positive, self._t, gamma, mode)
         else:
             target = list(range(B)) if target is None else target
             target = torch.as_tensor(target, device=z.device)
@@ -208,68 +206,3 @@ class SelfPacedSupConLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings for `repr`."""
         return f"T: {self._t}, method: {self._weight_update}, gamma: {self._gamma}"
-
-
-def _masked_rows(
-    z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float | Tensor, mode: Mode
-) -> PositivePairLoss:
-    """Return the rows of a mask (B, B) of both views, panel by panel, recomputed backward."""
-    z = at_least_float32(z)
-    rows = _MaskedRows.apply(z, lse, mask, tau, gamma, mode)  # type: ignore[no-untyped-call]
-    return PositivePairLoss(*rows)
-
-
-class _MaskedRows(OpFunction):
-    """`positive_pair_loss` of the pairs of a mask; the weights are constants for the gradient."""
-
-    @staticmethod
-    def forward(
-        z: Tensor, lse: Tensor, mask: Tensor, tau: float, gamma: float | Tensor, mode: Mode
-    ) -> tuple[Tensor, ...]:
-        parts = []
-        for start, stop in panels(z.shape[0], z.shape[0]):
-            loss, weight, num_pos = _masked_panel(start, stop, z, lse, mask, tau, gamma, mode)
-            mean = (weight * loss).sum(1) / num_pos.clamp_min(1)
-            parts.append((mean, weight.sum(1), num_pos))
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        save(ctx, *inputs)
-        ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, dloss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        z, lse, *options = saved(ctx)
-        of_columns = torch.zeros_like(z)
-        dz: list[Tensor] = []
-        dlse: list[Tensor] = []
-        for start, stop in panels(z.shape[0], z.shape[0]):
-            weight, num_pos = _masked_panel(start, stop, z, lse, *options)[1:]
-            h = weight * (dloss[start:stop] / num_pos.clamp_min(1))[:, None]
-            dlse.append(h.sum(1))
-            with no_autocast(z.device):
-                dz.append(h @ z)
-                of_columns = of_columns + h.T @ z[start:stop]
-        tau = options[1]
-        return (torch.cat(dz) + of_columns) / -tau, torch.cat(dlse), None, None, None, None
-
-
-def _masked_panel(
-    start: int,
-    stop: int,
-    z: Tensor,
-    lse: Tensor,
-    mask: Tensor,
-    tau: float,
-    gamma: float | Tensor,
-    mode: Mode,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses and weights (rows, 2 B), 0 where not positive, and the numbers of positives."""
-    rows = torch.arange(start, stop, device=z.device)
-    positive = mask[rows % mask.shape[0]].repeat(1, 2)
-    positive = positive.scatter(1, rows[:, None], False)
-    with no_autocast(z.device):
-        loss = lse[start:stop, None] - z[start:stop] @ z.T / tau
-    weight = torch.where(positive, pair_weights(loss, gamma, mode), 0)
-    return torch.where(positive, loss, 0), weight, positive.sum(1)
