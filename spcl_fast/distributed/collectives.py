@@ -21,6 +21,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spcl_fast.distributed._transfers import (
+    all_reduced,
+    as_bytes,
+    exchange,
+    gather,
+    own_rows_of_sum,
+)
 from spcl_fast.ops._function import first_order_only
 from spcl_fast.precision import dtype_of_results
 
@@ -94,7 +101,7 @@ def gather_rows(
     layout = [rows[0].shape[1], DTYPES.index(rows[0].dtype)]
     layout += [*(x.numel() for x in replicated), *[-1] * absent]
     own = [rows[0].shape[0], _code_of(labels), *needs, *[False] * absent, *layout]
-    facts = _exchange(own, group, rows[0].device)
+    facts = exchange(own, group, rows[0].device)
     _check_equal(facts)
     sizes = [fact[0] for fact in facts]
     # One for all ranks: their backwards run the same collectives.
@@ -135,8 +142,8 @@ def _check_equal(facts: list[list[int]]) -> None:
 
 def gather_columns(columns: Sequence[Tensor], sizes: list[int], group: Any) -> list[Tensor]:
     """Return (N,) from the (n,) of every rank, of any dtypes, by one all-gather of their bytes."""
-    packed = torch.cat([_bytes(x[:, None]) for x in columns], 1)
-    gathered = torch.split(_gather(packed, sizes, group), [x.element_size() for x in columns], 1)
+    packed = torch.cat([as_bytes(x[:, None]) for x in columns], 1)
+    gathered = torch.split(gather(packed, sizes, group), [x.element_size() for x in columns], 1)
     return [
         # a copy: the storage of a single row begins anywhere
         column.clone(memory_format=torch.contiguous_format).view(x.dtype).squeeze(1)
@@ -156,7 +163,7 @@ def sum_over_ranks(x: Tensor, group: Any) -> Tensor:
 
 def max_over_ranks(x: Tensor, group: Any) -> Tensor:
     """Return the maximum of `x` over the ranks, detached."""
-    return _all_reduced(x.detach(), group, dist.ReduceOp.MAX)
+    return all_reduced(x.detach(), group, dist.ReduceOp.MAX)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -175,7 +182,7 @@ class _GatherRows(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.group, ctx.sizes, ctx.num_gathered = group, sizes, num_gathered
         ctx.needed, ctx.dtypes = needed, [x.dtype for x in inputs]
-        gathered = [_gather(x, sizes, group).to(dtype) for x in inputs[:num_gathered]]
+        gathered = [gather(x, sizes, group).to(dtype) for x in inputs[:num_gathered]]
         # a temperature keeps its dtype; the gradients of rows are summed in that of the gathered
         replicated = [x.to(dtype) if x.ndim else x for x in inputs[num_gathered:]]
         return (*gathered, *(x.view_as(x) for x in replicated))
@@ -189,9 +196,9 @@ class _GatherRows(torch.autograd.Function):
             if ctx.needed[k]:
                 dx = dx.to(dtype_of_results(dx))
                 if k < ctx.num_gathered:
-                    dx = _own_rows_of_sum(dx, ctx.sizes, ctx.group) * W
+                    dx = own_rows_of_sum(dx, ctx.sizes, ctx.group) * W
                 else:
-                    dx = _all_reduced(dx, ctx.group, dist.ReduceOp.SUM)
+                    dx = all_reduced(dx, ctx.group, dist.ReduceOp.SUM)
                 gradients[k] = dx.to(ctx.dtypes[k])
         return (None,) * 6 + tuple(gradients)
 
@@ -200,7 +207,7 @@ class _GatherResults(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: list[int], group: Any) -> Tensor:
         ctx.sizes, ctx.rank = sizes, dist.get_rank(group)
-        return _gather(x, sizes, group)
+        return gather(x, sizes, group)
 
     @staticmethod
     @first_order_only
@@ -212,66 +219,9 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.group = group
-        return _all_reduced(x, group, dist.ReduceOp.SUM)
+        return all_reduced(x, group, dist.ReduceOp.SUM)
 
     @staticmethod
     @first_order_only
     def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
-        return _all_reduced(dx, ctx.group, dist.ReduceOp.SUM), None
-
-
-def _exchange(facts: list[int], group: Any, device: torch.device) -> list[list[int]]:
-    own = torch.tensor([facts], device=device)
-    everyone: list[list[int]] = _gather(own, [1] * dist.get_world_size(group), group).tolist()
-    return everyone
-
-
-def _gather(x: Tensor, sizes: list[int], group: Any) -> Tensor:
-    """Return the rows of all ranks, padded for the transfer to the most rows of a rank."""
-    most = max(sizes)
-    if most == 0:
-        return x.clone()
-    if x.shape[0] < most:
-        x = torch.cat([x, x.new_zeros(most - x.shape[0], *x.shape[1:])])
-    everyone = x.new_empty(len(sizes), *x.shape)
-    # The name of the collective changed with PyTorch 2.13.
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(_bytes(everyone).flatten(), _bytes(x).flatten(), group=group)
-    if min(sizes) == most:
-        return everyone.flatten(0, 1)
-    return torch.cat([rows[:size] for rows, size in zip(everyone, sizes, strict=True)])
-
-
-def _own_rows_of_sum(x: Tensor, sizes: list[int], group: Any) -> Tensor:
-    """Return this rank's rows of the sum of `x` (N, D) over the ranks."""
-    rank = dist.get_rank(group)
-    if not has_reduce_scatter(x.device, group):
-        return torch.split(_all_reduced(x, group, dist.ReduceOp.SUM), sizes)[rank]
-    most = max(sizes)
-    padded = x.new_zeros(len(sizes), most, x.shape[1])
-    for mine, rows in zip(padded, torch.split(x, sizes), strict=True):
-        mine[: rows.shape[0]] = rows
-    out = x.new_empty(most, x.shape[1])
-    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-    scatter(out, padded.flatten(0, 1), group=group)
-    return out[: sizes[rank]]
-
-
-def has_reduce_scatter(device: torch.device, group: Any) -> bool:
-    """Return whether sums are scattered; older gloo cannot, and uses an all-reduce instead."""
-    return device.type != "cpu" and dist.get_backend(group) != "gloo"
-
-
-def _all_reduced(x: Tensor, group: Any, op: Any) -> Tensor:
-    x = x.clone(memory_format=torch.contiguous_format)
-    if x.numel() > 0:
-        dist.all_reduce(x, op, group=group)
-    return x
-
-
-def _bytes(x: Tensor) -> Tensor:
-    """Return a contiguous view or copy as bytes, which every backend can move."""
-    x = x.contiguous()
-    if x.stride(-1) != 1:  # which does not matter to a dimension of size 1, but to a view
-        x = x.clone(memory_format=torch.contiguous_format)
-    return x.view(torch.uint8)
+        return all_reduced(dx, ctx.group, dist.ReduceOp.SUM), None

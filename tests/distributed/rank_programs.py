@@ -237,14 +237,14 @@ def gradients_of_rows(rank: int, world: int, case: Case, needy: tuple[bool, ...]
 
 def gradients_by_reduce_scatter(rank: int, world: int, case: Case) -> Tensor:
     """The same by the collective that gloo is not given by default."""
-    from spcl_fast.distributed import collectives
+    from spcl_fast.distributed import _transfers
 
-    before = collectives.has_reduce_scatter
-    collectives.has_reduce_scatter = lambda *_: True
+    before = _transfers.has_reduce_scatter
+    _transfers.has_reduce_scatter = lambda *_: True
     try:
         return gradients_of_rows(rank, world, case, (True,) * world)
     finally:
-        collectives.has_reduce_scatter = before
+        _transfers.has_reduce_scatter = before
 
 
 def half_precision(rank: int, world: int, case: Case, group: bool) -> tuple[Tensor, Tensor]:
