@@ -17,7 +17,7 @@ from spcl_fast.kernels._plane_products import (
     products_by_steps,
 )
 from spcl_fast.kernels._row_weights import gradient_scale
-from spcl_fast.kernels._similarities import scalar
+from spcl_fast.kernels._similarities import inverse, scalar
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def positive_forward_kernel(
     first = tl.load(side_ptr + N + row, mask=is_row, other=0)
     last = tl.load(side_ptr + 2 * N + row, mask=is_row, other=0)
     lse_i = tl.load(lse_ptr + i, mask=is_row, other=0.0)
-    inv_tau, gamma = 1.0 / scalar(tau), scalar(gamma)
+    inv_tau, gamma = inverse(scalar(tau)), scalar(gamma)
     z_i = load_planes(z_ptr, i, is_row, d, plane, DP, BLOCK_D, P)
 
     loss_sum = tl.zeros((BLOCK_M,), tl.float32)
@@ -173,7 +173,7 @@ def positive_backward_kernel(
     first = tl.load(side_ptr + N + row, mask=is_row, other=0)
     last = tl.load(side_ptr + 2 * N + row, mask=is_row, other=0)
     tau, gamma = scalar(tau), scalar(gamma)
-    inv_tau = 1.0 / tau
+    inv_tau = inverse(tau)
     scale = gradient_scale(tl.load(bound_ptr))
     if c_ptr is not None:
         lse_i = tl.load(lse_ptr + i, mask=is_row, other=0.0)

@@ -136,15 +136,20 @@ def exponent_scale(tau):
 
 
 @triton.jit
+def inverse(x):
+    """Return 1 / x, correctly rounded, for similarities to be as exact as in every other pass."""
+    return tl.div_rn(tl.cast(1.0, tl.float32), x)
+
+
+@triton.jit
 def rounded_sim(dots, tau):
     """Return z_i . z_j / tau, rounded before anything is subtracted from it.
 
     Where one term dominates, lse_i then equals its sim, and exp(sim - lse_i) is 1 for any size of
     lse_i. The compiler fuses a product with a subtraction, but not an fma.
     """
-    one = tl.cast(1.0, tl.float32)
-    inv_tau = tl.div_rn(one, tau)
-    rest = tl.fma(-tau, inv_tau, one) * inv_tau  # of 1 / tau
+    inv_tau = inverse(tau)
+    rest = tl.fma(-tau, inv_tau, tl.cast(1.0, tl.float32)) * inv_tau  # of 1 / tau
     # Infinite products stay infinite: times a rest of 0 or of the other sign they would become NaN.
     correction = tl.where(tl.abs(dots) < float("inf"), dots * rest, 0.0)
     return tl.fma(dots, inv_tau, correction)

@@ -17,7 +17,7 @@ from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._order import order_of
 from spcl_fast.kernels._plane_products import load_planes
 from spcl_fast.kernels._positive_kernels import columns_to_visit, is_positive, positive_dots
-from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of, scalar
+from spcl_fast.kernels._similarities import PlanePairs, as_scalar, device_of, inverse, scalar
 from spcl_fast.operands import Label, Pairs
 
 # More bins do not fit into the registers of a program.
@@ -101,7 +101,7 @@ def _histogram_kernel(
     first = tl.load(side_ptr + N + row, mask=is_row, other=0)
     last = tl.load(side_ptr + 2 * N + row, mask=is_row, other=0)
     lse_i = tl.load(lse_ptr + i, mask=is_row, other=0.0)
-    inv_tau, upper = 1.0 / scalar(tau), scalar(upper)
+    inv_tau, upper = inverse(scalar(tau)), scalar(upper)
     z_i = load_planes(z_ptr, i, is_row, d, plane, DP, BLOCK_D, P)
 
     if LOCAL_BINS > 0:
