@@ -6,8 +6,8 @@ the columns is then the gradient of the panel's rows. A row has one owner, so no
 across programs. The product of bfloat16 rows is torch.mm's; several planes, and float16, whose
 range h_ij / tau would leave, have a kernel that accumulates in float32.
 
-Memory: O((N + M) D), or panels of 2^26 pairs: 128 MiB a plane. Multiply-adds: 2 N^2 D; against references 2 N M D for
-each of the two gradients.
+Memory: O((N + M) D), or panels of 2^26 pairs: 128 MiB a plane. Multiply-adds: 2 N^2 D; against
+references 2 N M D for each of the two gradients.
 """
 
 from __future__ import annotations
