@@ -154,11 +154,10 @@ def gather_pairs(
 ) -> list[PositivePairLoss]:
     """Return the results of the rows of all ranks, (N,), from those of blocks of them."""
     losses = gather_results(torch.stack([x.loss for x in pairs], 1), sizes, group).unbind(1)
-    columns = [column for x in pairs for column in (x.weight_sum.detach(), x.num_pos)]
+    columns = [*(x.weight_sum.detach() for x in pairs), *(x.num_pos for x in pairs)]
     counts = gather_columns(columns, sizes, group)
-    return [
-        PositivePairLoss(loss, counts[2 * k], counts[2 * k + 1]) for k, loss in enumerate(losses)
-    ]
+    weight_sums, num_pos = counts[: len(pairs)], counts[len(pairs) :]
+    return [PositivePairLoss(*of) for of in zip(losses, weight_sums, num_pos, strict=True)]
 
 
 def _merged_lse(
