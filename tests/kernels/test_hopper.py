@@ -226,10 +226,10 @@ HANDED_BACK = "    mbarrier.arrive(empty.index(stage), count=1)\n"
 # Kernel, file, and what is replaced by what.
 FAULTS = {
     "rows are weighed before they are there": (
-        *("row_gradient", "row_gradient", LOADED, "        next_dots"),
+        *("row_gradient", "_visits", LOADED, "        next_dots"),
     ),
     "a place is freed under a product": (
-        *("row_gradient", "row_gradient", ENDED + RELEASED, RELEASED + ENDED),
+        *("row_gradient", "_visits", ENDED + RELEASED, RELEASED + ENDED),
     ),
     "a tile is summed before it is there": ("pair_sums", "pair_sums", SUMMED, "    dots"),
     "a place is freed before its product": (
