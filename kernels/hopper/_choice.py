@@ -38,6 +38,7 @@ class Tiles:
     groups: int = 2  # of warps that multiply
     parts: int = 1  # of a tile of the gradient, visited one after the other
     shifted_parts: int = 2  # the same where sums are shifted, which takes more registers
+    fma_exps: int = 0  # of 16 exponentials of whole tiles of sums, by multiply-adds
 
 
 WIDE = 0  # longer rows than a program holds
@@ -46,7 +47,7 @@ Table = Mapping[tuple[int, int], Tiles]  # by planes and padded features
 # Groups take turns: a place in the ring must always be one group's, or it could take the phase
 # before for the one that it waits for. So stages are a multiple of groups.
 PAIR_SUMS: Table = {
-    (1, 64): Tiles(128, 64, 6, groups=3),
+    (1, 64): Tiles(128, 64, 6, groups=3, fma_exps=3),
     (1, 128): Tiles(128, 64, 6, groups=3),
     (1, 256): Tiles(128, 64, 4),
     (2, 64): Tiles(128, 64, 6),

@@ -19,6 +19,7 @@ from spcl_fast.kernels.hopper._gluon import (
     gluon,
     mbarrier,
 )
+from spcl_fast.kernels.hopper._powers import exp2
 from spcl_fast.kernels.hopper._shifted_sums import store_own, sum_shifted
 from spcl_fast.kernels.hopper._sums import in_threads, masked, over_threads
 from spcl_fast.kernels.hopper._tiles import (
@@ -36,6 +37,7 @@ from spcl_fast.kernels.hopper._tiles import (
 def _exps(
     k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P: gl.constexpr,
     STAGES: gl.constexpr, IS_EDGE: gl.constexpr, EXCLUDES_SELF: gl.constexpr,
+    FMA_EXPS: gl.constexpr,
 ):  # fmt: skip
     """Return exp(sim) of tile number k."""
     stage = k % STAGES
@@ -47,7 +49,7 @@ def _exps(
         own = gl.arange(0, z_i.shape[2], layout=gl.SliceLayout(0, dots.type.layout))
         own = (own + (first_row - first_col))[None, :]
         dots = masked(dots, own, in_tile[:, None], N - first_col, M - first_col, EXCLUDES_SELF)
-    return gl.exp2(dots * scale)
+    return exp2(dots, scale, FMA_EXPS)
 
 
 @gluon.jit
@@ -55,6 +57,7 @@ def _sum(
     group: gl.constexpr, GROUPS: gl.constexpr, z_i, z_j, ready, empty, first_row, first, lead,
     diagonal, whole, tiles, N, M, tau, own_ptr, own_stride, visited_parts, P: gl.constexpr,
     STAGES: gl.constexpr, EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
+    FMA_EXPS: gl.constexpr,
 ):  # fmt: skip
     """Store sums of exp for the rows and for the columns."""
     BLOCK_M: gl.constexpr = z_i.shape[2]
@@ -68,7 +71,7 @@ def _sum(
         first_col = tile_at(k, first, lead, diagonal, whole) * BLOCK_N
         exps = _exps(
             k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P, STAGES,
-            IS_EDGE=False, EXCLUDES_SELF=False,
+            IS_EDGE=False, EXCLUDES_SELF=False, FMA_EXPS=FMA_EXPS,
         )  # fmt: skip
         sums += gl.sum(in_threads(exps), 1)
         if HAS_VISITED:
@@ -78,7 +81,7 @@ def _sum(
         first_col = tile * BLOCK_N
         exps = _exps(
             k, z_i, z_j, ready, empty, first_row, first_col, in_tile, N, M, scale, zero, P, STAGES,
-            IS_EDGE=True, EXCLUDES_SELF=EXCLUDES_SELF,
+            IS_EDGE=True, EXCLUDES_SELF=EXCLUDES_SELF, FMA_EXPS=0,
         )  # fmt: skip
         sums += gl.sum(in_threads(exps), 1)
         if HAS_VISITED:
@@ -91,7 +94,7 @@ def _sum(
 @gluon.jit
 def _multiply(
     group: gl.constexpr, GROUPS: gl.constexpr, given, P: gl.constexpr, STAGES: gl.constexpr,
-    EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr,
+    EXCLUDES_SELF: gl.constexpr, HAS_VISITED: gl.constexpr, FMA_EXPS: gl.constexpr,
 ):  # fmt: skip
     """Sum over every tile that is one group's: they take turns."""
     (
@@ -106,6 +109,7 @@ def _multiply(
         _sum(
             group, GROUPS, z_i, z_j, ready, empty, first_row, first, lead, diagonal, whole, tiles,
             N, M, tau, own_ptr, own_stride, visited_parts, P, STAGES, EXCLUDES_SELF, HAS_VISITED,
+            FMA_EXPS,
         )  # fmt: skip
     else:
         sum_shifted(
@@ -138,6 +142,7 @@ def hopper_pair_sums_kernel(
     EXCLUDES_SELF: gl.constexpr,
     IS_TRIANGULAR: gl.constexpr,  # each pair is visited for both of its rows
     HAS_VISITED: gl.constexpr,
+    FMA_EXPS: gl.constexpr,  # of 16 exponentials
 ):
     """As the plain pair_sums_kernel, with a part of the rows for each group."""
     BLOCK_M: gl.constexpr = rows_desc.block_shape[1]
@@ -176,8 +181,8 @@ def hopper_pair_sums_kernel(
         gl.warp_specialize(
             [
                 (load_tiles, (loads, P, STAGES)),
-                (_multiply, (0, 2, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
-                (_multiply, (1, 2, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (0, 2, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED, FMA_EXPS)),
+                (_multiply, (1, 2, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED, FMA_EXPS)),
             ],
             WORKERS_2,
             REGISTERS_2,
@@ -186,9 +191,9 @@ def hopper_pair_sums_kernel(
         gl.warp_specialize(
             [
                 (load_tiles, (loads, P, STAGES)),
-                (_multiply, (0, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
-                (_multiply, (1, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
-                (_multiply, (2, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED)),
+                (_multiply, (0, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED, FMA_EXPS)),
+                (_multiply, (1, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED, FMA_EXPS)),
+                (_multiply, (2, 3, given, P, STAGES, EXCLUDES_SELF, HAS_VISITED, FMA_EXPS)),
             ],
             WORKERS_3,
             REGISTERS_3,
@@ -223,6 +228,7 @@ def fills_sums(
         EXCLUDES_SELF=pairs.excludes_self,
         IS_TRIANGULAR=pairs.is_square,
         HAS_VISITED=visited.shape[0] > 0,
+        FMA_EXPS=tiles.fma_exps,
         num_warps=4,
         maxnreg=MAX_REGISTERS[tiles.groups],
     )

@@ -6,16 +6,16 @@ phases and deadlocks; `test_faults` shows that it would see them.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from pair_values import BF16, FP16, check
+from planted import plant
 from triton.runtime.errors import PTXASError
 
 from spcl_fast.kernels import _configs
@@ -171,25 +171,6 @@ def test_few_rows(num_rows: int, device: str) -> None:
     check(rows(num_rows, 64, BF16, device), 0.07)
 
 
-def plant(name: str, folder: Path, old: str, new: str) -> ModuleType:
-    """Return a module of kernels/hopper with a fault in its text."""
-    path = Path(_choice.__file__).with_name(f"{name}.py")
-    text = path.read_text(encoding="utf-8")
-    assert not old or text.count(old) == 1, f"{old} must occur once, got {text.count(old)} times"
-    text = text.replace(old, new)
-    if name != "pair_sums":  # where a group then reads three words of its arguments as four
-        # Sums are bounded: the other loop need not be compiled.
-        text = text.replace("if bounded != 0:", "if True:")
-    file = folder / f"{name}.py"
-    file.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(f"planted_{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 Run = Callable[[str, str, str, str], None]
 
 
@@ -204,7 +185,7 @@ def run_planted(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         if name != kernel:  # which imports the other
             monkeypatch.setitem(sys.modules, f"{folder}.{kernel}", plant(kernel, tmp_path, "", ""))
         is_wide = kernel in ("h_panel", "wide_sums")
-        small = Tiles(64, 64, 2) if kernel == "pair_sums" else Tiles(128, 32, 2)
+        small = Tiles(64, 64, 2, fma_exps=3) if kernel == "pair_sums" else Tiles(128, 32, 2)
         tiles = {(1, _choice.WIDE): Tiles(128, 128, 2)} if is_wide else {(1, 64): small}
         for table in ("PAIR_SUMS", "ROW_GRADIENT", "H_PANEL"):
             is_own = table == kernel.upper().replace("WIDE_SUMS", "PAIR_SUMS")
