@@ -9,14 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import cost_tables, kernel_tables, method_tables, plane_errors, swap_tables
+from benchmarks import (
+    cost_tables,
+    kernel_tables,
+    loop_tables,
+    method_tables,
+    plane_errors,
+    swap_tables,
+)
 from benchmarks._provenance import REPOSITORY
 from spcl_fast.atomic_file import atomic_file
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"losses": cost_tables.summary, "one_scan": method_tables.one_scan},
     "docs/benchmarks.md": cost_tables.TABLES,
-    "docs/kernels.md": kernel_tables.TABLES | {"plane_errors": plane_errors.table},
+    "docs/kernels.md": kernel_tables.TABLES
+    | loop_tables.TABLES
+    | {"plane_errors": plane_errors.table},
     "docs/swap-in.md": {"step": swap_tables.step},
     "docs/distributed.md": {"scaling": swap_tables.scaling},
     "docs/training.md": {

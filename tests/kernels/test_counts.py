@@ -63,6 +63,14 @@ def test_a_pair_costs_what_the_tiling_implies(file: str, arch: int) -> None:
             assert any(name.startswith("wgmma.mma_async") for name in row["instructions"])
 
 
+def test_the_share_of_exponentials_by_fma_takes_fewest_clocks() -> None:
+    rows = load("kernel_tables").read("exponentials.json")["rows"]
+    sums = {x["fma_exps"]: max(x["clocks"].values()) for x in rows if "forward" in x["pass"]}
+    tiles = load("count_kernels").PASSES["forward, Hopper"].table[1, 64]
+    assert sums[tiles.fma_exps] == min(sums.values())
+    assert sums[tiles.fma_exps] < 0.92 * sums[0]
+
+
 # Products in N^2 D; special functions and bytes a pair.
 @pytest.mark.parametrize(
     ("kind", "products", "num_bytes"),
