@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from spcl_fast.kernels._bound import bound
+from spcl_fast.kernels._class_kernels import sum_block
 from spcl_fast.kernels._plane_products import load_planes, products, products_by_steps
 from spcl_fast.kernels._similarities import (
     FLOAT32_MAX,
@@ -167,7 +168,7 @@ def _merged(
 
 
 @bound
-@triton.jit
+@triton.jit(do_not_specialize=["merges"])
 def merge_parts_kernel(
     norms_ptr,
     col_norms_ptr,
@@ -188,14 +189,48 @@ def merge_parts_kernel(
     visited_stride,
     is_first,  # panel: columns hold nothing yet
     is_last,
+    merges,  # program_id(0) that merge; those that follow sum blocks of columns
+    cols_ptr,  # (P, M, DP), or None
+    col_plane,  # stride
+    side_ptr,  # (3, N), the rows' side of the order, or None
+    col_side_ptr,  # (3, M), or None
+    sums_ptr,  # (M // CLASS_BLOCK, DP) float32, out, or None
     BLOCK: tl.constexpr,  # rows or columns of one program
     BLOCK_M: tl.constexpr,  # rows owned by one program of pair_sums_kernel
     BLOCK_K: tl.constexpr,  # parts per step
     IS_TRIANGULAR: tl.constexpr,
+    DP: tl.constexpr,
+    P: tl.constexpr,
+    CLASS_BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
+    """Merge the parts of a panel of rows, or sum a block of columns that lie in one class."""
+    program = tl.program_id(0)
+    if program < merges:
+        _merge(
+            program, norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau, own_ptr,
+            visited_ptr, lse_ptr, col_lse_ptr, num_own, num_visited, first_row, last_row,
+            own_stride, visited_stride, is_first, is_last, BLOCK, BLOCK_M, BLOCK_K, IS_TRIANGULAR,
+        )  # fmt: skip
+    elif sums_ptr is not None:
+        steps: tl.constexpr = (DP + BLOCK_D - 1) // BLOCK_D
+        d = (program - merges) % steps * BLOCK_D + tl.arange(0, BLOCK_D)
+        sum_block(
+            (program - merges) // steps, d, cols_ptr, col_plane, None, side_ptr, col_side_ptr,
+            sums_ptr, N, M, 0, DP, P, CLASS_BLOCK, BLOCK_D,
+        )  # fmt: skip
+
+
+@triton.jit
+def _merge(
+    program, norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, tau, own_ptr, visited_ptr,
+    lse_ptr, col_lse_ptr, num_own, num_visited, first_row, last_row, own_stride, visited_stride,
+    is_first, is_last, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    IS_TRIANGULAR: tl.constexpr,
+):  # fmt: skip
     """Merge the parts of a panel of rows; between panels col_lse is itself a part of each column.
 
-    Triangular: program_id(0) counts rows from first_row, all of which have parts from the blocks
+    Triangular: programs count rows from first_row, all of which have parts from the blocks
     before their own, and those of the panel their own parts. Otherwise program_id(1) is 0 for the
     rows of the panel and 1 for all columns.
     """
@@ -203,7 +238,7 @@ def merge_parts_kernel(
         norms_ptr, col_norms_ptr, num_norms, num_col_norms, N, M, scalar(tau)
     )  # fmt: skip
     neutral = tl.where(bounded, 0.0, -float("inf"))
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    index = program * BLOCK + tl.arange(0, BLOCK)
     total = tl.full((BLOCK,), 0.0, tl.float32) + neutral
     zeros = tl.zeros((BLOCK,), tl.int32)
     is_side_of_columns = tl.program_id(1) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from spcl_fast.kernels._bound import cdiv
+from spcl_fast.kernels._class_sums import BlockSums, summing
 from spcl_fast.kernels._config_tables import PAIR_SUMS
 from spcl_fast.kernels._configs import Config, pick
 from spcl_fast.kernels._pair_sum_kernels import merge_parts_kernel, pair_sums_kernel
@@ -16,19 +17,26 @@ _MERGE_ROWS = 128
 _MERGE_PARTS = 16
 
 
-def fill_lse(pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None) -> None:
+def fill_lse(
+    pairs: PlanePairs, lse: Tensor, col_lse: Tensor | None, block_sums: BlockSums | None = None
+) -> None:
     """Fill lse (N,) and col_lse (M,), by panels of rows whose parts take O((N + M) D) memory.
 
-    Square pairs need no col_lse. With None, the sums of the columns are left out.
+    Square pairs need no col_lse. With None, the sums of the columns are left out. Sums of
+    blocks of sorted columns are filled on the way, in no launch of their own, if col_lse is None.
     """
     tiles = tiles_for(hopper.PAIR_SUMS, pairs)
-    if tiles is None or not _fills_lse(pairs, tiles, lse, col_lse):
+    if tiles is None or not _fills_lse(pairs, tiles, lse, col_lse, block_sums):
         config = pick("pair_sums", PAIR_SUMS, pairs.rows, pairs.rows.data.device)
-        _fills_lse(pairs, config, lse, col_lse)
+        _fills_lse(pairs, config, lse, col_lse, block_sums)
 
 
 def _fills_lse(
-    pairs: PlanePairs, config: Config | Tiles, lse: Tensor, col_lse: Tensor | None
+    pairs: PlanePairs,
+    config: Config | Tiles,
+    lse: Tensor,
+    col_lse: Tensor | None,
+    block_sums: BlockSums | None,
 ) -> bool:
     """Fill both, unless the kernel does not compile."""
     is_square, M = pairs.is_square, pairs.num_cols
@@ -51,7 +59,9 @@ def _fills_lse(
         elif has_visited:
             longest = max(longest, M)
         sides = 2 if has_visited and not is_square else 1
-        merge_parts_kernel[(cdiv(longest, _MERGE_ROWS), sides)](
+        merges = cdiv(longest, _MERGE_ROWS)
+        programs, summed, constants = summing(pairs, block_sums if first_block == 0 else None)
+        merge_parts_kernel[(merges + programs, sides)](
             *pairs.bounds(),
             own,
             visited,
@@ -65,10 +75,13 @@ def _fills_lse(
             M,
             int(first_block == 0),
             int(first_block + blocks == num_blocks),
+            merges,
+            *summed,
             BLOCK=_MERGE_ROWS,
             BLOCK_M=config.block_m,
             BLOCK_K=_MERGE_PARTS,
             IS_TRIANGULAR=is_square,
+            **constants,
         )
     return True
 

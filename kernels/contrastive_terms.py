@@ -1,7 +1,7 @@
 """`contrastive_terms` in Triton: from rows to scalars and back, a launch for each thing to know.
 
-Forward:  planes, and the order of the first label | sums of exp | merge | for each label: order,
-          losses of its rows, reduction.
+Forward:  planes, and the order of the first label | sums of exp | merge, and sums of classes of the
+          first label | for each label: order, sums of classes, losses of its rows, reduction.
 Backward: weights of the rows | gradient of lse | for each label: gradient of its losses, added to
           what is there, the last one in the dtype of the rows.
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.kernels._bound import cdiv
+from spcl_fast.kernels._class_sums import BlockSums, add_class_gradient
 from spcl_fast.kernels._order import Counted, Order, order_of
 from spcl_fast.kernels._pair_sums import fill_lse
 from spcl_fast.kernels._planes import Planes, num_planes, planes_of
@@ -41,7 +42,9 @@ class _State(NamedTuple):
     num_pos: Tensor  # (K, N)
     slopes: Tensor  # (K,)
     factors: Tensor  # (K,), lambda
-    orders: tuple[Tensor, ...]
+    orders: tuple[Tensor | None, ...]
+    """Of each label the sides of the rows and of the columns, None if those are the rows, and the
+    sums of blocks of columns, None if there are none."""
 
 
 def contrastive_terms_fwd(
@@ -144,17 +147,24 @@ def _forward(
         num_pos.new_empty(num_labels + 1),
     )
     slopes, factor_values = lse.new_empty(num_labels), lse.new_empty(num_labels)
-    orders = []
+    orders: list[Tensor | None] = []
     with device_of(z):
         counted = None if bank is not None else Counted.of(labels[0].values, labels[0].window)
         planes = planes_of(z, bank, counted)
         plane_pairs = _pairs(planes, pairs)
-        fill_lse(plane_pairs, lse, None)
+        order = _order(labels[0], counted)
+        block_sums = _block_sums(plane_pairs, order, labels[0])
+        fill_lse(plane_pairs, lse, None, block_sums)
         for k, label in enumerate(labels):
-            order = _order(label, counted if k == 0 else None)
+            if k > 0:
+                order = _order(label, None)
+                block_sums = _block_sums(plane_pairs, order, label)
+                if block_sums is not None:
+                    block_sums.fill(plane_pairs, None)
+            sums = None if block_sums is None else block_sums.sums
             out = PositivePairLoss(loss[k], weight_sum[k], num_pos[k])
-            fill_losses(plane_pairs, lse, label, order, mode, out)
-            orders += list(order) if bank is not None else [order.rows]
+            fill_losses(plane_pairs, lse, label, order, mode, out, sums)
+            orders += order.rows, None if bank is None else order.cols, sums
             reduce_label_kernel[(1,)](
                 loss,
                 weight_sum,
@@ -219,13 +229,18 @@ def _backward(
         # a product of wide rows that is followed by one label alone may be rounded
         is_rounded = plane_pairs.is_wide and num_labels == 1
         parts = gradient_parts(plane_pairs, weights, z.dtype if is_rounded else torch.float32)
-        orders = state.orders if bank is None else state.orders[::2]
         for k, label in enumerate(labels):
-            rows = orders[k]
-            order = Order(rows, rows if bank is None else state.orders[2 * k + 1])
-            losses = Losses(lse, c[k], bound)
+            rows, cols, sums = state.orders[3 * k : 3 * k + 3]
+            assert rows is not None
+            order = Order(rows, rows if cols is None else cols)
             out = dz if k == num_labels - 1 else parts[0]
-            add_gradient(plane_pairs, order, losses, losses, label, mode, parts=parts, dz=out)
+            if has_unit_weights(label.gamma, label.window):
+                given = plane_pairs, order, c[k], c[k], sums
+                # of a bank the columns that are no rows have no losses
+                add_class_gradient(*given, is_even=bank is None, parts=parts, dz=out)
+            else:
+                losses = Losses(lse, c[k], bound)
+                add_gradient(plane_pairs, order, losses, losses, label, mode, parts=parts, dz=out)
             parts = parts[:1]
     return dz
 
@@ -235,6 +250,12 @@ def _pairs(planes: Planes, pairs: Pairs) -> PlanePairs:
     num_rows = pairs.z.shape[0]
     num_cols = num_rows + (0 if pairs.refs is None else pairs.refs.shape[0])
     return PlanePairs(planes, planes, num_rows, num_cols, pairs.tau, excludes_self=True)
+
+
+def _block_sums(pairs: PlanePairs, order: Order, label: Label) -> BlockSums | None:
+    """Return where the sums of blocks of columns go, None if a label needs none."""
+    has_classes = has_unit_weights(label.gamma, label.window)
+    return BlockSums.of(pairs, order) if has_classes else None
 
 
 def _order(label: Label, counted: Counted | None) -> Order:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast.kernels._bound import cdiv
-from spcl_fast.kernels._class_kernels import class_backward_kernel, class_forward_kernel
+from spcl_fast.kernels._class_sums import add_class_gradient, fill_class_losses
 from spcl_fast.kernels._config_tables import POSITIVE_BACKWARD, POSITIVE_FORWARD
 from spcl_fast.kernels._configs import pick
 from spcl_fast.kernels._order import Order, order_of
@@ -31,8 +31,6 @@ from spcl_fast.pair_weights import Mode, has_unit_weights
 
 # Of wide rows, the columns of a gradient that one program owns, by number of planes.
 _GRADIENT_BLOCK = {1: 256, 2: 128, 3: 128}
-# Rows whose classes a program takes, rows that it adds beside each other, features of a step.
-_CLASS_BLOCKS = {"ROWS": 8, "BLOCK": 128, "BLOCK_D": 64}
 
 
 def positive_pair_loss_fwd(
@@ -61,20 +59,20 @@ def fill_losses(
     order: Order,
     mode: Mode,
     out: PositivePairLoss,
+    sums: Tensor | None = None,  # of blocks of columns, if known
 ) -> None:
     """Fill the losses of the rows under a label, contiguous."""
-    rows, N = pairs.rows, pairs.num_rows
-    sides = (lse, *order, *out)
-    constants = {"DP": rows.padded_dim, "P": rows.num_planes, "EXCLUDES_SELF": pairs.excludes_self}
     if has_unit_weights(label.gamma, label.window):
-        class_forward_kernel[(cdiv(N, _CLASS_BLOCKS["ROWS"]),)](
-            *pairs.planes(), *sides, as_scalar(pairs.tau), N, **constants, **_CLASS_BLOCKS
-        )
+        fill_class_losses(pairs, lse, order, sums, out)
         return
+    rows, N = pairs.rows, pairs.num_rows
+    constants = {"DP": rows.padded_dim, "P": rows.num_planes, "EXCLUDES_SELF": pairs.excludes_self}
     config = pick("positive_pair_loss_fwd", POSITIVE_FORWARD, rows, lse.device)
     positive_forward_kernel[(cdiv(N, config.block_m),)](
         *pairs.planes(),
-        *sides,
+        lse,
+        *order,
+        *out,
         as_scalar(pairs.tau),
         as_scalar(label.gamma),
         N,
@@ -142,23 +140,13 @@ def add_gradient(
     rows, N = pairs.rows, pairs.num_rows
     lse, c, bound = (None, None, None) if losses is None else losses
     col_lse, col_c, bound = (None, None, bound) if col_losses is None else col_losses
+    if has_unit_weights(label.gamma, label.window):
+        add_class_gradient(pairs, order, c, col_c, None, is_even=False, parts=parts, dz=dz)
+        return
     num_col_c = 0 if col_c is None else col_c.shape[0]
     given = (*order, parts, dz)
     sizes = parts.shape[0], N, num_col_c, rows.dim
     constants = {"DP": rows.padded_dim, "P": rows.num_planes, "EXCLUDES_SELF": pairs.excludes_self}
-    if has_unit_weights(label.gamma, label.window):
-        blocks = cdiv(rows.padded_dim, _CLASS_BLOCKS["BLOCK_D"])
-        class_backward_kernel[(cdiv(N, _CLASS_BLOCKS["ROWS"]), blocks)](
-            *pairs.planes(),
-            c,
-            col_c,
-            *given,
-            as_scalar(pairs.tau),
-            *sizes,
-            **constants,
-            **_CLASS_BLOCKS,
-        )
-        return
     block_d = rows.padded_dim if not rows.is_wide else _GRADIENT_BLOCK[rows.num_planes]
     config = pick("positive_pair_loss_bwd", POSITIVE_BACKWARD, rows, dz.device)
     grid = cdiv(N, config.block_m), cdiv(rows.padded_dim, block_d)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from spcl_fast.kernels import _configs, _order
+from spcl_fast.kernels import _class_sums, _configs, _order
 from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.kernels.contrastive_terms import contrastive_terms_bwd, contrastive_terms_fwd
 from spcl_fast.kernels.hopper import _choice
@@ -131,6 +131,13 @@ def classes(rows: Rows) -> None:
     positive_pairs(rows, math.inf)
 
 
+def sums_of_blocks(rows: Rows) -> None:
+    """The same with sums of blocks, in a launch of their own and in one that merges parts."""
+    with mock.patch.object(_class_sums, "_FEW", 0):
+        classes(rows)
+        terms(rows, math.inf)
+
+
 def orders(rows: Rows) -> None:
     """Labels sorted, with a window or without; those that are counted are in `positive_pairs`."""
     labels = torch.zeros(NUM_ROWS)
@@ -140,10 +147,10 @@ def orders(rows: Rows) -> None:
         _order.order_of(labels, None, 0.1)
 
 
-def terms(rows: Rows) -> None:
+def terms(rows: Rows, gamma: float = 3.0) -> None:
     """From rows, and a bank if there are references, to scalars and back."""
     z, refs = rows.tensors()
-    pairs, labels = Pairs(z, refs, rows.scalar(0.07)), [label_of(rows, 3.0)]
+    pairs, labels = Pairs(z, refs, rows.scalar(0.07)), [label_of(rows, gamma)]
     out, state = contrastive_terms_fwd(
         pairs, labels, [1.0], "linear", correct_grad=False, has_backward=True
     )
@@ -165,7 +172,7 @@ def histogram(rows: Rows) -> None:
 
 
 STEP: tuple[Call, ...] = (forward, backward, positive_pairs)
-SQUARE: tuple[Call, ...] = (*STEP, terms, classes, orders)
+SQUARE: tuple[Call, ...] = (*STEP, terms, classes, sums_of_blocks, orders)
 # The longest rows of each entry of the tables of configurations, of wide rows the first that have
 # several steps and are padded; float16 has those of bfloat16.
 COMMON: list[tuple[Rows, tuple[Call, ...]]] = [
@@ -175,11 +182,11 @@ COMMON: list[tuple[Rows, tuple[Call, ...]]] = [
     (Rows("bf16", 272), STEP),
     *((Rows("2 planes", dim), STEP) for dim in (128, 272)),
     (Rows("2 planes", 256), (*STEP, histogram)),
-    (Rows("3 planes", 128), (*STEP, histogram)),
+    (Rows("3 planes", 128), (*STEP, histogram, classes, sums_of_blocks)),
     (Rows("3 planes", 272), STEP),
     (Rows("fp16", 272), (backward,)),
     (Rows("bf16", 100, is_ragged=True), (forward, backward)),
-    (Rows("bf16", 128, has_refs=True), (forward, backward, terms, infonce)),
+    (Rows("bf16", 128, has_refs=True), (forward, backward, terms, infonce, sums_of_blocks)),
 ]
 PROBLEMS = {
     "sm_80": COMMON,
@@ -225,14 +232,18 @@ def _argument(arg: Any) -> Any:
     return torch.empty(2, dtype=arg.dtype)[1:] if arg.data_ptr() % 16 else arg.dtype
 
 
-def title(kernel: Any, rows: Rows, constants: Mapping[str, Any]) -> str:
+def title(kernel: Any, rows: Rows, args: list[Any], constants: Mapping[str, Any]) -> str:
     """Return the name of a case."""
+    given = dict(zip(kernel.arg_names, args, strict=False))
     name = kernel.__name__.removesuffix("_kernel").removeprefix("_")
     words = [name] if name in PLAIN else [name, rows.title]
     if name == "planes":
         words = [name, rows.dtype, "copied" * constants["IS_COPIED"]]
         words.append("and order" if constants["ORDERS"] else "")
     words.append("window" if constants.get("HAS_WINDOW") else "")
+    words.append("even" if constants.get("SIDES") == 2 else "")
+    has_sums = name.startswith("class_") and given["sums_ptr"] is not None
+    words.append("blocks" if has_sums or constants.get("CLASS_BLOCK") else "")
     is_triangular = constants.get("IS_TRIANGULAR")
     words.append("triangular" if name == "merge_parts" and is_triangular else "")
     words.append("bank" if constants.get("EXCLUDES_SELF") and is_triangular is False else "")
@@ -247,7 +258,7 @@ def cases() -> list[dict[str, Any]]:
         for rows, calls in problems:
             for call in calls:
                 for kernel, args, constants in launches(call, rows, ARCHITECTURES[target]):
-                    name = title(kernel, rows, constants)
+                    name = title(kernel, rows, args, constants)
                     case = {"name": name, "kernel": kernel, "args": args, "meta": constants}
                     case |= {"targets": [target]} | LIMITS
                     if (name, target) in SPILLS:

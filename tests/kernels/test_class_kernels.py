@@ -14,8 +14,12 @@ from pair_values import BF16, FP32, PRECISIONS
 from positive_values import check
 
 from spcl_fast import kernels, reference
+from spcl_fast.kernels import _class_sums
 from spcl_fast.kernels import positive_pair_loss as loss_module
-from spcl_fast.operands import Label, Pairs
+from spcl_fast.kernels._bound import Bound
+from spcl_fast.kernels._order import Order
+from spcl_fast.kernels._similarities import PlanePairs
+from spcl_fast.operands import Label, Pairs, PositivePairLoss
 from spcl_fast.testing import make_clusters, make_embeddings, make_labels
 
 
@@ -67,6 +71,84 @@ def test_classes_around_a_block(size: int, device: str) -> None:
     unit_weights(z, labels)
     unit_weights(z, labels, refs=z[3:9].clone(), ref_labels=labels[3:9])
     unit_weights(z[3:9].clone(), labels[3:9], refs=z, ref_labels=labels)
+
+
+def labels_of_sizes(*sizes: int, device: str) -> torch.Tensor:
+    """Return labels of classes of these sizes, the first of them not known, in any order."""
+    labels = torch.cat([torch.full((size,), k - 1) for k, size in enumerate(sizes)])
+    shuffle = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return labels[shuffle].to(device)
+
+
+# Classes that hold whole blocks of 128 columns and begin and end within others, or on their bounds;
+# one within a block, and a row alone. Few rows, few columns, both sides long.
+@pytest.mark.parametrize(
+    ("dtype", "dim", "sizes"),
+    [
+        pytest.param(FP32, 20, (3, 141, 2, 260, 1), marks=pytest.mark.slow),
+        pytest.param(BF16, 70, (5, 251, 128), marks=pytest.mark.breadth),
+        pytest.param(FP32, 130, (0, 128, 256, 127, 1, 2), marks=pytest.mark.breadth),
+    ],
+)
+@pytest.mark.parametrize("sides", ["square", "few rows", "few columns", "both"])
+def test_block_sums(
+    dtype: torch.dtype,
+    dim: int,
+    sizes: tuple[int, ...],
+    sides: str,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_class_sums, "_FEW", 0)
+    labels = labels_of_sizes(*sizes, device=device)
+    z = make_embeddings(len(labels), dim, dtype=dtype, device=device)
+    if sides == "square":
+        unit_weights(z, labels)
+        return
+    rows = slice(3, 12) if sides == "few rows" else slice(None)
+    cols = slice(3, 12) if sides == "few columns" else slice(None)
+    refs = make_embeddings(len(labels), dim, dtype=dtype, device=device, seed=1)[cols].clone()
+    unit_weights(z[rows].clone(), labels[rows], refs=refs, ref_labels=labels.flip(0)[cols].clone())
+
+
+# One class: its rows are many programs', and the sums of its blocks few steps of each.
+def test_a_program_does_no_more_in_a_longer_class(
+    is_emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_emulated:
+        pytest.skip("counts instructions")
+    from gpucheck import emu_driver
+
+    launch = Bound.__getitem__
+    # the first program alone, in which the class begins
+    monkeypatch.setattr(
+        Bound,
+        "__getitem__",
+        lambda kernel, grid: launch(kernel, (1,) if is_of_rows(kernel) else grid),
+    )
+
+    def is_of_rows(kernel: Bound) -> bool:
+        return kernel.__name__ in ("class_forward_kernel", "class_backward_kernel")
+
+    def work(num_rows: int) -> dict[str, int]:
+        z = make_embeddings(num_rows, 64, dtype=BF16)
+        out = PositivePairLoss(*(torch.zeros(num_rows, dtype=x) for x in (FP32, FP32, torch.int64)))
+        side = torch.zeros(3, num_rows, dtype=torch.int32)
+        side[0], side[2] = torch.arange(num_rows), num_rows
+        pairs, order, label = PlanePairs.of(z, None, 0.1), Order(side, side), Label(side[1])
+        losses = loss_module.Losses(out.loss, out.loss, out.loss[0])
+        first = len(emu_driver.LOG)
+        loss_module.fill_losses(pairs, out.loss, label, order, "linear", out)
+        loss_module.add_gradient(
+            pairs, order, losses, losses, label, "linear", parts=z[None][:0], dz=z.clone()
+        )
+        found = {x["name"]: sum(x["opcodes"].values()) for x in emu_driver.LOG[first:]}
+        return {name: n for name, n in found.items() if name != "class_sums_kernel"}
+
+    short, long = work(640), work(2560)
+    assert short.keys() == long.keys() == {"class_forward_kernel", "class_backward_kernel"}
+    for name, instructions in long.items():
+        assert instructions < 1.1 * short[name]
 
 
 # Features of several steps, the last of them full and not; three planes and two.

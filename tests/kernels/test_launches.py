@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spcl_fast import InfoNCELoss, NTXentLoss, SelfPacedContrastiveLoss, SupConLoss, YAwareLoss
 from spcl_fast.compat import lightly, monai, open_clip, pytorch_metric_learning, spcl, supcontrast
-from spcl_fast.kernels import _configs, _order, _replay, _wide_gradient
+from spcl_fast.kernels import _class_sums, _configs, _order, _replay, _wide_gradient
 from spcl_fast.kernels._bound import Bound
 from spcl_fast.kernels._similarities import PlanePairs
 from spcl_fast.testing import make_embeddings, make_labels
@@ -222,6 +222,34 @@ def test_panels_of_wide_rows_are_not_copied(
     seen = count(lambda z: loss(z, y), device, launches, 140, len(y))
     assert seen["h_panel_kernel"] == seen["panel_product_kernel"] == seen["sum"] > 1
     assert not WASTED & seen.keys(), seen
+
+
+# Sums of blocks of columns, more of which there are: those of the first label are made in a launch
+# that there is anyway, the backward reads those of the forward, and weighs others for a bank.
+@pytest.mark.breadth
+@pytest.mark.parametrize(
+    ("dim", "num_labels", "num_bank", "most"),
+    [(32, 1, 0, 9), (300, 1, 0, 10), (32, 3, 0, 19), (32, 1, 20, 13)],
+)
+def test_sums_of_classes_take_few_launches(
+    dim: int,
+    num_labels: int,
+    num_bank: int,
+    most: int,
+    device: str,
+    launches: Launches,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_class_sums, "_FEW", 0)
+    loss = SelfPacedContrastiveLoss(impl="triton")
+    labels = {str(k): make_labels(140, k + 1, device=device) for k in range(num_labels)}
+    given: dict[str, Any] = {}
+    if num_bank:
+        bank = make_embeddings(num_bank, dim, device=device, seed=2)
+        given = {"bank": bank, "bank_labels": {k: x[:num_bank] for k, x in labels.items()}}
+    seen = count(lambda z: loss(z, labels, **given), device, launches, dim, 140)
+    assert seen["class_sums_kernel"] == num_labels - 1 + bool(num_bank)
+    assert seen.total() <= most, seen
 
 
 # One sort a label where there are more rows than are counted.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss
-from spcl_fast.kernels import _bound, _replay, contrastive_terms, infonce_terms
+from spcl_fast.kernels import _bound, _class_sums, _replay, contrastive_terms, infonce_terms
 from spcl_fast.kernels._replay import replayed
 from spcl_fast.kernels._tape import Results
 from spcl_fast.kernels.hopper import _choice
@@ -276,6 +276,18 @@ def test_a_step_of_a_loss(
     )
     if dtype == torch.bfloat16:
         monkeypatch.setattr(_choice, "MIN_PAIRS", 0)
+    check_repeated(loss, first, second, monkeypatch)
+
+
+# Sums of blocks of 128 columns are kept too.
+@needs_launches
+def test_a_step_with_a_big_class(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_class_sums, "_FEW", 0)
+    loss, labels = SelfPacedContrastiveLoss(0.1, impl="triton"), torch.arange(150) // 140
+    first, second = (
+        (make_embeddings(150, 24, dtype=torch.bfloat16, seed=k, device=device), labels.to(device))
+        for k in range(2)
+    )
     check_repeated(loss, first, second, monkeypatch)
 
 

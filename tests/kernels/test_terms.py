@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spcl_fast import InfoNCELoss, SelfPacedContrastiveLoss, SupConLoss
+from spcl_fast.kernels import _class_sums
 from spcl_fast.losses.result import ContrastiveLossOutput
 from spcl_fast.ops import Impl, Label, contrastive_terms, infonce_terms
 from spcl_fast.testing import (
@@ -100,6 +101,33 @@ def test_labels(
     wide = None if bank is None else bank.double()
     truth, eager = run(z.double(), wide, names, "reference"), run(z, bank, names, "reference")
     check(run(z, bank, names, "triton"), truth, eager)
+
+
+# Sums of blocks of 128 columns: those of the first label from the launch that merges parts. In a
+# bank, a class of one row and many others.
+@pytest.mark.parametrize("num_bank", [0, pytest.param(290, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("dim", "dtype"), [(64, BF16), pytest.param(300, FP32, marks=pytest.mark.breadth)]
+)
+def test_few_big_classes(
+    num_bank: int, dim: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_class_sums, "_FEW", 0)
+    num_rows = 30 if num_bank else 300
+    z = make_embeddings(num_rows, dim, dtype=dtype, device=device)
+    row, other = torch.arange(num_rows, device=device), torch.arange(num_bank, device=device)
+    labels = {"one": (row > 0).long() if num_bank else row // 290, "two": row % 2}
+    bank_labels = {"one": other // 280, "two": other % 2}
+    bank = make_embeddings(num_bank, dim, dtype=dtype, device=device, seed=1)
+
+    def results(wide: bool, impl: Any) -> Values:
+        rows, others = (x.double() if wide else x for x in (z, bank))
+        rows = rows.clone().requires_grad_()
+        given: Any = {"bank": others, "bank_labels": bank_labels} if num_bank else {}
+        out = SelfPacedContrastiveLoss(TAU, impl=impl)(rows, labels, **given)
+        return values_of(out, {"z": rows})
+
+    check(results(False, "triton"), results(True, "reference"), results(False, "reference"))
 
 
 @pytest.mark.breadth
