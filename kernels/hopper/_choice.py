@@ -8,7 +8,6 @@ shared memory and spills no registers. Rows that the tables lack are left to the
 from __future__ import annotations
 
 import importlib
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from spcl_fast.kernels import _configs
 from spcl_fast.kernels._bound import Bound
 from spcl_fast.kernels._planes import Planes
 from spcl_fast.kernels._similarities import PlanePairs
-from spcl_fast.operands import Pairs
 
 ARCHITECTURE = 90
 # A step of fewer is the host's time whichever kernels run, and these take longer to compile.
@@ -92,7 +90,7 @@ def lack() -> str:
 
 def tiles_for(table: Table, pairs: PlanePairs) -> Tiles | None:
     """Return the tiles for the rows of `pairs`, None if a plain kernel is to run."""
-    if pairs.num_rows * pairs.num_cols < MIN_PAIRS or not _is_for(pairs.rows.data.device):
+    if pairs.num_rows * pairs.num_cols < MIN_PAIRS or not is_for(pairs.rows.data.device):
         return None
     found = table.get(place_of(pairs.rows))
     return None if found is None or lack() else found
@@ -103,7 +101,8 @@ def place_of(rows: Planes) -> tuple[int, int]:
     return rows.num_planes, WIDE if rows.is_wide else rows.padded_dim
 
 
-def _is_for(device: torch.device) -> bool:
+def is_for(device: torch.device) -> bool:
+    """Return whether a device, or what stands in for one, has capability 9.0."""
     return not _configs.IS_INTERPRETED and _configs.architecture(device) == ARCHITECTURE
 
 
@@ -121,16 +120,3 @@ def compiles(kernel: Bound, grid: tuple[int, ...], *args: Any, **constants: Any)
         warnings.warn(text, RuntimeWarning, stacklevel=2)
         return False
     return True
-
-
-def describe(device: torch.device) -> str:
-    """Return whether these kernels run on a device, in words, after trying to."""
-    if not _is_for(device):
-        return "not for this device"
-    if not lack():
-        z = torch.zeros(math.isqrt(MIN_PAIRS - 1) + 1, 64, dtype=torch.bfloat16, device=device)
-        pair_lse = importlib.import_module("spcl_fast.kernels.pair_lse")
-        lse = pair_lse.pair_lse_fwd(Pairs(z, None, 1.0), has_backward=True)
-        given = Pairs(z, None, 1.0), lse, lse.rows, None
-        pair_lse.pair_lse_bwd(*given, needs_z=True, needs_refs=False)
-    return lack() or f"run on {device}"

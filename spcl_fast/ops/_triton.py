@@ -47,8 +47,8 @@ def lacks(device: torch.device) -> str:
 
 def hopper(device: torch.device) -> str:
     """Return whether the kernels for compute capability 9.0 run on a device, in words."""
-    choice = importlib.import_module("spcl_fast.kernels.hopper._choice")
-    return str(choice.describe(device))
+    info = importlib.import_module("spcl_fast.kernels.hopper.info")
+    return str(info.describe(device))
 
 
 def _runs_on_cpu() -> bool:

@@ -21,7 +21,7 @@ from triton.runtime.errors import PTXASError
 from spcl_fast.kernels import _configs
 from spcl_fast.kernels._bound import Bound
 from spcl_fast.kernels._similarities import PlanePairs
-from spcl_fast.kernels.hopper import _choice
+from spcl_fast.kernels.hopper import _choice, info
 from spcl_fast.kernels.hopper._choice import Tiles
 from spcl_fast.testing import make_embeddings
 
@@ -48,7 +48,7 @@ def rows(count: int, dim: int, dtype: torch.dtype, device: str, seed: int = 0) -
 
 
 def test_kernels_run(device: str) -> None:
-    assert _choice.describe(torch.device(device)) == f"run on {device}"
+    assert info.describe(torch.device(device)) == f"run on {device}"
 
 
 def test_registers_of_all_roles_fit() -> None:
@@ -70,7 +70,7 @@ def test_few_pairs_are_left_to_plain_kernels(device: str, monkeypatch: pytest.Mo
 
 def test_without_gluon_plain_kernels_run(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spcl_fast.kernels.hopper._gluon", None)
-    assert "this Triton has no Gluon" in _choice.describe(torch.device(device))
+    assert "this Triton has no Gluon" in info.describe(torch.device(device))
 
 
 def test_a_kernel_that_does_not_compile_is_left_out(
@@ -82,7 +82,7 @@ def test_a_kernel_that_does_not_compile_is_left_out(
     monkeypatch.setattr(Bound, "__getitem__", spoiled(Bound.__getitem__, launch))
     with pytest.warns(RuntimeWarning, match="capability 9.0 are left out"):
         check(rows(40, 64, BF16, device), 0.07)
-    assert "does not compile (PTXASError)" in _choice.describe(torch.device(device))
+    assert "does not compile (PTXASError)" in info.describe(torch.device(device))
 
 
 def spoiled(launches: Callable[..., Any], launch: Callable[..., None]) -> Callable[..., Any]:
