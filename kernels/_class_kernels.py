@@ -21,7 +21,7 @@ import triton.language as tl
 from spcl_fast.kernels._bound import bound
 from spcl_fast.kernels._planes import product
 from spcl_fast.kernels._positive_kernels import summed_parts
-from spcl_fast.kernels._similarities import scalar
+from spcl_fast.kernels._similarities import inverse, scalar
 
 
 @triton.jit
@@ -164,7 +164,7 @@ def class_forward_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """loss_i = lse_i - z_i . (A - z_i) / (tau |P(i)|) of the pieces that begin at ROWS rows."""
-    inv_tau = 1.0 / scalar(tau)
+    inv_tau = inverse(scalar(tau))
     own, firsts, lasts, ends = _pieces(side_ptr, col_side_ptr, N, M, ROWS, BLOCK)
     is_alone = (own < N) & (lasts <= firsts)
     i_own = tl.load(side_ptr + own, mask=is_alone, other=0)
