@@ -101,6 +101,8 @@ def spoiled(launches: Callable[..., Any], launch: Callable[..., None]) -> Callab
         (65, 257, 200, FP16),
         (392, 0, 128, BF16),
         pytest.param(130, 449, 64, FP16, marks=pytest.mark.breadth),
+        pytest.param(130, 300, 128, BF16, marks=pytest.mark.breadth),
+        pytest.param(200, 0, 256, FP16, marks=pytest.mark.breadth),
     ],
 )
 def test_values(num_rows: int, num_refs: int, dim: int, dtype: torch.dtype, device: str) -> None:
@@ -110,17 +112,21 @@ def test_values(num_rows: int, num_refs: int, dim: int, dtype: torch.dtype, devi
         check(z, tau, refs)
 
 
-# Two and three planes: "high" with references, "highest" with a diagonal.
+# Two and three planes, rectangular or square, and as breadth the other one.
 @pytest.mark.usefixtures("few_programs")
 @pytest.mark.parametrize(
     ("precision", "num_refs", "dim"),
     [
         ("high", 190, 64),
-        pytest.param("high", 0, 128, marks=pytest.mark.breadth),
+        ("high", 0, 128),
         ("high", 0, 256),
-        pytest.param("high", 70, 256, marks=pytest.mark.breadth),
-        pytest.param("highest", 190, 64, marks=pytest.mark.breadth),
+        ("highest", 190, 64),
         ("highest", 0, 128),
+        pytest.param("high", 0, 64, marks=pytest.mark.breadth),
+        pytest.param("high", 70, 128, marks=pytest.mark.breadth),
+        pytest.param("high", 70, 256, marks=pytest.mark.breadth),
+        pytest.param("highest", 0, 64, marks=pytest.mark.breadth),
+        pytest.param("highest", 70, 128, marks=pytest.mark.breadth),
     ],
 )
 def test_planes(precision: str, num_refs: int, dim: int, device: str) -> None:
@@ -154,7 +160,7 @@ def test_wide_rows(
         ("high", 0, 260, 0.005),
         pytest.param("high", 140, 300, 0.07, marks=pytest.mark.breadth),
         pytest.param("highest", 140, 260, 0.07, marks=pytest.mark.breadth),
-        pytest.param("highest", 0, 200, 0.005, marks=pytest.mark.breadth),
+        ("highest", 0, 200, 0.005),
     ],
 )
 def test_planes_of_wide_rows(
