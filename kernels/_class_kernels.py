@@ -31,7 +31,8 @@ def _rows(ptr, rows, is_row, d, plane, DP: tl.constexpr, P: tl.constexpr):
     mask = is_row[:, None] & (d < DP)[None, :]
     total = tl.load(ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     for p in tl.static_range(1, P):
-        total += tl.load(ptr + p * plane + offsets, mask=mask, other=0.0).to(tl.float32)
+        part = ptr + tl.full((), p, tl.int64) * plane
+        total += tl.load(part + offsets, mask=mask, other=0.0).to(tl.float32)
     return total
 
 

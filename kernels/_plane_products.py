@@ -29,7 +29,7 @@ def load_planes(
     if P > 1:
         second = tl.load(ptr + plane + offsets, mask=mask, other=0.0)
     if P > 2:
-        third = tl.load(ptr + 2 * plane + offsets, mask=mask, other=0.0)
+        third = tl.load(ptr + plane + plane + offsets, mask=mask, other=0.0)
     return first, second, third
 
 
@@ -44,7 +44,7 @@ def store_planes(ptr, h, offsets, mask, plane, P: tl.constexpr):
         tl.store(ptr + plane + offsets, part, mask=mask)
         if P > 2:
             h -= part.to(tl.float32)
-            tl.store(ptr + 2 * plane + offsets, h.to(ptr.dtype.element_ty), mask=mask)
+            tl.store(ptr + plane + plane + offsets, h.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

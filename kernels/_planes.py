@@ -5,8 +5,9 @@
     float32, otherwise   P = 2                         the planes before it leave
 
 Planes are (P, N, Dp), contiguous and aligned to 16 bytes, with zeros behind D, so kernels need no
-strides. The precision is that of torch.set_float32_matmul_precision. How planes are multiplied is
-in kernels/_plane_products.py.
+strides but that between planes, which may fit into 32 bits while twice as much does not. The
+precision is that of torch.set_float32_matmul_precision. How planes are multiplied is in
+kernels/_plane_products.py.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def _write_planes(
                 tl.store(out + plane, part, mask=is_row[:, None])
                 if P > 2:
                     part = plane_rest(rest, part).to(data_ptr.dtype.element_ty)
-                    tl.store(out + 2 * plane, part, mask=is_row[:, None])
+                    tl.store(out + plane + plane, part, mask=is_row[:, None])
     tl.store(sums_ptr + block * (DP + 1) + DP, tl.sum(squares, 0))
     norm = tl.sqrt(squares)
     tl.store(norms_ptr + block, tl.max(tl.where(norm < float("inf"), norm, float("inf")), 0))

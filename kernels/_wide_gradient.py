@@ -134,9 +134,11 @@ def panel_product_kernel(
         in_row = (cols < M)[:, None] & (d < DP)[None, :]
         z_offsets = cols.to(tl.int64)[:, None] * DP + d[None, :]
         for a in tl.static_range(P):
-            h_ij = tl.load(h_ptr + a * h_plane + offsets, mask=mask, other=0.0)
+            h = h_ptr + tl.full((), a, tl.int64) * h_plane
+            h_ij = tl.load(h + offsets, mask=mask, other=0.0)
             for b in tl.static_range(P - a):
-                z_j = tl.load(cols_ptr + b * col_plane + z_offsets, mask=in_row, other=0.0)
+                z = cols_ptr + tl.full((), b, tl.int64) * col_plane
+                z_j = tl.load(z + z_offsets, mask=in_row, other=0.0)
                 dz = tl.dot(h_ij, z_j, dz)
     dz *= 1.0 / (scalar(tau) * gradient_scale(tl.load(bound_ptr)))
     offsets = (tl.program_id(2).to(tl.int64) * num_rows + rows)[:, None] * D + d[None, :]
