@@ -190,8 +190,8 @@ def class_forward_kernel(
                 z_i = _rows(z_ptr, i, is_row, d, plane, DP, P)
                 dots += tl.sum(product(z_i, sums - z_i if EXCLUDES_SELF else sums), 1)
             lse_i = tl.load(lse_ptr + i, mask=is_row, other=0.0)
-            loss = lse_i - dots * inv_tau / num_pos.to(tl.float32)
             count = tl.zeros((BLOCK,), tl.int64) + num_pos
+            loss = lse_i - tl.div_rn(dots * inv_tau, count.to(tl.float32))
             tl.store(loss_ptr + i, loss, mask=is_row)
             tl.store(weight_sum_ptr + i, count.to(tl.float32), mask=is_row)
             tl.store(num_pos_ptr + i, count, mask=is_row)

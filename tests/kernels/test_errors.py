@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from spcl_fast import positive_pair_loss
+from spcl_fast.testing import make_clusters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACTOR = 2
@@ -49,10 +53,8 @@ def test_errors_that_were_measured() -> None:
         assert not excesses(row), kind
 
 
-# A GPU's x / y, which is not rounded correctly, may be two last bits off; that of an interpreter is
-# as far off here.
-@pytest.mark.interpreted
-def test_errors_of_clusters(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def divide_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the interpreter's x / y be two last bits off, as a GPU's may be."""
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     def divide(_: Any, x: Any, y: Any) -> Any:
@@ -62,7 +64,27 @@ def test_errors_of_clusters(device: str, monkeypatch: pytest.MonkeyPatch) -> Non
         return TensorHandle(quotient, x.dtype.scalar)
 
     monkeypatch.setattr(InterpreterBuilder, "create_fdiv", divide)
+
+
+@pytest.mark.interpreted
+def test_errors_of_clusters(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    divide_wrongly(monkeypatch)
     benchmark = plane_errors()
     monkeypatch.setattr(benchmark, "DRAWS", 3)
     row = benchmark.measure(torch.float32, "highest", 0.07, 1.0, "clusters", device)
     assert not excesses(row), row
+
+
+# Sums over classes divide by tau and by the number of positives.
+@pytest.mark.interpreted
+def test_losses_of_classes_are_divided_right(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, labels = make_clusters(40, 48, 4, device=device), torch.arange(40, device=device) % 4
+    lse = torch.full((40,), 14.0, device=device)
+
+    def loss() -> torch.Tensor:
+        how: Any = {"tau": 0.07, "gamma": math.inf, "mode": "hard", "impl": "triton"}
+        return positive_pair_loss(z, lse, labels, **how).loss
+
+    expected = loss()
+    divide_wrongly(monkeypatch)
+    assert torch.equal(loss(), expected)
