@@ -279,14 +279,14 @@ def test_a_step_of_a_loss(
     check_repeated(loss, first, second, monkeypatch)
 
 
-# Sums of blocks of 128 columns are kept too.
+# Sums of blocks of 128 columns are kept too: those of the labels given now.
 @needs_launches
 def test_a_step_with_a_big_class(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_class_sums, "_FEW", 0)
     loss, labels = SelfPacedContrastiveLoss(0.1, impl="triton"), torch.arange(150) // 140
     first, second = (
-        (make_embeddings(150, 24, dtype=torch.bfloat16, seed=k, device=device), labels.to(device))
-        for k in range(2)
+        (make_embeddings(150, 24, dtype=torch.bfloat16, seed=k, device=device), y.to(device))
+        for k, y in enumerate([labels, labels.flip(0)])
     )
     check_repeated(loss, first, second, monkeypatch)
 
