@@ -21,7 +21,7 @@ import triton.language as tl
 from spcl_fast.kernels._bound import bound
 from spcl_fast.kernels._planes import product
 from spcl_fast.kernels._positive_kernels import summed_parts
-from spcl_fast.kernels._similarities import inverse, scalar
+from spcl_fast.kernels._similarities import scalar
 
 
 @triton.jit
@@ -165,7 +165,7 @@ def class_forward_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """loss_i = lse_i - z_i . (A - z_i) / (tau |P(i)|) of the pieces that begin at ROWS rows."""
-    inv_tau = inverse(scalar(tau))
+    tau = scalar(tau)
     own, firsts, lasts, ends = _pieces(side_ptr, col_side_ptr, N, M, ROWS, BLOCK)
     is_alone = (own < N) & (lasts <= firsts)
     i_own = tl.load(side_ptr + own, mask=is_alone, other=0)
@@ -180,7 +180,7 @@ def class_forward_kernel(
             row = tl.program_id(0) * ROWS + k + tl.arange(0, BLOCK)
             is_row = row < end
             i = tl.load(side_ptr + row, mask=is_row, other=0)
-            dots = tl.zeros((BLOCK,), tl.float32)
+            dots = tl.zeros((BLOCK,), tl.float64)
             for begin_d in range(0, DP, BLOCK_D):
                 d = begin_d + tl.arange(0, BLOCK_D)
                 sums = _class_sum(
@@ -188,11 +188,13 @@ def class_forward_kernel(
                     BLOCK, BLOCK_D,
                 )[None, :]  # fmt: skip
                 z_i = _rows(z_ptr, i, is_row, d, plane, DP, P)
-                dots += tl.sum(product(z_i, sums - z_i if EXCLUDES_SELF else sums), 1)
+                others = sums - z_i if EXCLUDES_SELF else sums
+                dots += tl.sum(product(z_i, others).to(tl.float64), 1)
             lse_i = tl.load(lse_ptr + i, mask=is_row, other=0.0)
             count = tl.zeros((BLOCK,), tl.int64) + num_pos
-            loss = lse_i - tl.div_rn(dots * inv_tau, count.to(tl.float32))
-            tl.store(loss_ptr + i, loss, mask=is_row)
+            # The mean is as large as lse_i where clusters are tight: its rounding would stay.
+            loss = lse_i.to(tl.float64) - dots / (tau.to(tl.float64) * num_pos.to(tl.float64))
+            tl.store(loss_ptr + i, loss.to(tl.float32), mask=is_row)
             tl.store(weight_sum_ptr + i, count.to(tl.float32), mask=is_row)
             tl.store(num_pos_ptr + i, count, mask=is_row)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from spcl_fast import positive_pair_loss
+from spcl_fast import pair_lse, positive_pair_loss
 from spcl_fast.testing import make_clusters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -88,3 +88,23 @@ def test_losses_of_classes_are_divided_right(device: str, monkeypatch: pytest.Mo
     expected = loss()
     divide_wrongly(monkeypatch)
     assert torch.equal(loss(), expected)
+
+
+# A mean similarity is nearly as large as lse where clusters are tight.
+@pytest.mark.interpreted
+def test_errors_of_clusters_by_class(device: str) -> None:
+    labels, squares = torch.arange(61, device=device) % 6, {"triton": 0.0, "reference": 0.0}
+    for seed in range(5):
+        z = make_clusters(61, 48, 6, device=device, seed=seed)
+        truth = class_loss(z.double(), labels, "reference")
+        for impl in squares:
+            loss = class_loss(z, labels, impl)
+            squares[impl] += (loss.double() - truth).abs().max().item() ** 2
+    assert squares["triton"] <= FACTOR**2 * squares["reference"]
+
+
+def class_loss(z: torch.Tensor, labels: torch.Tensor, impl: Any) -> torch.Tensor:
+    how: Any = {"tau": 0.07, "gamma": math.inf, "mode": "linear", "impl": impl}
+    lse = pair_lse(z, 0.07, impl=impl)
+    assert isinstance(lse, torch.Tensor)
+    return positive_pair_loss(z, lse, labels, **how).loss
