@@ -193,6 +193,7 @@ PROBLEMS = {
     "sm_90": [
         *COMMON,
         *((rows, (without_hopper(call),)) for rows, calls in COMMON for call in calls[:2]),
+        *((Rows(f"{planes} planes", 64), (forward, backward)) for planes in (2, 3)),
         # What takes most registers.
         (Rows("3 planes", 128, has_refs=True), (forward,)),
     ],
