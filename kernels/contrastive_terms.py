@@ -11,6 +11,7 @@ With a bank the columns are the rows and the bank: one set of planes and one wal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,12 @@ _REDUCED_ROWS = 4096
 _WEIGHT_ROWS = 256
 
 
+class _KeptOrder(NamedTuple):
+    rows: Tensor  # (3, N), their side
+    cols: Tensor | None  # (3, M), None if they are the rows
+    sums: Tensor | None  # of blocks of columns, None if there are none
+
+
 class _State(NamedTuple):
     planes: Tensor | None  # None if they are the rows themselves
     norms: Tensor
@@ -42,9 +49,18 @@ class _State(NamedTuple):
     num_pos: Tensor  # (K, N)
     slopes: Tensor  # (K,)
     factors: Tensor  # (K,), lambda
-    orders: tuple[Tensor | None, ...]
-    """Of each label the sides of the rows and of the columns, None if those are the rows, and the
-    sums of blocks of columns, None if there are none."""
+    orders: tuple[_KeptOrder, ...]  # of each label
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any]) -> _State:
+        """Return what `tensors` gave."""
+        num_single = len(cls._fields) - 1
+        rest = iter(tensors[num_single:])
+        orders = map(_KeptOrder, rest, rest, rest)
+        return cls._make([*tensors[:num_single], tuple(orders)])
+
+    def tensors(self) -> Results:
+        return *self[:-1], *chain.from_iterable(self.orders)
 
 
 def contrastive_terms_fwd(
@@ -61,7 +77,7 @@ def contrastive_terms_fwd(
     def run(gammas: Sequence[float]) -> tuple[Results, Results]:
         paced = _at(gammas, labels)
         results, state = _forward(pairs, paced, factors, mode, correct_grad=correct_grad)
-        return results, (*state[:-1], *state.orders)
+        return results, state.tensors()
 
     tensors, gammas, kind = _arguments(pairs, labels)
     key = "contrastive_terms_fwd", *kind, *map(float, factors), mode, correct_grad
@@ -81,9 +97,7 @@ def contrastive_terms_bwd(
     """Return dz (N, D), as `z`."""
 
     def run(gammas: Sequence[float]) -> tuple[Results, Results]:
-        tensors: Any = kept.tensors()
-        num_single = len(_State._fields) - 1
-        state = _State._make([*tensors[:num_single], tensors[num_single:]])
+        state = _State.of(kept.tensors())
         return (_backward(pairs, _at(gammas, labels), lse, state, dloss, dlosses, mode),), ()
 
     tensors, gammas, kind = _arguments(pairs, labels)
@@ -147,7 +161,7 @@ def _forward(
         num_pos.new_empty(num_labels + 1),
     )
     slopes, factor_values = lse.new_empty(num_labels), lse.new_empty(num_labels)
-    orders: list[Tensor | None] = []
+    orders: list[_KeptOrder] = []
     with device_of(z):
         counted = None if bank is not None else Counted.of(labels[0].values, labels[0].window)
         planes = planes_of(z, bank, counted)
@@ -164,7 +178,7 @@ def _forward(
             sums = None if block_sums is None else block_sums.sums
             out = PositivePairLoss(loss[k], weight_sum[k], num_pos[k])
             fill_losses(plane_pairs, lse, label, order, mode, out, sums)
-            orders += order.rows, None if bank is None else order.cols, sums
+            orders.append(_KeptOrder(order.rows, None if bank is None else order.cols, sums))
             reduce_label_kernel[(1,)](
                 loss,
                 weight_sum,
@@ -230,8 +244,7 @@ def _backward(
         is_rounded = plane_pairs.is_wide and num_labels == 1
         parts = gradient_parts(plane_pairs, weights, z.dtype if is_rounded else torch.float32)
         for k, label in enumerate(labels):
-            rows, cols, sums = state.orders[3 * k : 3 * k + 3]
-            assert rows is not None
+            rows, cols, sums = state.orders[k]
             order = Order(rows, rows if cols is None else cols)
             out = dz if k == num_labels - 1 else parts[0]
             if has_unit_weights(label.gamma, label.window):
